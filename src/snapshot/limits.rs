@@ -1,0 +1,73 @@
+//! Limits and timeouts of connections and requests.
+//!
+//! Set in the settings file, changed by SIGHUP, read by every data layer from the snapshot. What
+//! only a restart can change is in `settings` instead.
+
+use std::time::Duration;
+
+/// What a client or an upstream may take of the gateway. Every worker holds to them on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Downstream connections of one worker; more are closed at once and counted.
+    pub connections_max: usize,
+    /// Handshakes of one worker that may be under way.
+    pub handshakes_max: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request head to its end.
+    pub head_timeout: Duration,
+    /// Between requests on a downstream connection.
+    pub idle_timeout: Duration,
+    /// Without progress of an open request or response.
+    pub stream_idle_timeout: Duration,
+    /// Bytes of a request or response head.
+    pub head_bytes_max: usize,
+    /// Fields of a request or response head.
+    pub header_fields_max: usize,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub h2_streams_max: u32,
+    /// Flow-control window of one HTTP/2 stream.
+    pub h2_stream_window_bytes: u32,
+    /// Flow-control window of an HTTP/2 connection.
+    pub h2_connection_window_bytes: u32,
+    /// Idle connections that one worker keeps for one endpoint.
+    pub upstream_idle_max: usize,
+    /// How long an idle upstream connection is kept.
+    pub upstream_idle_timeout: Duration,
+    /// How long a closing connection waits for the peer to close too.
+    pub linger_timeout: Duration,
+    /// From the start of a drain until what is still open is cut.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Far above what one core serves, far below what exhausts memory (28 KB each).
+            connections_max: 50_000,
+            // A handshake costs about 200 us; more than this in flight only adds waiting.
+            handshakes_max: 2_000,
+            // Istio's default for gateways.
+            handshake_timeout: Duration::from_secs(15),
+            // Istio's EDGE profile, as are the next two.
+            head_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(3_600),
+            stream_idle_timeout: Duration::from_secs(300),
+            // Envoy's defaults.
+            head_bytes_max: 60 * 1024,
+            header_fields_max: 100,
+            // Istio's EDGE profile.
+            h2_streams_max: 100,
+            h2_stream_window_bytes: 64 * 1024,
+            h2_connection_window_bytes: 1024 * 1024,
+            // As many as a worker's share of a busy client side can use.
+            upstream_idle_max: 256,
+            // Shorter than the keep-alive of common backends, so that they rarely close under us.
+            upstream_idle_timeout: Duration::from_secs(55),
+            // Envoy's delayed_close_timeout.
+            linger_timeout: Duration::from_secs(1),
+            // Istio's terminationDrainDuration.
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}

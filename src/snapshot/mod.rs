@@ -1,0 +1,63 @@
+//! The waist: what the gateway is to do, validated and immutable, without a trace of where it came
+//! from.
+//!
+//! - `config` makes a [`Snapshot`], everything else only reads it. The two sides never see each
+//!   other.
+//! - A snapshot is built only of parts that are valid; nothing in it has to be checked again.
+//! - Parts are shared between generations: what did not change is the same `Arc`.
+//!
+//! Deliberately not here: parsing, I/O, clocks, anything that a worker writes.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod host;
+mod identity;
+mod limits;
+mod listener;
+mod publish;
+mod rejection;
+mod route;
+
+pub use cluster::{Cluster, UpstreamProtocol};
+pub use host::{HostMap, HostPattern, HostPatternError};
+pub use identity::{Certificate, CertificateState, Identity};
+pub use limits::Limits;
+pub use listener::{Listener, ListenerKey, Serves, TlsServer};
+pub use publish::{Publisher, Subscription, View};
+pub use rejection::{Origin, Rejection, Severity};
+pub use route::{
+    Action, DirectResponse, Forward, Found, FullRegex, PathMatch, Redirect, RedirectPort, Route,
+    RouteTable, Target, VirtualHost,
+};
+
+use std::sync::Arc;
+
+/// Everything that one generation of the configuration says.
+///
+/// Having a `Snapshot` tells you: its listeners have distinct keys, every route leads to an action
+/// that can be carried out, and every finding that its making produced is in it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up from 1; 0 is the empty snapshot that nobody configured.
+    pub generation: u64,
+    /// Sorted by key, keys are distinct.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Limits and timeouts of connections and requests.
+    pub limits: Limits,
+    /// What was wrong with the resources that this snapshot was made of.
+    pub rejections: Vec<Rejection>,
+    /// Every certificate that a Gateway names, usable or not.
+    pub certificates: Vec<Arc<Certificate>>,
+}
+
+impl Snapshot {
+    /// The listener with `key`, if this generation still has it.
+    #[must_use]
+    pub fn listener(&self, key: ListenerKey) -> Option<&Arc<Listener>> {
+        self.listeners
+            .binary_search_by_key(&key, |listener| listener.key)
+            .ok()
+            .map(|index| &self.listeners[index])
+    }
+}

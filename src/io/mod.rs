@@ -4,7 +4,7 @@
 //! - Streams lend their bytes. [`Stream::poll_fill`] shows received bytes where they lie,
 //!   [`Stream::consume`] gives them back; [`Stream::append`] writes into the send buffer, which
 //!   leaves at the end of the loop turn. A byte is copied only where cryptography or hyper forces
-//! it.
+//!   it.
 //! - The handles ([`Connect`], [`Spawn`], [`Clock`]) are plain data and cheap to clone.
 //!
 //! `runtime` implements the traits over the kernel, [`pipe`] in memory.

@@ -1,0 +1,3 @@
+//! What the gateway tells about itself: certificates, configuration, metrics, readiness.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! From resources on disk to a compiled snapshot, on the control thread.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! All that makes a rustls configuration: provider, keys, certificates, ticket keys.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Shutdown and drain: one latch.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! HTTP downstream: serves requests, forwards them, answers for the gateway itself.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! What each worker counts and logs.
+
+#![forbid(unsafe_code)]

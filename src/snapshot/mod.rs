@@ -18,6 +18,7 @@ mod listener;
 mod publish;
 mod rejection;
 mod route;
+mod trie;
 
 pub use cluster::{Cluster, UpstreamProtocol};
 pub use host::{HostMap, HostPattern, HostPatternError};

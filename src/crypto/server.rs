@@ -1,0 +1,265 @@
+//! From PEM and policy to a finished `rustls::ServerConfig`.
+//!
+//! rustls's convenience constructors refuse X.509 v1 leaves; this goes around them and compares
+//! key and certificate itself.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+use super::{IdentityError, Provider, TicketKeys, certificate, pem};
+
+/// A protocol version that can be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    /// TLS 1.2, with ECDHE and AEAD suites only.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// What a Gateway server says about its TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerRequest<'a> {
+    /// Leaf first, then the intermediates that it needs, if any.
+    pub(crate) certificate_pem: &'a [u8],
+    /// Exactly one key, not encrypted.
+    pub(crate) key_pem: &'a [u8],
+    /// Lowest version to accept.
+    pub(crate) version_min: Version,
+    /// Highest version to accept, not below the lowest.
+    pub(crate) version_max: Version,
+    /// Keys of the servers whose sessions may resume here.
+    pub(crate) tickets: Arc<TicketKeys>,
+}
+
+/// Builds the configuration of one server, which offers h2 and http/1.1.
+///
+/// # Errors
+/// Certificate and key cannot be served; in words for the operator.
+pub(crate) fn server_config(
+    provider: &Provider,
+    request: &ServerRequest<'_>,
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    let provider = provider.rustls();
+    let identity = load(&provider, request.certificate_pem, request.key_pem)?;
+    let versions = versions(request.version_min, request.version_max)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .expect("both providers have suites and groups for both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Single(identity)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = Arc::<TicketKeys>::clone(&request.tickets);
+    // Each ticket costs a seal, a record and 250 bytes in every handshake. One is what a client
+    // needs to come back; a resumed handshake brings the next.
+    config.send_tls13_tickets = 1;
+    // Tickets do it without the lock that a store shared by all workers needs.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Our order is by cost; most clients put AES-256 first without needing it.
+    config.ignore_client_order = true;
+    // A request in early data can be replayed by anyone who saw it.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+fn versions(
+    min: Version,
+    max: Version,
+) -> Result<Vec<&'static SupportedProtocolVersion>, IdentityError> {
+    if min > max {
+        return Err(IdentityError::NoVersion);
+    }
+    let known = [(Version::Tls13, &TLS13), (Version::Tls12, &TLS12)];
+    let allowed = known.into_iter().filter(|(version, _)| (min..=max).contains(version));
+    Ok(allowed.map(|(_, version)| version).collect())
+}
+
+/// Presents the same certificate to everyone: which server a client gets was decided before.
+#[derive(Debug)]
+struct Single(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Single {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+fn load(
+    provider: &CryptoProvider,
+    certificate_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<Arc<CertifiedKey>, IdentityError> {
+    let chain = pem::certificates(certificate_pem)?;
+    let key = provider
+        .key_provider
+        .load_private_key(pem::private_key(key_pem)?)
+        .map_err(|_| IdentityError::UnsupportedKey)?;
+    require_match(&chain, &*key)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// Compares public keys, as rustls does where it can read the certificate.
+fn require_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(), IdentityError> {
+    let of_key = key.public_key().ok_or(IdentityError::UnsupportedKey)?;
+    let of_chain = certificate::public_keys(chain)?;
+    match of_chain.iter().position(|of_certificate| *of_certificate == of_key.as_ref()) {
+        Some(0) => Ok(()),
+        other => Err(IdentityError::KeyMismatch { belongs_to: other.map(|index| index + 1) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pem::Fault;
+    use super::super::{Choice, describe};
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    const V1_CERT: &[u8] = include_bytes!("testdata/v1-rsa.crt");
+    const V1_KEY: &[u8] = include_bytes!("testdata/v1-rsa.key");
+    const SEC1_CERT: &[u8] = include_bytes!("testdata/sec1-ec.crt");
+    const SEC1_KEY: &[u8] = include_bytes!("testdata/sec1-ec.key");
+
+    #[test]
+    fn certificates_as_users_have_them_load_in_both_providers() {
+        let (v3_cert, v3_key) = generated("v3.example.com", &rcgen::PKCS_ECDSA_P384_SHA384);
+        let (ed_cert, ed_key) = generated("ed.example.com", &rcgen::PKCS_ED25519);
+        for choice in [Choice::Auto, Choice::Ring, Choice::AwsLcRs] {
+            for (certificate, key) in [
+                (V1_CERT, V1_KEY),
+                (SEC1_CERT, SEC1_KEY),
+                (v3_cert.as_bytes(), v3_key.as_bytes()),
+                (ed_cert.as_bytes(), ed_key.as_bytes()),
+            ] {
+                assert_eq!(build_with(choice, certificate, key), Ok(()), "{choice:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_around_blocks_and_chains_and_combined_files_load() {
+        let talk = [b"subject=CN\n", V1_CERT, b"\r\n\ti: issuer\r\n", SEC1_CERT, b"bye"].concat();
+        assert_eq!(build(&talk, V1_KEY), Ok(()));
+        let combined = [V1_KEY, V1_CERT].concat();
+        assert_eq!(build(&combined, &combined), Ok(()));
+        let crlf = String::from_utf8_lossy(V1_CERT).replace('\n', "\r\n");
+        assert_eq!(build(crlf.as_bytes(), V1_KEY), Ok(()));
+    }
+
+    #[test]
+    fn each_mistake_has_its_own_error() {
+        use IdentityError::*;
+        let cut = &V1_KEY[..V1_KEY.len() / 2];
+        let second_bad = [V1_CERT, b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n"];
+        let two_keys = [V1_KEY, SEC1_KEY].concat();
+        let pkcs8 = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n";
+        let pkcs1 = b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAA\n";
+        let odd = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let behind = [SEC1_CERT, V1_CERT].concat();
+        let cases: &[(&[u8], &[u8], IdentityError)] = &[
+            (b"", V1_KEY, NoCertificate { holds_key: false }),
+            (V1_KEY, V1_CERT, NoCertificate { holds_key: true }),
+            (V1_CERT, b"", NoKey { holds_certificate: false }),
+            (V1_CERT, V1_CERT, NoKey { holds_certificate: true }),
+            (V1_CERT, cut, KeyPem { block: 1, fault: Fault::NoEnd }),
+            (&second_bad.concat(), V1_KEY, CertificatePem { block: 2, fault: Fault::NotBase64 }),
+            (V1_CERT, &two_keys, SeveralKeys { found: 2 }),
+            (V1_CERT, pkcs8, EncryptedKey),
+            (V1_CERT, pkcs1, EncryptedKey),
+            (V1_CERT, odd, UnsupportedKey),
+            (V1_CERT, SEC1_KEY, KeyMismatch { belongs_to: None }),
+            (&behind, V1_KEY, KeyMismatch { belongs_to: Some(2) }),
+        ];
+        for (certificate, key, expected) in cases {
+            assert_eq!(build(certificate, key).as_ref(), Err(expected));
+            assert!(!expected.to_string().contains('\n'), "one line: {expected}");
+        }
+    }
+
+    #[test]
+    fn errors_never_quote_the_key() {
+        // rustls's own error holds the line; a key without its line break ends up in there.
+        let secret = "MIIEpQIBAAKCAQEA5FHtgl7ErU1d9zYY06";
+        let pem = format!("-----BEGIN RSA PRIVATE KEY-----{secret}\n{secret}");
+        let error = build(V1_CERT, pem.as_bytes()).unwrap_err();
+        assert_eq!(error, IdentityError::KeyPem { block: 1, fault: Fault::BadBegin });
+        assert!(!format!("{error} {error:?}").contains("MII"));
+    }
+
+    #[test]
+    fn versions_are_bounded_as_asked() {
+        use Version::{Tls12, Tls13};
+        assert_eq!(versions(Tls12, Tls12), Ok(vec![&TLS12]));
+        assert_eq!(versions(Tls12, Tls13), Ok(vec![&TLS13, &TLS12]));
+        assert_eq!(versions(Tls13, Tls13), Ok(vec![&TLS13]));
+        assert_eq!(versions(Tls13, Tls12), Err(IdentityError::NoVersion));
+    }
+
+    /// What the page tells users to type, with the program that they type it into.
+    #[test]
+    fn what_openssl_makes_today_loads() {
+        if !has_openssl() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let steps = [
+            "req -x509 -sha256 -nodes -days 365 -newkey rsa:2048 -subj /CN=example.com \
+             -keyout ca.key -out ca.crt",
+            "req -out leaf.csr -newkey rsa:2048 -nodes -keyout leaf.key -subj /CN=a.example.com",
+            "x509 -req -sha256 -days 365 -CA ca.crt -CAkey ca.key -set_serial 0 -in leaf.csr \
+             -out leaf.crt",
+            "rsa -in leaf.key -traditional -out pkcs1.key",
+        ];
+        for step in steps {
+            let status = Command::new("openssl")
+                .args(step.split_whitespace())
+                .current_dir(dir.path())
+                .stderr(Stdio::null())
+                .stdout(Stdio::null())
+                .status();
+            assert!(status.unwrap().success(), "openssl {step}");
+        }
+        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        let leaf = read("leaf.crt");
+        assert_eq!(describe(&leaf).unwrap().serial, "0");
+        assert_eq!(build(&leaf, &read("leaf.key")), Ok(()));
+        assert_eq!(build(&leaf, &read("pkcs1.key")), Ok(()));
+    }
+
+    fn has_openssl() -> bool {
+        let found = Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_ok();
+        let required = std::env::var_os("RINGGATE_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+        assert!(found || !required, "openssl is missing: apt-get install openssl");
+        if !found {
+            eprintln!("skipped: needs the program `openssl` (apt-get install openssl)");
+        }
+        found
+    }
+
+    fn generated(name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn build(certificate_pem: &[u8], key_pem: &[u8]) -> Result<(), IdentityError> {
+        build_with(Choice::Auto, certificate_pem, key_pem)
+    }
+
+    fn build_with(choice: Choice, cert: &[u8], key_pem: &[u8]) -> Result<(), IdentityError> {
+        let request = ServerRequest {
+            certificate_pem: cert,
+            key_pem,
+            version_min: Version::Tls12,
+            version_max: Version::Tls13,
+            tickets: Arc::new(TicketKeys::new().unwrap()),
+        };
+        server_config(&Provider::new(choice), &request).map(|_| ())
+    }
+}

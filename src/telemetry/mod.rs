@@ -1,3 +1,100 @@
-//! What each worker counts and logs.
+//! What each worker counts and logs, and how it is read from outside.
+//!
+//! - [`Counters`] are fixed numbers that a scrape reads at any time.
+//! - [`Series`] are labelled and bounded; a scrape asks the worker for a copy.
+//! - The access log leaves a worker in batches; nothing here waits, locks or touches a file on the
+//!   worker's thread.
+//! - [`request::Record`] is the one description of a finished request that all three are made of.
+//!
+//! Deliberately not here: traces, sampling, pushing to anybody, and the program's own messages
+//! (`tracing` has those).
 
 #![forbid(unsafe_code)]
+
+mod access_log;
+pub mod counters;
+mod date;
+pub mod prometheus;
+pub mod request;
+mod series;
+
+pub use access_log::{AccessLog, WorkerLog};
+pub use counters::{Counters, SharedCounters};
+pub use date::rfc3339;
+pub use series::{SERIES_MAX, Series};
+
+use std::cell::RefCell;
+
+use request::Record;
+
+/// All that one worker tells. Everything takes `&self`: tasks of a worker share it in an `Rc`.
+#[derive(Debug)]
+pub struct WorkerTelemetry {
+    counters: SharedCounters,
+    series: RefCell<Series>,
+    log: Option<RefCell<WorkerLog>>,
+}
+
+impl WorkerTelemetry {
+    /// For the one worker that writes `counters`; `log` is `None` when the access log is off.
+    #[must_use]
+    pub fn new(counters: SharedCounters, log: Option<WorkerLog>) -> Self {
+        Self { counters, series: RefCell::default(), log: log.map(RefCell::new) }
+    }
+
+    /// The worker's counters.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts and logs a finished request, or a connection that ended without one: then it is only
+    /// logged.
+    pub fn record(&self, record: &Record<'_>) {
+        if !record.method.is_empty() {
+            self.counters.response(record.status);
+            if !self.series.borrow_mut().record(record) {
+                self.counters.series_overflowed.increment();
+            }
+        }
+        if let Some(log) = &self.log {
+            log.borrow_mut().record(record, &self.counters);
+        }
+    }
+
+    /// Hands the log lines over that are still buffered. Call it on a timer and when idle.
+    pub fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.borrow_mut().flush(&self.counters);
+        }
+    }
+
+    /// A copy of the series, for a scrape.
+    #[must_use]
+    pub fn copy(&self) -> Series {
+        self.series.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_request_is_counted_and_logged_and_a_connection_only_logged() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("access.log");
+        let log = AccessLog::start(&file).unwrap();
+        let telemetry = WorkerTelemetry::new(Counters::shared(), Some(log.worker()));
+        telemetry.record(&Record { method: "GET", status: 200, ..Record::new(UNIX_EPOCH) });
+        telemetry.record(&Record::new(UNIX_EPOCH));
+        telemetry.flush_log();
+        drop(log);
+        assert_eq!(telemetry.counters().requests.value(), 1);
+        assert_eq!(telemetry.counters().responses_2xx.value(), 1);
+        let text = prometheus::render(&[], &[], &telemetry.copy()).into_text();
+        assert_eq!(text.matches("istio_requests_total{").count(), 1);
+        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2);
+    }
+}

@@ -1,0 +1,253 @@
+//! Envoy's default text format of an access log line.
+//!
+//! - What came from the network cannot forge a line or a field: quotes, backslashes, control
+//!   characters and bytes beyond ASCII are written as `\xHH`, in unquoted fields spaces too.
+//! - Formatting allocates nothing but the growth of the buffer.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use crate::telemetry::date;
+use crate::telemetry::request::Record;
+
+/// Formats start times; the part up to the second is made once per second.
+#[derive(Debug)]
+pub(super) struct Stamp {
+    second: u64,
+    /// `2024-01-31T12:00:00` of `second`.
+    text: [u8; 19],
+}
+
+impl Stamp {
+    pub(super) fn new() -> Self {
+        Self { second: 0, text: date::second(0) }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let (second, millisecond) = date::since_epoch(time);
+        if second != self.second {
+            *self = Self { second, text: date::second(second) };
+        }
+        let mut fraction = *b".000Z";
+        date::digits(&mut fraction[1..4], u64::from(millisecond));
+        out.extend_from_slice(&self.text);
+        out.extend_from_slice(&fraction);
+    }
+}
+
+/// Appends the line of `record`, with its line feed.
+pub(super) fn write_line(out: &mut Vec<u8>, stamp: &mut Stamp, record: &Record<'_>) {
+    out.push(b'[');
+    stamp.write(out, record.start);
+    out.extend_from_slice(b"] \"");
+    bare(out, record.method.as_bytes());
+    out.push(b' ');
+    bare(out, record.path.as_bytes());
+    out.push(b' ');
+    bare(out, record.protocol.as_bytes());
+    out.extend_from_slice(b"\" ");
+    write_outcome(out, record);
+    write_sizes(out, record);
+    write_request(out, record);
+    write_route(out, record);
+    out.push(b'\n');
+}
+
+fn write_outcome(out: &mut Vec<u8>, record: &Record<'_>) {
+    number(out, record.status.into());
+    out.push(b' ');
+    record.flags.write(out);
+    out.push(b' ');
+    field(out, record.details.as_bytes());
+    field(out, record.termination_details.as_bytes());
+    quoted(out, record.upstream_failure.as_bytes());
+}
+
+fn write_sizes(out: &mut Vec<u8>, record: &Record<'_>) {
+    number(out, record.bytes_received);
+    out.push(b' ');
+    number(out, record.bytes_sent);
+    out.push(b' ');
+    number(out, milliseconds(record.duration));
+    out.push(b' ');
+    match record.upstream_time {
+        Some(time) => number(out, milliseconds(time)),
+        None => out.push(b'-'),
+    }
+    out.push(b' ');
+}
+
+fn write_request(out: &mut Vec<u8>, record: &Record<'_>) {
+    quoted(out, record.forwarded_for);
+    quoted(out, record.user_agent);
+    quoted(out, record.request_id);
+    quoted(out, record.authority.as_bytes());
+}
+
+fn write_route(out: &mut Vec<u8>, record: &Record<'_>) {
+    out.push(b'"');
+    address(out, record.upstream_host);
+    out.extend_from_slice(b"\" ");
+    field(out, record.upstream_cluster.as_bytes());
+    for end in [record.upstream_local, record.downstream_local, record.downstream_remote] {
+        address(out, end);
+        out.push(b' ');
+    }
+    field(out, record.server_name.as_bytes());
+    bare(out, record.route_name.as_bytes());
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
+    let Some(address) = address else {
+        return out.push(b'-');
+    };
+    let IpAddr::V4(ip) = address.ip() else {
+        // Rare enough for the slow way; writing into a vector cannot fail.
+        let _ = write!(out, "{address}");
+        return;
+    };
+    for octet in ip.octets() {
+        number(out, octet.into());
+        out.push(b'.');
+    }
+    out.pop();
+    out.push(b':');
+    number(out, address.port().into());
+}
+
+/// An unquoted value and the space behind it.
+fn field(out: &mut Vec<u8>, value: &[u8]) {
+    bare(out, value);
+    out.push(b' ');
+}
+
+fn bare(out: &mut Vec<u8>, value: &[u8]) {
+    escaped(out, value, |byte| byte == b' ');
+}
+
+/// A value in quotes and the space behind it.
+fn quoted(out: &mut Vec<u8>, value: &[u8]) {
+    out.push(b'"');
+    escaped(out, value, |_| false);
+    out.extend_from_slice(b"\" ");
+}
+
+/// Appends `value`, or `-` when it is empty; runs of harmless bytes are copied at once.
+fn escaped(out: &mut Vec<u8>, value: &[u8], extra: impl Fn(u8) -> bool) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if value.is_empty() {
+        return out.push(b'-');
+    }
+    let mut rest = value;
+    while let Some(at) = rest.iter().position(|byte| is_harmful(*byte) || extra(*byte)) {
+        let byte = rest[at];
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(b"\\x");
+        out.push(HEX[usize::from(byte >> 4)]);
+        out.push(HEX[usize::from(byte & 15)]);
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+fn is_harmful(byte: u8) -> bool {
+    !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::request::Flags;
+    use std::time::UNIX_EPOCH;
+
+    fn line(record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        write_line(&mut out, &mut Stamp::new(), record);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn noon() -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(1_706_702_400_123)
+    }
+
+    #[test]
+    fn a_proxied_request() {
+        let record = Record {
+            duration: Duration::from_micros(5_900),
+            method: "GET",
+            path: "/status/418?a=b",
+            protocol: "HTTP/2",
+            status: 418,
+            details: "via_upstream",
+            bytes_received: 0,
+            bytes_sent: 135,
+            upstream_time: Some(Duration::from_millis(4)),
+            forwarded_for: b"192.0.2.1",
+            user_agent: b"curl/8.0 (x)",
+            request_id: b"6a1c",
+            authority: "httpbin.example.com:8443",
+            upstream_host: Some("127.0.0.1:8000".parse().unwrap()),
+            upstream_cluster: "outbound|8000||httpbin.default.svc.cluster.local",
+            upstream_local: Some("127.0.0.1:40000".parse().unwrap()),
+            downstream_local: Some("[::1]:8443".parse().unwrap()),
+            downstream_remote: Some("192.0.2.1:50000".parse().unwrap()),
+            server_name: "httpbin.example.com",
+            ..Record::new(noon())
+        };
+        let expected = "[2024-01-31T12:00:00.123Z] \"GET /status/418?a=b HTTP/2\" 418 - \
+            via_upstream - \"-\" 0 135 5 4 \"192.0.2.1\" \"curl/8.0 (x)\" \"6a1c\" \
+            \"httpbin.example.com:8443\" \"127.0.0.1:8000\" \
+            outbound|8000||httpbin.default.svc.cluster.local 127.0.0.1:40000 [::1]:8443 \
+            192.0.2.1:50000 httpbin.example.com -\n";
+        assert_eq!(line(&record), expected);
+    }
+
+    #[test]
+    fn a_connection_without_a_server() {
+        let record = Record {
+            flags: Flags::NO_ROUTE,
+            details: "filter_chain_not_found",
+            ..Record::new(noon())
+        };
+        let expected = "[2024-01-31T12:00:00.123Z] \"- - -\" 0 NR filter_chain_not_found - \"-\" \
+            0 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - - -\n";
+        assert_eq!(line(&record), expected);
+    }
+
+    #[test]
+    fn the_network_cannot_forge_a_line() {
+        let record = Record {
+            path: "/a b\"c\\",
+            user_agent: b"x\" 200\r\n[2024\x00\x7f\xff ok",
+            server_name: "a b",
+            ..Record::new(noon())
+        };
+        let line = line(&record);
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.contains("\"- /a\\x20b\\x22c\\x5C -\""), "{line}");
+        assert!(line.contains("\"x\\x22 200\\x0D\\x0A[2024\\x00\\x7F\\xFF ok\""), "{line}");
+        assert!(line.contains(" a\\x20b -\n"), "{line}");
+    }
+
+    #[test]
+    fn the_stamp_follows_the_clock_both_ways() {
+        let mut stamp = Stamp::new();
+        let mut out = Vec::new();
+        for seconds in [0, 61, 61, 60] {
+            stamp.write(&mut out, UNIX_EPOCH + Duration::from_secs(seconds));
+            out.push(b' ');
+        }
+        let expected = "1970-01-01T00:00:00.000Z 1970-01-01T00:01:01.000Z \
+            1970-01-01T00:01:01.000Z 1970-01-01T00:01:00.000Z ";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

@@ -139,6 +139,13 @@ impl FullRegex {
         regex::Regex::new(&format!("^(?:{pattern})$")).map(Self).map_err(|error| error.to_string())
     }
 
+    /// The pattern as it was given to [`parse`](Self::parse).
+    #[must_use]
+    pub fn pattern(&self) -> &str {
+        let text = self.0.as_str();
+        text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
+    }
+
     /// Whether the whole of `subject` matches.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {

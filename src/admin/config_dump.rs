@@ -1,0 +1,152 @@
+//! `/config_dump`: the snapshot as JSON. Never keys: they are behind an identity, of which only
+//! whether it is ready is shown.
+
+use serde_json::{Value, json};
+
+use super::page::{clusters, listener_name};
+use crate::snapshot::{
+    Action, Cluster, Forward, HostMap, Identity, Listener, PathMatch, Redirect, RedirectPort,
+    Rejection, Route, RouteTable, Serves, Snapshot, TlsServer, UpstreamProtocol, VirtualHost,
+};
+
+/// The whole snapshot but its certificates and limits: those have their own pages and settings.
+pub(super) fn dump(snapshot: &Snapshot) -> Value {
+    let all = clusters(snapshot);
+    json!({
+        "generation": snapshot.generation,
+        "listeners": snapshot.listeners.iter().map(|all| listener(all)).collect::<Vec<_>>(),
+        "clusters": all.values().map(|all| cluster(all)).collect::<Vec<_>>(),
+        "rejections": snapshot.rejections.iter().map(rejection).collect::<Vec<_>>(),
+    })
+}
+
+fn listener(listener: &Listener) -> Value {
+    let serves = match &listener.serves {
+        Serves::Http(table) => json!({ "protocol": "HTTP", "hosts": route_table(table) }),
+        Serves::Tls(servers) => json!({
+            "protocol": "HTTPS",
+            "servers": sorted(servers, |server| tls_server(server)),
+        }),
+    };
+    json!({
+        "name": listener_name(listener.key),
+        "address": listener.key.address.to_string(),
+        "gateway_port": listener.key.gateway_port,
+        "bind_port": listener.bind_port,
+        "serves": serves,
+    })
+}
+
+fn tls_server(server: &TlsServer) -> Value {
+    json!({
+        "name": server.name,
+        "certificate": match server.identity {
+            Identity::Ready(_) => "ready",
+            Identity::Missing => "missing",
+        },
+        "hosts": route_table(&server.routes),
+    })
+}
+
+fn route_table(table: &RouteTable) -> Value {
+    sorted(&table.hosts, |host| virtual_host(host))
+}
+
+/// `{host: value}`; JSON objects of ours are sorted by key.
+fn sorted<T>(map: &HostMap<T>, shown: impl Fn(&T) -> Value) -> Value {
+    map.iter().map(|(host, value)| (host.to_string(), shown(value))).collect()
+}
+
+fn virtual_host(host: &VirtualHost) -> Value {
+    json!({
+        "name": host.name,
+        "https_redirect": host.https_redirect,
+        "routes": host.routes().iter().map(route).collect::<Vec<_>>(),
+    })
+}
+
+fn route(route: &Route) -> Value {
+    json!({ "name": route.name, "path": path(&route.path), "action": action(&route.action) })
+}
+
+fn path(path: &PathMatch) -> Value {
+    match path {
+        PathMatch::Any => json!({ "any": true }),
+        PathMatch::Exact(path) => json!({ "exact": path }),
+        PathMatch::Prefix(prefix) => json!({ "prefix": prefix }),
+        PathMatch::Regex(regex) => json!({ "regex": regex.pattern() }),
+    }
+}
+
+fn action(action: &Action) -> Value {
+    match action {
+        Action::Respond(response) => json!({
+            "direct_response": { "status": response.status.as_u16(), "bytes": response.body.len() },
+        }),
+        Action::Redirect(to) => json!({ "redirect": redirect(to) }),
+        Action::Forward(forward) => json!({ "forward": targets(forward) }),
+    }
+}
+
+fn redirect(redirect: &Redirect) -> Value {
+    let port = match redirect.port {
+        RedirectPort::FromHost => json!("from host"),
+        RedirectPort::ProtocolDefault => json!("protocol default"),
+        RedirectPort::Listener => json!("listener"),
+        RedirectPort::Fixed(port) => json!(port),
+    };
+    json!({
+        "status": redirect.status.as_u16(),
+        "scheme": redirect.scheme,
+        "authority": redirect.authority,
+        "port": port,
+        "path": redirect.path,
+    })
+}
+
+fn targets(forward: &Forward) -> Value {
+    let name = |cluster: &std::sync::Arc<Cluster>| cluster.name.clone();
+    let targets = forward.targets.iter();
+    targets
+        .map(|to| json!({ "weight": to.weight, "cluster": to.cluster.as_ref().map(name) }))
+        .collect()
+}
+
+fn cluster(cluster: &Cluster) -> Value {
+    let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
+    json!({
+        "name": cluster.name,
+        "host": cluster.host,
+        "protocol": match cluster.protocol {
+            UpstreamProtocol::Http1 => "HTTP/1.1",
+            UpstreamProtocol::Http2 => "HTTP/2",
+        },
+        "connect_timeout_ms": cluster.connect_timeout.as_millis().to_string(),
+        "endpoints": endpoints,
+    })
+}
+
+fn rejection(rejection: &Rejection) -> Value {
+    json!({
+        "severity": rejection.severity.to_string(),
+        "origin": rejection.origin.to_string(),
+        "resource": rejection.resource,
+        "field": rejection.field,
+        "what": rejection.what,
+        "cause": rejection.cause,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::FullRegex;
+
+    #[test]
+    fn a_regex_is_shown_as_it_was_written() {
+        for pattern in ["", "/a.*", "^(?:x)$", "a|b"] {
+            let shown = path(&PathMatch::Regex(FullRegex::parse(pattern).unwrap()));
+            assert_eq!(shown, json!({ "regex": pattern }));
+        }
+    }
+}

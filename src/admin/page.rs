@@ -1,0 +1,218 @@
+//! Which pages there are, and the short ones.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ::http::{StatusCode, Uri};
+use serde_json::{Value, json};
+
+use super::scrape::Scraper;
+use super::{BoundListener, State, certs, config_dump};
+use crate::snapshot::{Action, Cluster, ListenerKey, RouteTable, Serves, Snapshot};
+use crate::telemetry::{SharedCounters, prometheus, rfc3339};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Every page of the administration, with a word on it.
+const INDEX: [(&str, &str); 9] = [
+    ("/certs", "certificates: names, serial, validity, and which are missing and why"),
+    ("/clusters", "where requests are forwarded to: clusters and their endpoints"),
+    ("/config_dump", "what the gateway does: listeners, hosts, routes, clusters, rejections"),
+    ("/listeners", "listeners and the addresses that they are bound to (?format=json)"),
+    ("/ready", "200 when traffic can come, 503 and the reasons when not"),
+    ("/server_info", "version, uptime, workers"),
+    ("/stats", "metrics as plain text"),
+    ("/stats/prometheus", "metrics for Prometheus"),
+    ("/", "this page"),
+];
+
+/// A page as it is sent.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) text: String,
+}
+
+impl Page {
+    fn ok(content_type: &'static str, text: String) -> Self {
+        Self { status: StatusCode::OK, content_type, text }
+    }
+
+    fn json(value: &Value) -> Self {
+        Self::ok(JSON, format!("{value:#}\n"))
+    }
+}
+
+/// Makes pages.
+pub(super) struct Pages {
+    state: State,
+    scraper: Scraper,
+}
+
+impl Pages {
+    pub(super) fn new(state: State) -> Self {
+        Self { scraper: Scraper::new(state.workers.len()), state }
+    }
+
+    /// A page of the administration; `None` when there is none at that path.
+    pub(super) async fn admin(&self, uri: &Uri) -> Option<Page> {
+        let snapshot = (self.state.snapshot)();
+        Some(match uri.path() {
+            "/" => Page::ok("text/html; charset=utf-8", index()),
+            "/certs" => Page::json(&certs::dump(&snapshot.certificates, SystemTime::now())),
+            "/clusters" => Page::ok(TEXT, clusters_text(&snapshot)),
+            "/config_dump" => Page::json(&config_dump::dump(&snapshot)),
+            "/listeners" if uri.query() == Some("format=json") => {
+                Page::json(&self.listeners_json())
+            }
+            "/listeners" => Page::ok(TEXT, self.listeners_text()),
+            "/ready" => self.ready(),
+            "/server_info" => Page::json(&self.server_info(&snapshot)),
+            "/stats" => Page::ok(TEXT, plain(&self.scraper.scrape(&self.state).await)),
+            "/stats/prometheus" => self.prometheus().await,
+            _ => return None,
+        })
+    }
+
+    /// A page of the status port.
+    pub(super) fn status(&self, path: &str) -> Option<Page> {
+        (path == "/healthz/ready").then(|| self.ready())
+    }
+
+    /// A page of the metrics port.
+    pub(super) async fn metrics(&self, path: &str) -> Option<Page> {
+        match path {
+            "/stats/prometheus" | "/metrics" => Some(self.prometheus().await),
+            _ => None,
+        }
+    }
+
+    async fn prometheus(&self) -> Page {
+        Page::ok(prometheus::CONTENT_TYPE, self.scraper.scrape(&self.state).await)
+    }
+
+    fn ready(&self) -> Page {
+        let readiness = (self.state.readiness)();
+        if readiness.ready {
+            return Page::ok(TEXT, "LIVE\n".to_owned());
+        }
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let text = format!("NOT READY\n{}\n", readiness.reasons.join("\n"));
+        Page { status, content_type: TEXT, text }
+    }
+
+    fn listeners_text(&self) -> String {
+        let mut text = String::new();
+        for bound in (self.state.listeners)() {
+            line(&mut text, format_args!("{}::{}", listener_name(bound.key), bound.address));
+        }
+        text
+    }
+
+    fn listeners_json(&self) -> Value {
+        let listeners = (self.state.listeners)();
+        let listener = |bound: &BoundListener| {
+            json!({
+                "name": listener_name(bound.key),
+                "gateway_port": bound.key.gateway_port,
+                "local_address": bound.address.to_string(),
+            })
+        };
+        json!({ "listener_statuses": listeners.iter().map(listener).collect::<Vec<_>>() })
+    }
+
+    fn server_info(&self, snapshot: &Snapshot) -> Value {
+        let ready = (self.state.readiness)().ready;
+        let worker = |counters: &SharedCounters| {
+            json!({
+                "generation": counters.generation.value(),
+                "heartbeat": rfc3339(seconds(counters.heartbeat.value())),
+                "loop_turns": counters.loop_turns.value(),
+                "connections": counters.connections_active.value(),
+            })
+        };
+        json!({
+            "version": self.state.version,
+            "state": if ready { "LIVE" } else { "PRE_INITIALIZING" },
+            "started": rfc3339(self.state.started),
+            "uptime_seconds": self.state.started.elapsed().unwrap_or_default().as_secs(),
+            "generation": snapshot.generation,
+            "workers": self.state.workers.iter().map(worker).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Envoy's way to name a listener, `0.0.0.0_443`, with the Gateway's port.
+pub(super) fn listener_name(key: ListenerKey) -> String {
+    format!("{}_{}", key.address, key.gateway_port)
+}
+
+/// The clusters that routes lead to, by name.
+pub(super) fn clusters(snapshot: &Snapshot) -> BTreeMap<&str, &Arc<Cluster>> {
+    let tables = snapshot.listeners.iter().flat_map(|listener| tables(&listener.serves));
+    tables
+        .flat_map(|table| table.hosts.iter())
+        .flat_map(|(_, host)| host.routes())
+        .filter_map(|route| match &route.action {
+            Action::Forward(forward) => Some(&forward.targets),
+            Action::Respond(_) | Action::Redirect(_) => None,
+        })
+        .flatten()
+        .filter_map(|target| target.cluster.as_ref())
+        .map(|cluster| (cluster.name.as_str(), cluster))
+        .collect()
+}
+
+fn tables(serves: &Serves) -> Vec<&RouteTable> {
+    match serves {
+        Serves::Http(table) => vec![table],
+        Serves::Tls(servers) => servers.iter().map(|(_, server)| &*server.routes).collect(),
+    }
+}
+
+fn clusters_text(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    for (name, cluster) in clusters(snapshot) {
+        if cluster.endpoints.is_empty() {
+            line(&mut text, format_args!("{name}::no endpoint"));
+        }
+        for endpoint in &cluster.endpoints {
+            line(&mut text, format_args!("{name}::{endpoint}"));
+        }
+    }
+    text
+}
+
+fn index() -> String {
+    let rows = INDEX.map(|(path, about)| {
+        format!("<tr><td><a href=\"{path}\">{path}</a></td><td>{about}</td></tr>\n")
+    });
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><title>ringgate</title></head><body>\n\
+         <h1>ringgate</h1>\n<table>\n{}</table>\n</body></html>\n",
+        rows.concat()
+    )
+}
+
+/// `name{labels}: value` for each sample of a Prometheus page.
+fn plain(page: &str) -> String {
+    let mut text = String::new();
+    for sample in page.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((name, value)) = sample.rsplit_once(' ') {
+            line(&mut text, format_args!("{name}: {value}"));
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string does not fail");
+}
+
+fn seconds(since_epoch: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch)
+}

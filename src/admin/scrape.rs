@@ -1,0 +1,97 @@
+//! Collects the metrics of all workers, and adds what the administration itself knows.
+
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+
+use super::{State, certs};
+use crate::snapshot::{CertificateState, Severity, Snapshot};
+use crate::telemetry::Series;
+use crate::telemetry::prometheus::{self, Page, label};
+
+/// How long the workers may take to send their copies. A worker that is alive needs a loop turn.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Remembers what each worker sent last: a worker that is late must not make counters fall.
+pub(super) struct Scraper {
+    last: RefCell<Vec<Series>>,
+}
+
+impl Scraper {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { last: RefCell::new(vec![Series::default(); workers]) }
+    }
+
+    /// The page for Prometheus.
+    pub(super) async fn scrape(&self, state: &State) -> String {
+        let came = self.collect((state.scrape)()).await;
+        let late = state.workers.len().saturating_sub(came);
+        let mut merged = Series::default();
+        for series in self.last.borrow().iter() {
+            merged.merge(series.clone());
+        }
+        let mut page = prometheus::render(&state.workers, &state.others, &merged);
+        let help = "Workers whose copy did not come in time; their last one was used.";
+        page.gauge("ringgate_scrape_workers_late", help, [(String::new(), late)]);
+        add_state(&mut page, state);
+        add_snapshot(&mut page, &(state.snapshot)(), SystemTime::now());
+        page.into_text()
+    }
+
+    /// Takes copies until the channel closes or patience ends; tells how many came.
+    async fn collect(&self, mut copies: mpsc::Receiver<(usize, Series)>) -> usize {
+        let mut came = 0;
+        let receiving = async {
+            while let Some((worker, series)) = copies.recv().await {
+                if let Some(last) = self.last.borrow_mut().get_mut(worker) {
+                    *last = series;
+                    came += 1;
+                }
+            }
+        };
+        // Late or not, what came is used.
+        let _ = tokio::time::timeout(PATIENCE, receiving).await;
+        came
+    }
+}
+
+fn add_state(page: &mut Page, state: &State) {
+    let build = [label("component", "proxy"), label("tag", state.version)].join(",");
+    page.gauge("istio_build", "Always 1; the version is in the label.", [(build, 1)]);
+    let live = u8::from((state.readiness)().ready);
+    page.gauge("envoy_server_live", "1 when traffic can come.", [(String::new(), live)]);
+    let uptime = state.started.elapsed().unwrap_or_default().as_secs();
+    page.gauge("envoy_server_uptime", "Seconds since the start.", [(String::new(), uptime)]);
+}
+
+fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {
+    let help = "Generation of the newest configuration.";
+    page.gauge("ringgate_generation", help, [(String::new(), snapshot.generation)]);
+    let rejected = |severity| {
+        let count = snapshot.rejections.iter().filter(|found| found.severity == severity).count();
+        (label("severity", &format!("{severity}")), count)
+    };
+    let help = "Findings about the resources of the newest configuration.";
+    let samples = [Severity::Error, Severity::Warning].map(rejected);
+    page.gauge("pilot_total_rejected_configs", help, samples);
+    let (missing, first) = certificates(snapshot);
+    let help = "Certificates that a Gateway names and that cannot be served.";
+    page.gauge("ringgate_certificates_missing", help, [(String::new(), missing)]);
+    let help = "Whole days until the first certificate expires.";
+    let days = first.map(|first| (String::new(), certs::days_until(first, now)));
+    page.gauge("envoy_server_days_until_first_cert_expiring", help, days);
+}
+
+/// How many are missing, and when the first of the others expires.
+fn certificates(snapshot: &Snapshot) -> (usize, Option<SystemTime>) {
+    let expiries: Vec<_> = snapshot
+        .certificates
+        .iter()
+        .filter_map(|certificate| match &certificate.state {
+            CertificateState::Ready { expires, .. } => Some(*expires),
+            CertificateState::Missing { .. } => None,
+        })
+        .collect();
+    (snapshot.certificates.len() - expiries.len(), expiries.into_iter().min())
+}

@@ -1,0 +1,125 @@
+//! The administration's thread: accepts, and answers by port and path.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+
+use super::State;
+use super::page::Pages;
+
+/// Of one port; more are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request's head, and between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept, which is mostly a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Port {
+    Admin,
+    Status,
+    Metrics,
+}
+
+/// Starts the thread; it ends when the sender of `ended` is gone.
+pub(super) fn start(
+    ports: Vec<(Port, TcpListener)>,
+    state: State,
+    ended: watch::Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ports = {
+        let _entered = runtime.enter();
+        let register = |(port, listener)| Ok((port, tokio::net::TcpListener::from_std(listener)?));
+        ports.into_iter().map(register).collect::<io::Result<Vec<_>>>()?
+    };
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        let pages = Rc::new(Pages::new(state));
+        LocalSet::new().block_on(&runtime, serve(ports, pages, ended));
+    })
+}
+
+async fn serve(
+    ports: Vec<(Port, tokio::net::TcpListener)>,
+    pages: Rc<Pages>,
+    mut ended: watch::Receiver<()>,
+) {
+    let mut accepting = JoinSet::new();
+    for (port, listener) in ports {
+        accepting.spawn_local(accept(port, listener, Rc::clone(&pages)));
+    }
+    // Fails when the sender is gone, which is what is waited for. What is open is cut off.
+    let _ = ended.changed().await;
+}
+
+async fn accept(port: Port, listener: tokio::net::TcpListener, pages: Rc<Pages>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                    connections.spawn_local(serve_connection(port, stream, Rc::clone(&pages)));
+                }
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(port: Port, stream: TcpStream, pages: Rc<Pages>) {
+    let service = service_fn(|request| answer(port, &pages, request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // How a client ends its connection is its own affair.
+    let _ = connection.await;
+}
+
+async fn answer(
+    port: Port,
+    pages: &Pages,
+    request: Request<Incoming>,
+) -> Result<Response<String>, Infallible> {
+    let page = match port {
+        Port::Admin => pages.admin(request.uri()).await,
+        Port::Status => pages.status(request.uri().path()),
+        Port::Metrics => pages.metrics(request.uri().path()).await,
+    };
+    let Some(page) = page else {
+        let text = "no such page; the administration lists its pages at /\n";
+        return Ok(response(StatusCode::NOT_FOUND, "text/plain", text.to_owned()));
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let text = "only GET and HEAD: nothing can be changed here\n".to_owned();
+        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", text);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(response);
+    }
+    Ok(response(page.status, page.content_type, page.text))
+}
+
+fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<String> {
+    let mut response = Response::new(text);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

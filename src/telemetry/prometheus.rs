@@ -197,8 +197,11 @@ mod tests {
     use std::collections::HashSet;
     use std::time::{Duration, UNIX_EPOCH};
 
-    /// Name, labels and value of each sample; panics where the text is not the format.
-    fn parse(text: &str) -> Vec<(String, Vec<(String, String)>, f64)> {
+    /// A sample's name, labels and value.
+    type Parsed = (String, Vec<(String, String)>, f64);
+
+    /// Every sample; panics where the text is not the format.
+    fn parse(text: &str) -> Vec<Parsed> {
         let mut typed = HashSet::new();
         let mut samples = Vec::new();
         for line in text.lines() {
@@ -217,7 +220,7 @@ mod tests {
         samples
     }
 
-    fn parse_sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+    fn parse_sample(line: &str) -> Parsed {
         let end = line.find(['{', ' ']).unwrap();
         let mut rest = line[end..].trim_start_matches('{');
         let mut labels = Vec::new();

@@ -146,7 +146,7 @@ mod tests {
     impl Write for Small {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.calls += 1;
-            if self.calls % 2 == 0 {
+            if self.calls.is_multiple_of(2) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let n = bytes.len().min(self.room).min(3);

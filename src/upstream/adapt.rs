@@ -117,6 +117,9 @@ fn leading(slices: &[IoSlice<'_>]) -> (usize, usize) {
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks<N>(pub(crate) N);
 
+/// A handle, never pinned; hyper asks for it.
+impl<N> Unpin for Tasks<N> {}
+
 impl<N: Spawn, F: Future<Output = ()> + 'static> Executor<F> for Tasks<N> {
     fn execute(&self, future: F) {
         self.0.spawn(future);

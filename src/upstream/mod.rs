@@ -1,5 +1,180 @@
 //! Connections to endpoints: pools, choice of endpoint, HTTP/1.1 and HTTP/2 towards them.
+//!
+//! - [`Upstreams`] is one worker's twin of `snapshot::Cluster`: what it keeps belongs to endpoints,
+//!   so a reload changes nothing of it.
+//! - A request goes to the less busy of two random endpoints. When that one cannot be connected,
+//!   one other is tried; when a kept connection turns out dead, a fresh one, and both only where
+//!   nothing can be carried out twice.
+//! - Request and response bodies stream independently, each with back-pressure; a connection is
+//!   used again only after both ended cleanly.
+//! - Every message is written anew with exactly one framing; what an endpoint sends is held to
+//!   strict framing and to the limits, and anything ambiguous is an error.
+//!
+//! Deliberately not here: which headers a proxy adds or removes, retries by policy, names.
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod adapt;
+mod body;
+mod error;
+mod h1;
+mod h2;
+mod patience;
+mod pool;
+#[cfg(test)]
+mod world;
+
+pub(crate) use body::Body;
+pub(crate) use error::{Error, Kind, Retry};
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+
+use crate::io::Net;
+use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
+
+use self::pool::{Active, Lease, Pools};
+
+/// One worker's connections to all endpoints.
+pub(crate) struct Upstreams<N: Net>(Rc<Pools<N>>);
+
+/// An answered request; its body may still be under way in both directions.
+pub(crate) struct Exchange<N: Net, B> {
+    /// The final response head, as the endpoint sent it but for its framing.
+    pub(crate) response: Response<Body<N, B>>,
+    /// The endpoint.
+    pub(crate) remote: SocketAddr,
+    /// Our end of the connection, where the stream tells.
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// The answer to a request for another protocol.
+pub(crate) enum Upgraded<N: Net> {
+    /// The endpoint agreed (101): `stream` speaks the other protocol, beginning with the bytes that
+    /// came after the head.
+    Switched {
+        /// The 101 head.
+        response: Response<()>,
+        /// The connection.
+        stream: N::Stream,
+        /// The endpoint.
+        remote: SocketAddr,
+        /// Counts it as one request at its endpoint until it is dropped.
+        active: Counted<N>,
+    },
+    /// The endpoint answered in HTTP.
+    Refused(Exchange<N, Nothing>),
+}
+
+/// A request under way at an endpoint, for the choice of endpoints.
+#[must_use]
+pub(crate) struct Counted<N: Net>(#[expect(dead_code, reason = "held to count")] Active<N>);
+
+/// The body of a request without one.
+pub(crate) struct Nothing;
+
+/// The limits of one exchange, taken out of the snapshot.
+#[derive(Clone, Copy)]
+struct Bounds {
+    head_bytes_max: usize,
+    header_fields_max: usize,
+    stream_idle_timeout: Duration,
+    idle_max: usize,
+    idle_timeout: Duration,
+}
+
+impl<N: Net> Clone for Upstreams<N> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<N: Net> Upstreams<N> {
+    /// No connections yet.
+    pub(crate) fn new(net: N) -> Self {
+        Self(Pools::new(net))
+    }
+
+    /// Sends `request` to an endpoint of `cluster` and returns at the final response head.
+    ///
+    /// The headers are free of hop-by-hop fields; `content-length` and `transfer-encoding` are made
+    /// anew from the body. The URI is a path, or absolute.
+    ///
+    /// # Errors
+    /// Says whose fault it is and whether the request may be sent again.
+    pub(crate) async fn send<B>(
+        &self,
+        cluster: &Cluster,
+        limits: &Limits,
+        request: Request<B>,
+    ) -> Result<Exchange<N, B>, Error>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin + 'static,
+    {
+        match cluster.protocol {
+            UpstreamProtocol::Http1 => {
+                let lease = self.lease(cluster).await?;
+                h1::send(&self.0, lease, cluster, Bounds::new(limits), request).await
+            }
+            UpstreamProtocol::Http2 => h2::send(&self.0, cluster, limits, request).await,
+        }
+    }
+
+    /// Sends `request`, which asks for another protocol in its `upgrade` header (`websocket` if it
+    /// has none), over HTTP/1.1.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) async fn upgrade(
+        &self,
+        cluster: &Cluster,
+        limits: &Limits,
+        request: Request<()>,
+    ) -> Result<Upgraded<N>, Error> {
+        let lease = self.lease(cluster).await?;
+        h1::upgrade(&self.0, lease, cluster, Bounds::new(limits), request).await
+    }
+
+    /// A connection to one endpoint, or to one other when the first cannot be connected.
+    async fn lease(&self, cluster: &Cluster) -> Result<Lease<N>, Error> {
+        let first = self.0.choose(cluster, None)?;
+        let failed = match self.0.lease(first, cluster).await {
+            Err(failed) if cluster.endpoints.len() > 1 => failed,
+            done => return done,
+        };
+        let second = self.0.choose(cluster, failed.remote)?;
+        self.0.lease(second, cluster).await
+    }
+}
+
+impl Bounds {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            head_bytes_max: limits.head_bytes_max,
+            header_fields_max: limits.header_fields_max,
+            stream_idle_timeout: limits.stream_idle_timeout,
+            idle_max: limits.upstream_idle_max,
+            idle_timeout: limits.upstream_idle_timeout,
+        }
+    }
+}
+
+impl http_body::Body for Nothing {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,65 @@
+//! The response body, whatever the endpoint speaks.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::io::Net;
+
+use super::error::Error;
+use super::{h1, h2};
+
+/// The response body of an exchange whose request body is a `B`.
+///
+/// Polling it also sends the rest of the request body; dropping it gives the exchange up.
+pub(crate) struct Body<N: Net, B>(Inner<N, B>);
+
+enum Inner<N: Net, B> {
+    Http1(h1::Incoming<N, B>),
+    /// Boxed: it is the rarer one, and larger.
+    Http2(Box<h2::Incoming<N>>),
+}
+
+impl<N: Net, B> Body<N, B> {
+    pub(super) fn http1(incoming: h1::Incoming<N, B>) -> Self {
+        Self(Inner::Http1(incoming))
+    }
+
+    pub(super) fn http2(incoming: h2::Incoming<N>) -> Self {
+        Self(Inner::Http2(Box::new(incoming)))
+    }
+}
+
+/// Nothing in it is ever pinned.
+impl<N: Net, B> Unpin for Body<N, B> {}
+
+impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<N, B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.0 {
+            Inner::Http1(incoming) => incoming.poll_frame(cx),
+            Inner::Http2(incoming) => incoming.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Http1(incoming) => incoming.is_end_stream(),
+            Inner::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Http1(incoming) => incoming.size_hint(),
+            Inner::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}

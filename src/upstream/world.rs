@@ -1,0 +1,291 @@
+//! The world of these tests: connects that yield pipes, tasks in a list, time that tests advance.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use ::http::Request;
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::io::pipe::{self, Chunking, End};
+use crate::io::{Clock, Connect, Sleep, Spawn, Stream};
+use crate::snapshot::{Cluster, UpstreamProtocol};
+
+thread_local! {
+    /// Sleeps are plain data, so they find the time here. Each test has its own thread.
+    static NOW: Cell<Instant> = Cell::new(Instant::now());
+}
+
+/// A handle to the world of one test.
+#[derive(Clone)]
+pub(super) struct World(Rc<Inner>);
+
+struct Inner {
+    chunking: Chunking,
+    tasks: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
+    accepted: RefCell<VecDeque<(SocketAddr, End)>>,
+    refusing: RefCell<HashSet<SocketAddr>>,
+    silent: Cell<bool>,
+    pub(super) connects: Cell<usize>,
+}
+
+impl World {
+    pub(super) fn new(chunking: Chunking) -> Self {
+        Self(Rc::new(Inner {
+            chunking,
+            tasks: RefCell::default(),
+            accepted: RefCell::default(),
+            refusing: RefCell::default(),
+            silent: Cell::new(false),
+            connects: Cell::new(0),
+        }))
+    }
+
+    /// Connects to `endpoint` fail from now on.
+    pub(super) fn refuse(&self, endpoint: SocketAddr) {
+        self.0.refusing.borrow_mut().insert(endpoint);
+    }
+
+    /// Connects never complete from now on.
+    pub(super) fn black_hole(&self) {
+        self.0.silent.set(true);
+    }
+
+    /// The oldest connection that no test took yet.
+    pub(super) fn accept(&self) -> (SocketAddr, End) {
+        self.0.accepted.borrow_mut().pop_front().expect("a connection")
+    }
+
+    pub(super) fn connects(&self) -> usize {
+        self.0.connects.get()
+    }
+
+    /// Runs `future` and all tasks until nothing moves any more.
+    pub(super) fn settle<F: Future + ?Sized>(&self, future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+        loop {
+            let flag = Arc::new(Flag::default());
+            let waker = Waker::from(Arc::clone(&flag));
+            let mut cx = Context::from_waker(&waker);
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return Poll::Ready(output);
+            }
+            self.run_tasks(&mut cx);
+            if !flag.0.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Runs the tasks alone.
+    pub(super) fn idle(&self) {
+        let never: Pin<Box<dyn Future<Output = ()>>> = Box::pin(std::future::pending());
+        assert!(self.settle(&mut { never }).is_pending());
+    }
+
+    /// Runs `future` to its end.
+    pub(super) fn finish<F: Future>(&self, future: F) -> F::Output {
+        match self.settle(&mut Box::pin(future)) {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("stalled"),
+        }
+    }
+
+    pub(super) fn advance(&self, by: Duration) {
+        NOW.set(NOW.get() + by);
+    }
+
+    fn run_tasks(&self, cx: &mut Context<'_>) {
+        let tasks = self.0.tasks.take();
+        let open = tasks
+            .into_iter()
+            .filter_map(|mut task| task.as_mut().poll(cx).is_pending().then_some(task));
+        let open: Vec<_> = open.collect();
+        if !self.0.tasks.borrow().is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        self.0.tasks.borrow_mut().extend(open);
+    }
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Connect for World {
+    type Stream = End;
+
+    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<End>> + 'static {
+        let world = self.clone();
+        async move {
+            world.0.connects.set(world.0.connects.get() + 1);
+            if world.0.silent.get() {
+                std::future::pending::<()>().await;
+            }
+            if world.0.refusing.borrow().contains(&to) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (near, far) = pipe::pair(world.0.chunking);
+            world.0.accepted.borrow_mut().push_back((to, far));
+            Ok(near)
+        }
+    }
+}
+
+impl Spawn for World {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.tasks.borrow_mut().push(Box::pin(task));
+    }
+}
+
+impl Clock for World {
+    type Sleep = Until;
+
+    fn now(&self) -> Instant {
+        NOW.get()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Until {
+        Until(deadline)
+    }
+}
+
+/// A pending sleep. Nobody wakes it: `settle` polls everything after time was advanced.
+pub(super) struct Until(Instant);
+
+impl Future for Until {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if NOW.get() >= self.0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Sleep for Until {
+    fn reset(&mut self, deadline: Instant) {
+        self.0 = deadline;
+    }
+}
+
+/// A cluster with endpoints on ports 1 to `endpoints`.
+pub(super) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
+    Cluster {
+        name: "outbound|80||x.default.svc.cluster.local".to_owned(),
+        host: "x.default.svc.cluster.local".to_owned(),
+        protocol,
+        endpoints: (1..=endpoints).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect(),
+        connect_timeout: Duration::from_secs(10),
+    }
+}
+
+/// A request body that a test feeds frame by frame.
+#[derive(Clone, Default)]
+pub(super) struct Fed(Rc<RefCell<Feed>>);
+
+#[derive(Default)]
+struct Feed {
+    frames: VecDeque<Result<Frame<Bytes>, io::Error>>,
+    ended: bool,
+    waiting: Option<Waker>,
+}
+
+impl Fed {
+    /// All of `frames`, then the end.
+    pub(super) fn whole(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
+        let fed = Self::default();
+        frames.into_iter().for_each(|frame| fed.push(Ok(frame)));
+        fed.end();
+        fed
+    }
+
+    pub(super) fn push(&self, frame: Result<Frame<Bytes>, io::Error>) {
+        self.change(|feed| feed.frames.push_back(frame));
+    }
+
+    pub(super) fn end(&self) {
+        self.change(|feed| feed.ended = true);
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.borrow().frames.len()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Feed)) {
+        let mut feed = self.0.borrow_mut();
+        change(&mut feed);
+        if let Some(waker) = feed.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let mut feed = self.0.borrow_mut();
+        match feed.frames.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None if feed.ended => Poll::Ready(None),
+            None => {
+                feed.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let feed = self.0.borrow();
+        feed.ended && feed.frames.is_empty()
+    }
+}
+
+/// A request without a body.
+pub(super) fn bare(method: &str) -> Request<Fed> {
+    Request::builder()
+        .method(method)
+        .uri("/")
+        .header("host", "a.example")
+        .body(Fed::whole([]))
+        .unwrap()
+}
+
+/// All that `end` can read now.
+pub(super) fn read(end: &mut End) -> String {
+    let mut all = Vec::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok(lent)) = end.poll_fill(&mut cx) {
+        let n = lent.len();
+        if n == 0 {
+            break;
+        }
+        all.extend_from_slice(lent);
+        end.consume(n);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+pub(super) fn write(end: &mut End, bytes: impl AsRef<[u8]>) {
+    end.write(&[IoSlice::new(bytes.as_ref())]).unwrap();
+}

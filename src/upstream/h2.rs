@@ -8,6 +8,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -43,6 +45,10 @@ pub(super) struct Connections {
     connecting: Cell<bool>,
     /// Who waits for it.
     waiting: RefCell<Vec<Waker>>,
+    /// Connects that failed, for those who waited for one of them.
+    failures: Cell<u64>,
+    /// Why the last one failed; `None` for its timeout.
+    failure: Cell<Option<io::ErrorKind>>,
 }
 
 /// One connection.
@@ -69,7 +75,7 @@ where
 {
     let (active, mut stream) = open(pools, cluster, limits).await?;
     let remote = active.remote;
-    let progress = Rc::new(Cell::new(0));
+    let progress = Rc::<Progress>::default();
     let mut request = outgoing(request, &progress, remote)?;
     let mut patience = Watch::new(&pools.net, limits.stream_idle_timeout, progress);
     loop {
@@ -112,7 +118,7 @@ async fn answer<N: Net>(
         if let Poll::Ready(result) = sending.as_mut().poll(cx) {
             return Poll::Ready(result.map_err(|mut failed| {
                 let unsent = failed.take_message();
-                Box::new(Failed { kind: kind(&failed.into_error()), unsent })
+                Box::new(Failed { kind: watch.kind(&failed.into_error()), unsent })
             }));
         }
         let spent = watch.poll_spent(cx);
@@ -124,8 +130,8 @@ async fn answer<N: Net>(
 /// The request as hyper wants it: absolute, without framing fields, the body boxed.
 fn outgoing<B>(
     request: Request<B>,
-    progress: &Rc<Cell<u64>>,
-    remote: std::net::SocketAddr,
+    progress: &Rc<Progress>,
+    remote: SocketAddr,
 ) -> Result<Request<Outgoing>, Error>
 where
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
@@ -178,12 +184,18 @@ async fn open_stream<N: Net>(
             return Ok(Stream::new(shared, false));
         }
         if let Some(_connecting) = Connecting::begin(&active.shared) {
-            let shared = connect(pools, active, cluster, limits).await?;
+            let connected = connect(pools, active, cluster, limits).await;
+            let shared = connected.inspect_err(|error| active.shared.failed(error))?;
             active.shared.open.borrow_mut().push(Rc::clone(&shared));
             pools.start_sweeping();
             return Ok(Stream::new(shared, true));
         }
+        let failures = active.shared.failures.get();
         poll_fn(|cx| active.shared.poll_connected(cx)).await;
+        // Waiting for one's own attempt would take as many timeouts as there are requests.
+        if active.shared.failures.get() != failures {
+            return Err(active.shared.failure(active.remote));
+        }
     }
 }
 
@@ -228,10 +240,7 @@ async fn drive<N: Net>(
 fn kind(error: &hyper::Error) -> Kind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.is::<BodyFailed>() {
-            return Kind::RequestBody;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
             return Kind::Reset(error.kind().into());
         }
         cause = error.source();
@@ -239,7 +248,7 @@ fn kind(error: &hyper::Error) -> Kind {
     if error.is_parse() {
         return Kind::BadResponse("HTTP/2 malformed");
     }
-    Kind::Reset(std::io::ErrorKind::ConnectionReset.into())
+    Kind::Reset(io::ErrorKind::ConnectionReset.into())
 }
 
 impl Connections {
@@ -268,6 +277,22 @@ impl Connections {
         free.or_else(|| open.iter().min_by_key(|shared| shared.streams.get())).cloned()
     }
 
+    /// Tells those who wait for this connect.
+    fn failed(&self, error: &Error) {
+        self.failures.set(self.failures.get() + 1);
+        self.failure.set(match &error.kind {
+            Kind::Connect(error) | Kind::Reset(error) => Some(error.kind()),
+            Kind::BadResponse(_) => Some(io::ErrorKind::InvalidData),
+            Kind::ConnectTimeout | Kind::NoEndpoint | Kind::Timeout | Kind::RequestBody => None,
+        });
+    }
+
+    /// The last failure.
+    fn failure(&self, remote: SocketAddr) -> Error {
+        let kind = self.failure.get().map(|kind| Kind::Connect(kind.into()));
+        Error::unsent(Some(remote), kind.unwrap_or(Kind::ConnectTimeout))
+    }
+
     fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.connecting.get() {
             return Poll::Ready(());
@@ -282,7 +307,7 @@ struct Connecting<'a>(&'a Connections);
 
 impl<'a> Connecting<'a> {
     fn begin(connections: &'a Connections) -> Option<Self> {
-        (!connections.connecting.replace(true)).then_some(Self(connections))
+        (!connections.connecting.replace(true)).then(|| Self(connections))
     }
 }
 
@@ -326,11 +351,18 @@ impl std::fmt::Display for BodyFailed {
 
 impl std::error::Error for BodyFailed {}
 
+/// What became of a request body, which hyper sends elsewhere.
+#[derive(Default)]
+struct Progress {
+    frames: Cell<u64>,
+    /// hyper resets the stream then, and forgets why.
+    failed: Cell<bool>,
+}
+
 /// A request body that tells when it moves.
 struct Observed<B> {
     body: B,
-    /// Frames so far.
-    progress: Rc<Cell<u64>>,
+    progress: Rc<Progress>,
 }
 
 impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Observed<B> {
@@ -342,8 +374,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Observed<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if frame.is_ready() {
-            self.progress.set(self.progress.get() + 1);
+        if let Poll::Ready(frame) = &frame {
+            self.progress.frames.set(self.progress.frames.get() + 1);
+            self.progress.failed.set(matches!(frame, Some(Err(_))));
         }
         frame.map(|frame| frame.map(|frame| frame.map_err(|_| BodyFailed)))
     }
@@ -360,18 +393,23 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Observed<B> {
 /// Patience with an exchange whose request body moves elsewhere.
 struct Watch<N: Net> {
     patience: Patience<N>,
-    progress: Rc<Cell<u64>>,
+    progress: Rc<Progress>,
     seen: u64,
 }
 
 impl<N: Net> Watch<N> {
-    fn new(net: &N, limit: Duration, progress: Rc<Cell<u64>>) -> Self {
+    fn new(net: &N, limit: Duration, progress: Rc<Progress>) -> Self {
         Self { patience: Patience::new(net.clone(), limit), progress, seen: 0 }
     }
 
+    /// What a failure of hyper means for this exchange.
+    fn kind(&self, error: &hyper::Error) -> Kind {
+        if self.progress.failed.get() { Kind::RequestBody } else { kind(error) }
+    }
+
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.seen != self.progress.get() {
-            self.seen = self.progress.get();
+        if self.seen != self.progress.frames.get() {
+            self.seen = self.progress.frames.get();
             self.patience.renew();
         }
         self.patience.poll_spent(cx)
@@ -401,7 +439,7 @@ impl<N: Net> Incoming<N> {
         if let Poll::Ready(frame) = http_body::Body::poll_frame(Pin::new(&mut self.body), cx) {
             self.patience.patience.renew();
             self.ended = !matches!(frame, Some(Ok(_)));
-            let failed = |error| Error::at(remote, kind(&error));
+            let failed = |error| Error::at(remote, self.patience.kind(&error));
             return Poll::Ready(frame.map(|frame| frame.map_err(failed)));
         }
         if self.patience.poll_spent(cx).is_pending() {
@@ -417,5 +455,214 @@ impl<N: Net> Incoming<N> {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         http_body::Body::size_hint(&self.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Spawn;
+    use crate::io::pipe::Chunking;
+    use crate::snapshot::UpstreamProtocol;
+    use crate::upstream::Upstreams;
+    use crate::upstream::world::{Fed, World, bare, cluster};
+    use ::http::HeaderMap;
+    use http_body::Body as _;
+    use hyper::server::conn::http2 as server;
+    use hyper::service::service_fn;
+    use std::convert::Infallible;
+
+    type Sending = Pin<Box<dyn Future<Output = Result<Exchange<World, Fed>, Error>>>>;
+    type Answer = Result<Response<hyper::body::Incoming>, Infallible>;
+
+    struct Rig {
+        world: World,
+        upstreams: Upstreams<World>,
+        cluster: Cluster,
+        limits: Limits,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let world = World::new(Chunking::UpTo(4096));
+            let upstreams = Upstreams::new(world.clone());
+            let cluster = cluster(1, UpstreamProtocol::Http2);
+            Self { world, upstreams, cluster, limits: Limits::default() }
+        }
+
+        fn send(&self, request: Request<Fed>) -> Sending {
+            let (upstreams, cluster) = (self.upstreams.clone(), self.cluster.clone());
+            let limits = self.limits.clone();
+            Box::pin(async move { upstreams.send(&cluster, &limits, request).await })
+        }
+
+        /// Serves the next connection with `answer`, at most `streams` at a time.
+        fn serve<F>(&self, streams: u32, answer: fn(Request<hyper::body::Incoming>) -> F)
+        where
+            F: Future<Output = Answer> + 'static,
+        {
+            let (_, end) = self.world.accept();
+            let serving = server::Builder::new(Tasks(self.world.clone()))
+                .max_concurrent_streams(streams)
+                .serve_connection(Adapted::new(end), service_fn(answer));
+            self.world.spawn(async move { drop(serving.await) });
+        }
+
+        fn finish(&self, sending: &mut Sending) -> Result<Exchange<World, Fed>, Error> {
+            match self.world.settle(sending) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => panic!("no outcome yet"),
+            }
+        }
+
+        /// Sends `request` on a new connection that echoes.
+        fn echoed(&self, request: Request<Fed>) -> Exchange<World, Fed> {
+            let mut sending = self.send(request);
+            assert!(self.world.settle(&mut sending).is_pending());
+            self.serve(100, echo);
+            self.finish(&mut sending).unwrap()
+        }
+    }
+
+    /// Gives back body and trailers, and says what it was asked.
+    async fn echo(request: Request<hyper::body::Incoming>) -> Answer {
+        let uri = request.uri().to_string();
+        let length = request.headers().get(header::CONTENT_LENGTH).cloned();
+        let mut response = Response::new(request.into_body());
+        response.headers_mut().insert("x-uri", uri.parse().unwrap());
+        if let Some(length) = length {
+            response.headers_mut().insert("x-length", length);
+        }
+        Ok(response)
+    }
+
+    async fn never(_: Request<hyper::body::Incoming>) -> Answer {
+        std::future::pending().await
+    }
+
+    async fn frame(exchange: &mut Exchange<World, Fed>) -> Option<Result<Frame<Bytes>, Error>> {
+        poll_fn(|cx| Pin::new(exchange.response.body_mut()).poll_frame(cx)).await
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn bodies_and_trailers_stream_both_ways() {
+        let rig = Rig::new();
+        let body = Fed::default();
+        let mut request = bare("POST");
+        request.headers_mut().insert(header::CONTENT_LENGTH, "99".parse().unwrap());
+        *request.body_mut() = body.clone();
+        let mut exchange = rig.echoed(request);
+        assert_eq!(exchange.response.headers()["x-uri"], "http://a.example/");
+        assert!(!exchange.response.headers().contains_key("x-length"));
+        for text in ["one", "two"] {
+            body.push(Ok(data(text)));
+            let frame = rig.world.finish(frame(&mut exchange)).unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), text);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        body.push(Ok(Frame::trailers(trailers.clone())));
+        body.end();
+        let last = rig.world.finish(frame(&mut exchange)).unwrap().unwrap();
+        assert_eq!(last.into_trailers().unwrap(), trailers);
+        assert!(rig.world.finish(frame(&mut exchange)).is_none());
+    }
+
+    #[test]
+    fn requests_share_a_connection() {
+        let rig = Rig::new();
+        let mut first: Vec<_> = (0..4).map(|_| rig.send(bare("GET"))).collect();
+        for sending in &mut first {
+            assert!(rig.world.settle(sending).is_pending());
+        }
+        rig.serve(100, echo);
+        for sending in &mut first {
+            rig.finish(sending).unwrap();
+        }
+        rig.finish(&mut rig.send(bare("GET"))).unwrap();
+        assert_eq!(rig.world.connects(), 1);
+    }
+
+    #[test]
+    fn a_full_connection_gets_another_beside_it() {
+        let rig = Rig::new();
+        let mut first = rig.send(bare("GET"));
+        assert!(rig.world.settle(&mut first).is_pending());
+        rig.serve(1, never);
+        assert!(rig.world.settle(&mut first).is_pending());
+        let mut second = rig.send(bare("GET"));
+        assert!(rig.world.settle(&mut second).is_pending());
+        assert_eq!(rig.world.connects(), 2);
+        rig.serve(1, echo);
+        rig.finish(&mut second).unwrap();
+    }
+
+    #[test]
+    fn a_closed_connection_is_replaced() {
+        let rig = Rig::new();
+        let mut first = rig.send(bare("GET"));
+        assert!(rig.world.settle(&mut first).is_pending());
+        drop(rig.world.accept());
+        let error = rig.finish(&mut first).err().expect("an error");
+        assert!(matches!(error.kind, Kind::Reset(_)), "{error}");
+        rig.echoed(bare("GET"));
+        assert_eq!(rig.world.connects(), 2);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_connect_fails_with_it() {
+        let rig = Rig::new();
+        rig.world.black_hole();
+        let mut waiting: Vec<_> = (0..3).map(|_| rig.send(bare("GET"))).collect();
+        for sending in &mut waiting {
+            assert!(rig.world.settle(sending).is_pending());
+        }
+        rig.world.advance(rig.cluster.connect_timeout);
+        for sending in &mut waiting {
+            let error = rig.finish(sending).err().expect("an error");
+            assert!(matches!(error.kind, Kind::ConnectTimeout), "{error}");
+        }
+        assert_eq!(rig.world.connects(), 1);
+    }
+
+    #[test]
+    fn a_silent_endpoint_is_a_timeout() {
+        let rig = Rig::new();
+        let mut sending = rig.send(bare("GET"));
+        assert!(rig.world.settle(&mut sending).is_pending());
+        rig.serve(100, never);
+        assert!(rig.world.settle(&mut sending).is_pending());
+        rig.world.advance(rig.limits.stream_idle_timeout);
+        let error = rig.finish(&mut sending).err().expect("an error");
+        assert!(matches!(error.kind, Kind::Timeout), "{error}");
+    }
+
+    #[test]
+    fn a_failed_request_body_is_the_clients_fault() {
+        let rig = Rig::new();
+        let body = Fed::default();
+        let mut request = bare("POST");
+        *request.body_mut() = body.clone();
+        let mut sending = rig.send(request);
+        assert!(rig.world.settle(&mut sending).is_pending());
+        rig.serve(100, never);
+        assert!(rig.world.settle(&mut sending).is_pending());
+        body.push(Err(io::ErrorKind::ConnectionReset.into()));
+        let error = rig.finish(&mut sending).err().expect("an error");
+        assert!(matches!(error.kind, Kind::RequestBody), "{error}");
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_by_the_sweep() {
+        let rig = Rig::new();
+        drop(rig.echoed(bare("GET")));
+        rig.world.advance(rig.limits.upstream_idle_timeout);
+        rig.world.idle();
+        rig.echoed(bare("GET"));
+        assert_eq!(rig.world.connects(), 2);
     }
 }

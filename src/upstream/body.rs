@@ -18,8 +18,7 @@ pub(crate) struct Body<N: Net, B>(Inner<N, B>);
 
 enum Inner<N: Net, B> {
     Http1(h1::Incoming<N, B>),
-    /// Boxed: it is the rarer one, and larger.
-    Http2(Box<h2::Incoming<N>>),
+    Http2(h2::Incoming<N>),
 }
 
 impl<N: Net, B> Body<N, B> {
@@ -28,7 +27,7 @@ impl<N: Net, B> Body<N, B> {
     }
 
     pub(super) fn http2(incoming: h2::Incoming<N>) -> Self {
-        Self(Inner::Http2(Box::new(incoming)))
+        Self(Inner::Http2(incoming))
     }
 }
 

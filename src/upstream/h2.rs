@@ -293,7 +293,7 @@ impl Connections {
         Error::unsent(Some(remote), kind.unwrap_or(Kind::ConnectTimeout))
     }
 
-    fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_connected(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.connecting.get() {
             return Poll::Ready(());
         }

@@ -67,12 +67,14 @@ pub(crate) enum Upgraded<N: Net> {
         active: Counted<N>,
     },
     /// The endpoint answered in HTTP.
-    Refused(Exchange<N, Nothing>),
+    Refused(Box<Exchange<N, Nothing>>),
 }
 
 /// A request under way at an endpoint, for the choice of endpoints.
 #[must_use]
-pub(crate) struct Counted<N: Net>(#[expect(dead_code, reason = "held to count")] Active<N>);
+pub(crate) struct Counted<N: Net> {
+    _active: Active<N>,
+}
 
 /// The body of a request without one.
 pub(crate) struct Nothing;

@@ -72,10 +72,11 @@ pub(super) async fn upgrade<N: Net>(
     let mut attempt = Attempt { parts, upload, upgrade: true, bounds };
     let (lease, head) = attempt.run(pools, lease, cluster).await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Upgraded::Refused(attempt.into_exchange(pools, lease, head)));
+        let exchange = attempt.into_exchange(pools, lease, head);
+        return Ok(Upgraded::Refused(Box::new(exchange)));
     }
     let remote = lease.active.remote;
-    let (stream, active) = (lease.stream, Counted(lease.active));
+    let (stream, active) = (lease.stream, Counted { _active: lease.active });
     Ok(Upgraded::Switched { response: head.response, stream, remote, active })
 }
 

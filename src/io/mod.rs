@@ -124,9 +124,9 @@ pub trait Sleep: Future<Output = ()> + Unpin + Send + Sync + 'static {
 }
 
 /// All that a data layer needs of its thread.
-pub trait Net: Connect + Spawn + Clock {}
+pub trait Net: Connect + Spawn + Clock + Unpin {}
 
-impl<T: Connect + Spawn + Clock> Net for T {}
+impl<T: Connect + Spawn + Clock + Unpin> Net for T {}
 
 /// Waits until every byte written to `stream` was taken by the kernel.
 ///

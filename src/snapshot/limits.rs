@@ -1,4 +1,4 @@
-//! Limits and timeouts of connections and requests.
+//! Limits and timeouts of connections and requests, and how HTTP treats its neighbours.
 //!
 //! Set in the settings file, changed by SIGHUP, read by every data layer from the snapshot. What
 //! only a restart can change is in `settings` instead.
@@ -69,5 +69,22 @@ impl Default for Limits {
             // Istio's terminationDrainDuration.
             drain_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+/// How HTTP treats the proxies in front and requests that came by the wrong connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The answer to a request whose host belongs to another server than the connection's: 421, or
+    /// 404 as Istio gives.
+    pub misdirected: ::http::StatusCode,
+    /// How many proxies in front append to `x-forwarded-for` and are believed.
+    pub trusted_proxies: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        // Browsers open a new connection after a 421; after a 404 they show it.
+        Self { misdirected: ::http::StatusCode::MISDIRECTED_REQUEST, trusted_proxies: 0 }
     }
 }

@@ -23,9 +23,9 @@ mod trie;
 pub use cluster::{Cluster, UpstreamProtocol};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateState, Identity};
-pub use limits::Limits;
+pub use limits::{Limits, Policy};
 pub use listener::{Listener, ListenerKey, Serves, TlsServer};
-pub use publish::{Publisher, Subscription, View};
+pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use route::{
     Action, DirectResponse, Forward, Found, FullRegex, PathMatch, Redirect, RedirectPort, Route,
@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Limits and timeouts of connections and requests.
     pub limits: Limits,
+    /// How HTTP treats its neighbours.
+    pub policy: Policy,
     /// What was wrong with the resources that this snapshot was made of.
     pub rejections: Vec<Rejection>,
     /// Every certificate that a Gateway names, usable or not.

@@ -37,13 +37,27 @@ impl Publisher {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
-    /// The newest snapshot.
+    /// Where other threads find the newest snapshot.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        Source { current: Arc::clone(&self.current) }
+    }
+}
+
+/// Where any thread finds the newest snapshot.
+#[derive(Debug, Clone)]
+pub struct Source {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Source {
+    /// The newest snapshot, for who looks rarely.
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
-    /// A worker's end.
+    /// A worker's end, for who looks at every request.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         let mut cache = Cache::new(Arc::clone(&self.current));
@@ -83,7 +97,7 @@ mod tests {
     fn a_request_keeps_its_snapshot_and_the_next_sees_the_newest() {
         let mut publisher = Publisher::default();
         publisher.publish(generation(1));
-        let mut worker = publisher.subscribe();
+        let mut worker = publisher.source().subscribe();
         let request = Rc::clone(worker.current());
         publisher.publish(generation(2));
         assert_eq!(request.generation, 1);
@@ -94,7 +108,7 @@ mod tests {
     fn a_generation_is_wrapped_once() {
         let mut publisher = Publisher::default();
         publisher.publish(generation(1));
-        let mut worker = publisher.subscribe();
+        let mut worker = publisher.source().subscribe();
         let first = Rc::clone(worker.current());
         assert!(Rc::ptr_eq(&first, worker.current()));
     }
@@ -105,7 +119,7 @@ mod tests {
         let first = generation(1);
         let weak = Arc::downgrade(&first);
         publisher.publish(first);
-        let mut worker = publisher.subscribe();
+        let mut worker = publisher.source().subscribe();
         let request = Rc::clone(worker.current());
         publisher.publish(generation(2));
         worker.current();

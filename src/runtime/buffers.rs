@@ -1,0 +1,332 @@
+//! Memory for received bytes, lent out buffer by buffer, and spare send buffers.
+//!
+//! - A buffer is in exactly one of three hands: free, the kernel's (published in the buffer ring)
+//!   or a [`Lease`]'s. Dropping the lease gives the buffer back.
+//! - The memory lives as long as the pool or any lease.
+//! - When most buffers are out on lease, [`Pool::keep`] copies instead, so that slow consumers
+//!   cannot starve the rest of the thread of buffers.
+//!
+//! It does not know sockets, and how many bytes one connection may hold is not decided here.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+/// The kernel wants the buffer ring to begin on a page.
+const PAGE_BYTES: usize = 4096;
+/// Spare send buffers that are kept, and the largest that is: 4 MB in all.
+const SPARES_MAX: usize = 32;
+const SPARE_BYTES_MAX: usize = 128 * 1024;
+/// A fresh send buffer: a TLS record, or a small response with all of its fields.
+const SPARE_BYTES: usize = 17 * 1024;
+
+/// Equally large receive buffers in one piece of memory.
+#[derive(Debug)]
+pub(super) struct Pool {
+    memory: Memory,
+    buffer_bytes: usize,
+    count: u16,
+    /// Buffers on lease. Invariant: at most `count`.
+    leased: Cell<u16>,
+    home: Home,
+}
+
+/// Where a buffer waits that nobody holds.
+#[derive(Debug)]
+enum Home {
+    /// Used by us; the last one returned is taken first, while it is in the cache.
+    Stack(RefCell<Vec<u16>>),
+    /// Published for the kernel to choose from.
+    Ring(Ring),
+}
+
+/// The buffer ring shared with the kernel: `count` entries, of which the first also holds the tail.
+#[derive(Debug)]
+struct Ring {
+    memory: Memory,
+    tail: Cell<u16>,
+}
+
+impl Pool {
+    /// A pool of which we take the buffers ourselves.
+    pub(super) fn stack(count: u16, buffer_bytes: u32) -> Rc<Self> {
+        let free = (0..count).rev().collect();
+        Self::new(count, buffer_bytes, Home::Stack(RefCell::new(free)))
+    }
+
+    /// A pool of which the kernel takes them. `count` is a power of two.
+    pub(super) fn ring(count: u16, buffer_bytes: u32) -> Rc<Self> {
+        let memory = Memory::new(usize::from(count) * size_of::<BufRingEntry>());
+        let pool = Self::new(count, buffer_bytes, Home::Ring(Ring { memory, tail: Cell::new(0) }));
+        (0..count).for_each(|id| pool.send_home(id));
+        pool
+    }
+
+    fn new(count: u16, buffer_bytes: u32, home: Home) -> Rc<Self> {
+        let buffer_bytes = buffer_bytes as usize;
+        let memory = Memory::new(usize::from(count) * buffer_bytes);
+        Rc::new(Self { memory, buffer_bytes, count, leased: Cell::new(0), home })
+    }
+
+    /// The address of the buffer ring, for its registration.
+    pub(super) fn ring_address(&self) -> Option<u64> {
+        match &self.home {
+            Home::Stack(_) => None,
+            Home::Ring(ring) => Some(ring.memory.start.as_ptr() as u64),
+        }
+    }
+
+    /// How many buffers there are.
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// How many buffers are not on lease.
+    pub(super) fn free(&self) -> u16 {
+        self.count - self.leased.get()
+    }
+
+    /// Takes a free buffer. `None` when there is none, or when the kernel chooses.
+    pub(super) fn take(self: &Rc<Self>) -> Option<Lease> {
+        let Home::Stack(free) = &self.home else { return None };
+        let id = free.borrow_mut().pop()?;
+        self.leased.set(self.leased.get() + 1);
+        Some(Lease { pool: Rc::clone(self), id, start: 0, end: self.buffer_bytes })
+    }
+
+    /// Takes the buffer that the kernel filled with `len` bytes.
+    ///
+    /// # Safety
+    /// A completion of a receive from this pool's ring named the buffer `id`, and each completion
+    /// is claimed once: by it the kernel has handed the buffer over.
+    pub(super) unsafe fn claim(self: &Rc<Self>, id: u16, len: usize) -> Lease {
+        assert!(id < self.count && len <= self.buffer_bytes, "the kernel chose one of our buffers");
+        self.leased.set(self.leased.get() + 1);
+        Lease { pool: Rc::clone(self), id, start: 0, end: len }
+    }
+
+    /// Decides how the bytes of `lease` are held until they are consumed: where they lie, or, when
+    /// buffers are scarce, in memory of their own.
+    pub(super) fn keep(&self, lease: Lease) -> Chunk {
+        let scarce = self.leased.get() > self.count - self.count / 4 - 1;
+        if scarce { Chunk::copy(lease.bytes()) } else { Chunk::Lent(lease) }
+    }
+
+    fn send_home(&self, id: u16) {
+        match &self.home {
+            Home::Stack(free) => free.borrow_mut().push(id),
+            Home::Ring(ring) => {
+                let address = self.start(id).as_ptr() as u64;
+                ring.publish(self.count, id, address, self.buffer_bytes);
+            }
+        }
+    }
+
+    fn start(&self, id: u16) -> NonNull<u8> {
+        let offset = usize::from(id) * self.buffer_bytes;
+        assert!(id < self.count);
+        // SAFETY: `memory` is `count * buffer_bytes` long and `id < count`, so the offset is in it.
+        unsafe { self.memory.start.add(offset) }
+    }
+}
+
+impl Ring {
+    /// Offers a buffer to the kernel.
+    #[allow(clippy::cast_possible_truncation, reason = "buffer_bytes was made of a u32")]
+    fn publish(&self, count: u16, id: u16, address: u64, bytes: usize) {
+        let tail = self.tail.get();
+        let base = self.memory.start.cast::<BufRingEntry>();
+        // SAFETY: the ring has `count` entries, and the masked tail is less than that.
+        let entry = unsafe { base.add(usize::from(tail & (count - 1))) };
+        // SAFETY: the entry is zeroed memory of this type. The kernel reads it only after the tail
+        // has passed it (below), and it is free, because at most `count` buffers are published.
+        let entry = unsafe { &mut *entry.as_ptr() };
+        entry.set_addr(address);
+        entry.set_len(bytes as u32);
+        entry.set_bid(id);
+        self.tail.set(tail.wrapping_add(1));
+        // SAFETY: `base` is the first entry of a page-aligned ring; the tail lies in its last field.
+        let shared = unsafe { BufRingEntry::tail(base.as_ptr()) };
+        // SAFETY: the tail is aligned, outlives this call, and only ever accessed atomically.
+        let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
+        shared.store(self.tail.get(), Ordering::Release);
+    }
+}
+
+/// The right to one buffer, and the range of it that holds bytes.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: Rc<Pool>,
+    id: u16,
+    /// Invariant: `start <= end <= pool.buffer_bytes`
+    start: usize,
+    end: usize,
+}
+
+impl Lease {
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: `start <= end <= buffer_bytes`, so both lie in the buffer.
+        let start = unsafe { self.pool.start(self.id).add(self.start) };
+        // SAFETY: the kernel was done with this memory when the lease was made and gets it again
+        // only when the lease is dropped; it was zeroed at first, so it is initialised.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.end - self.start) }
+    }
+
+    /// The bytes, to be overwritten.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`.
+        let start = unsafe { self.pool.start(self.id).add(self.start) };
+        // SAFETY: as in `bytes`; and a buffer has one lease, of which this is the only borrow.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.end - self.start) }
+    }
+
+    /// Forgets what lies after the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.leased.set(self.pool.leased.get() - 1);
+        self.pool.send_home(self.id);
+    }
+}
+
+/// Received bytes until they are consumed. Never empty while it waits.
+#[derive(Debug)]
+pub(super) enum Chunk {
+    /// In a buffer of the pool.
+    Lent(Lease),
+    /// Copied; those from `start` on are left.
+    Copied { bytes: Box<[u8]>, start: usize },
+}
+
+impl Chunk {
+    pub(super) fn copy(bytes: &[u8]) -> Self {
+        Self::Copied { bytes: bytes.into(), start: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lent(lease) => lease.bytes(),
+            Self::Copied { bytes, start } => &bytes[*start..],
+        }
+    }
+
+    /// Gives the first `n` bytes back.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(super) fn consume(&mut self, n: usize) {
+        assert!(n <= self.bytes().len(), "consumed more than was lent");
+        match self {
+            Self::Lent(lease) => lease.start += n,
+            Self::Copied { start, .. } => *start += n,
+        }
+    }
+}
+
+/// Empty send buffers. The one that came back last is taken first, while it is in the cache.
+#[derive(Debug, Default)]
+pub(super) struct Spares {
+    buffers: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Spares {
+    pub(super) fn take(&self) -> Vec<u8> {
+        let spare = self.buffers.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    }
+
+    pub(super) fn put(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// Zeroed, page-aligned memory. The kernel may write to it at any time, so nobody may refer to it
+/// as a whole; only parts that the kernel is done with.
+#[derive(Debug)]
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("less than isize::MAX");
+        assert_ne!(layout.size(), 0, "a pool has buffers");
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { start, layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc_zeroed` with this layout. The kernel is done with it: an
+        // operation that may write to it keeps the pool alive until its final completion.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_has_one_holder() {
+        let pool = Pool::stack(2, 16);
+        let (mut one, two) = (pool.take().unwrap(), pool.take().unwrap());
+        assert!(pool.take().is_none());
+        one.bytes_mut().fill(7);
+        assert_eq!(two.bytes(), [0; 16], "buffers do not overlap");
+        drop(one);
+        assert_eq!(pool.take().unwrap().bytes(), [7; 16], "the last returned is taken first");
+    }
+
+    #[test]
+    fn a_lease_outlives_its_pool() {
+        let pool = Pool::stack(1, 16);
+        let mut lease = pool.take().unwrap();
+        drop(pool);
+        lease.bytes_mut()[0] = 1;
+        lease.truncate(1);
+        assert_eq!(lease.bytes(), [1]);
+    }
+
+    #[test]
+    fn scarce_buffers_are_given_back_by_copying() {
+        let pool = Pool::stack(4, 16);
+        let chunks: Vec<_> =
+            std::iter::repeat_with(|| pool.take()).take(9).map(|l| pool.keep(l.unwrap())).collect();
+        assert!(chunks.iter().all(|chunk| chunk.bytes().len() == 16));
+        assert_eq!(pool.free(), 1);
+    }
+
+    #[test]
+    fn a_chunk_is_consumed_from_its_front() {
+        let mut chunk = Chunk::copy(b"abc");
+        chunk.consume(2);
+        assert_eq!(chunk.bytes(), b"c");
+        let overrun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| chunk.consume(2)));
+        assert!(overrun.is_err());
+    }
+
+    #[test]
+    fn huge_send_buffers_are_not_kept() {
+        let spares = Spares::default();
+        spares.put(Vec::with_capacity(SPARE_BYTES_MAX + 1));
+        spares.put(Vec::new());
+        assert!(spares.buffers.borrow().is_empty());
+    }
+}

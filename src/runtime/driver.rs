@@ -1,0 +1,99 @@
+//! The two drivers behind one interface.
+//!
+//! What a driver does for a socket or listener ends in its state and in a wake; see
+//! [`Socket`](super::socket::Socket). A driver calls wakers only while nothing is borrowed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::listener::Listening;
+use super::socket::{Socket, Supplies};
+use super::{epoll, uring};
+
+/// The driver of one thread.
+#[derive(Debug)]
+pub(super) enum Driver {
+    Epoll(epoll::Driver),
+    Uring(uring::Driver),
+}
+
+macro_rules! dispatch {
+    ($self:ident.$method:ident($($argument:expr),*)) => {
+        match $self {
+            Self::Epoll(driver) => driver.$method($($argument),*),
+            Self::Uring(driver) => driver.$method($($argument),*),
+        }
+    };
+}
+
+impl Driver {
+    /// What its sockets share.
+    pub(super) fn supplies(&self) -> &Rc<Supplies> {
+        dispatch!(self.supplies())
+    }
+
+    /// Prepares a listening socket.
+    pub(super) fn listen(&self, listening: &Rc<Listening>) -> io::Result<()> {
+        dispatch!(self.listen(listening))
+    }
+
+    /// Accepts connections into the queue of `listening`, now or later.
+    pub(super) fn accept(&self, listening: &Rc<Listening>) {
+        dispatch!(self.accept(listening));
+    }
+
+    /// Accepts no more. Connections may still arrive until its `armed` is empty.
+    pub(super) fn stop_accepting(&self, listening: &Rc<Listening>) {
+        dispatch!(self.stop_accepting(listening));
+    }
+
+    /// Prepares a stream socket, which has [`socket_flags`](Self::socket_flags).
+    pub(super) fn adopt(&self, socket: &Rc<Socket>) -> io::Result<()> {
+        dispatch!(self.adopt(socket))
+    }
+
+    /// Connects; `connecting` tells the outcome and the reader is woken.
+    pub(super) fn connect(&self, socket: &Rc<Socket>, to: SocketAddr) -> io::Result<()> {
+        dispatch!(self.connect(socket, to))
+    }
+
+    /// Sees to it that bytes are received if more are wanted, and the reader is woken by them.
+    pub(super) fn receive(&self, socket: &Rc<Socket>, turn: u64) {
+        dispatch!(self.receive(socket, turn));
+    }
+
+    /// Sends what was gathered, and closes the write half when it is time.
+    pub(super) fn flush(&self, socket: &Rc<Socket>) {
+        dispatch!(self.flush(socket));
+    }
+
+    /// The stream is gone: ends everything that is under way.
+    pub(super) fn stop(&self, socket: &Rc<Socket>) {
+        dispatch!(self.stop(socket));
+    }
+
+    /// Hands over what was started, waits for at most `timeout` (`None`: for as long as it takes)
+    /// until something has happened, and settles what has.
+    pub(super) fn park(&self, timeout: Option<Duration>, turn: u64) {
+        dispatch!(self.park(timeout, turn));
+    }
+
+    /// The mode that sockets must have: io_uring waits by itself, but only on blocking ones.
+    pub(super) fn socket_flags(&self) -> SocketFlags {
+        match self {
+            Self::Epoll(_) => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Self::Uring(_) => SocketFlags::CLOEXEC,
+        }
+    }
+
+    /// A new TCP socket for a connection to `to`.
+    pub(super) fn stream_socket(&self, to: SocketAddr) -> io::Result<OwnedFd> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        Ok(socket_with(family, SocketType::STREAM, self.socket_flags(), None)?)
+    }
+}

@@ -1,0 +1,251 @@
+//! Accepts connections.
+//!
+//! - Accepted connections wait in a short queue for [`Listener::accept`]; when it is full, they
+//!   wait in the kernel's.
+//! - TCP_NODELAY is set on the listening socket, from which connections inherit it.
+//! - Closing hands out every connection that the kernel had completed; dropping loses them.
+//!
+//! It does not bind: whoever does decides on SO_REUSEPORT and the backlog.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
+
+use super::engine::Engine;
+use super::handle::Sleep;
+use super::slot::Key;
+use super::stream::TcpStream;
+use super::wake::Waiter;
+
+/// Accepted connections that may wait for `accept`.
+const QUEUE_MAX: usize = 16;
+/// How long to wait when descriptors or memory have run out: closing one takes about that long.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    engine: Rc<Engine>,
+    socket: Rc<Listening>,
+    /// Runs while descriptors or memory have run out.
+    pause: Option<Sleep>,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who connected. IPv4 is never written as IPv6.
+    pub peer: SocketAddr,
+    /// What it connected to.
+    pub local: SocketAddr,
+}
+
+/// A listening socket as the drivers see it.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) socket: TcpListener,
+    pub(super) acceptor: Waiter,
+    pub(super) state: RefCell<State>,
+    /// `None` when it listens on all addresses, so that each connection has its own.
+    local: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Accepted and not handed out.
+    pub(super) accepted: VecDeque<(OwnedFd, SocketAddr)>,
+    /// Accepts that the kernel has (io_uring).
+    pub(super) armed: Vec<Key>,
+    pub(super) error: Option<Errno>,
+    /// Nothing more is to be accepted by the driver.
+    pub(super) closing: bool,
+    /// Its registration, and whether an accept is worth a try (epoll).
+    pub(super) registration: Option<Key>,
+    pub(super) drained: bool,
+}
+
+impl Listener {
+    pub(super) fn new(engine: Rc<Engine>, socket: TcpListener) -> io::Result<Self> {
+        rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+        let local = Some(socket.local_addr()?).filter(|local| !local.ip().is_unspecified());
+        let (acceptor, state) = (Waiter::default(), RefCell::default());
+        let socket = Rc::new(Listening { socket, acceptor, state, local });
+        engine.driver.listen(&socket)?;
+        Ok(Self { engine, socket, pause: None })
+    }
+
+    /// The next connection. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// The listening socket itself broke. Errors of single connections are passed over, and when
+    /// descriptors or memory run out it waits for some to come back.
+    pub async fn accept(&mut self) -> io::Result<Accepted> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// Stops listening and hands out the connections that nobody has accepted yet.
+    pub async fn close(self) -> Vec<Accepted> {
+        self.engine.driver.stop_accepting(&self.socket);
+        poll_fn(|cx| self.poll_stopped(cx)).await;
+        self.drain_queue();
+        let accepted = std::mem::take(&mut self.socket.state.borrow_mut().accepted);
+        accepted.into_iter().filter_map(|(fd, peer)| self.finish(fd, peer).ok()).collect()
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(Future::poll(Pin::new(pause), cx));
+                self.pause = None;
+            }
+            let (next, error) = {
+                let mut state = self.socket.state.borrow_mut();
+                (state.accepted.pop_front(), state.error)
+            };
+            if let Some((fd, peer)) = next {
+                return Poll::Ready(self.finish(fd, peer));
+            }
+            match error {
+                Some(errno) if is_shortage(errno) => self.wait_out_shortage(),
+                Some(errno) => return Poll::Ready(Err(errno.into())),
+                None => {
+                    self.engine.driver.accept(&self.socket);
+                    ready!(self.socket.poll_outcome(cx));
+                }
+            }
+        }
+    }
+
+    fn wait_out_shortage(&mut self) {
+        self.socket.state.borrow_mut().error = None;
+        self.engine.supplies.count(|counters| counters.accepts_refused += 1);
+        self.pause = Some(self.engine.sleep(REFUSED_PAUSE));
+    }
+
+    fn finish(&self, fd: OwnedFd, peer: SocketAddr) -> io::Result<Accepted> {
+        let local = match self.socket.local {
+            Some(local) => local,
+            None => SocketAddr::try_from(getsockname(&fd)?)?,
+        };
+        self.engine.supplies.count(|counters| counters.accepts += 1);
+        let stream = TcpStream::adopt(&self.engine, fd)?;
+        Ok(Accepted { stream, peer: canonical(peer), local: canonical(local) })
+    }
+
+    fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.socket.state.borrow().armed.is_empty() {
+            return Poll::Ready(());
+        }
+        self.socket.acceptor.register(cx);
+        Poll::Pending
+    }
+
+    /// Accepts what the kernel has completed.
+    fn drain_queue(&self) {
+        // Without it the first accept on an empty queue would wait.
+        if self.socket.socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        loop {
+            match self.socket.accept_now(self.engine.driver.socket_flags()) {
+                Ok(connection) => self.socket.state.borrow_mut().accepted.push_back(connection),
+                Err(errno) if is_passing(errno) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.engine.driver.stop_accepting(&self.socket);
+        self.socket.acceptor.clear();
+    }
+}
+
+impl Listening {
+    /// Accepts a connection that is already there.
+    pub(super) fn accept_now(&self, flags: SocketFlags) -> Result<(OwnedFd, SocketAddr), Errno> {
+        let (fd, peer) = acceptfrom_with(&self.socket, flags)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        Ok((fd, peer.ok_or(Errno::AFNOSUPPORT)?))
+    }
+
+    /// Whether the driver should accept more.
+    pub(super) fn wants_more(&self) -> bool {
+        let state = self.state.borrow();
+        !state.closing && state.error.is_none() && state.accepted.len() < QUEUE_MAX
+    }
+
+    /// Takes the outcome of an accept: a connection, or an error unless it is only a connection's.
+    pub(super) fn settle(&self, outcome: Result<(OwnedFd, SocketAddr), Errno>) {
+        let mut state = self.state.borrow_mut();
+        match outcome {
+            Ok(connection) => state.accepted.push_back(connection),
+            Err(Errno::CANCELED) => {}
+            Err(errno) if is_passing(errno) => {}
+            Err(errno) => state.error = Some(errno),
+        }
+    }
+
+    fn poll_outcome(&self, cx: &Context<'_>) -> Poll<()> {
+        let state = self.state.borrow();
+        if !state.accepted.is_empty() || state.error.is_some() {
+            return Poll::Ready(());
+        }
+        self.acceptor.register(cx);
+        Poll::Pending
+    }
+}
+
+/// Concerns one connection or one moment, not the listening socket (see accept(2)).
+pub(super) fn is_passing(errno: Errno) -> bool {
+    [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::NONET,
+        Errno::NOPROTOOPT,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::TIMEDOUT,
+    ]
+    .contains(&errno)
+}
+
+/// Passes when something is closed or freed.
+fn is_shortage(errno: Errno) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_written_as_ipv4() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:80".parse().unwrap());
+        let other: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
+        assert_eq!(canonical(other), other);
+    }
+}

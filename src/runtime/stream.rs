@@ -1,0 +1,153 @@
+//! A TCP connection as an [`io::Stream`](crate::io::Stream).
+//!
+//! - Nothing is received before the first [`poll_fill`](Stream::poll_fill): a stream that is not
+//!   read leaves its bytes with the kernel. Once it is read, it goes on receiving up to a bound.
+//! - What is written during a turn leaves at its end, in one send.
+//! - Dropping it stops its operations and closes it; the descriptor is closed when the kernel has
+//!   confirmed that.
+//!
+//! An idle stream holds no receive or send buffer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use crate::io::Stream;
+
+use super::buffers::Chunk;
+use super::engine::Engine;
+use super::socket::{Connecting, HIGH_WATER_BYTES, Next, Socket, Writing};
+
+/// A connection, accepted or connected.
+#[derive(Debug)]
+pub struct TcpStream {
+    engine: Rc<Engine>,
+    socket: Rc<Socket>,
+    /// The piece on loan. Invariant: not empty.
+    lent: Option<Chunk>,
+}
+
+impl TcpStream {
+    /// Takes over a connected socket. It has the mode that the driver wants.
+    pub(super) fn adopt(engine: &Rc<Engine>, fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::new(fd);
+        engine.driver.adopt(&socket)?;
+        Ok(Self { engine: Rc::clone(engine), socket, lent: None })
+    }
+
+    /// Connects to `to`.
+    pub(super) async fn connect(engine: Rc<Engine>, to: SocketAddr) -> io::Result<Self> {
+        let fd = engine.driver.stream_socket(to)?;
+        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        let stream = Self::adopt(&engine, fd)?;
+        engine.supplies.count(|counters| counters.connects += 1);
+        engine.driver.connect(&stream.socket, to)?;
+        std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
+        Ok(stream)
+    }
+
+    fn poll_connected(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        match self.socket.state.borrow().connecting {
+            Connecting::Connected => Poll::Ready(Ok(())),
+            Connecting::Failed(errno) => Poll::Ready(Err(errno.into())),
+            Connecting::Pending(_) => {
+                self.socket.reader.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Makes the oldest received piece the one on loan; `Ready(Ok(false))` at the end.
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
+        self.engine.driver.receive(&self.socket, self.engine.turn());
+        let next = self.socket.state.borrow_mut().next()?;
+        match next {
+            Next::Chunk(chunk) => {
+                self.lent = Some(chunk);
+                Poll::Ready(Ok(true))
+            }
+            Next::Closed => Poll::Ready(Ok(false)),
+            Next::Nothing => {
+                self.socket.reader.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_unsent(&self, allowed: usize, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.socket.state.borrow();
+        state.sendable()?;
+        if state.unsent() <= allowed && (allowed > 0 || state.writing != Writing::Closing) {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket.writer.register(cx);
+        Poll::Pending
+    }
+}
+
+impl Stream for TcpStream {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        if self.lent.is_none() && !ready!(self.poll_next(cx))? {
+            return Poll::Ready(Ok(&[]));
+        }
+        Poll::Ready(Ok(self.lent.as_ref().map_or(&[], Chunk::bytes)))
+    }
+
+    fn consume(&mut self, n: usize) {
+        if n == 0 {
+            return;
+        }
+        let lent = self.lent.as_mut().expect("consumed more than was lent");
+        lent.consume(n);
+        if lent.bytes().is_empty() {
+            self.lent = None;
+        }
+    }
+
+    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_unsent(HIGH_WATER_BYTES - 1, cx)
+    }
+
+    fn write(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<()> {
+        self.append(|buffer| bytes.iter().for_each(|slice| buffer.extend_from_slice(slice)))
+    }
+
+    fn append(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut buffer = {
+            let mut state = self.socket.state.borrow_mut();
+            state.writable()?;
+            std::mem::take(&mut state.gathered)
+        };
+        if buffer.capacity() == 0 {
+            buffer = self.engine.supplies.spares.take();
+        }
+        // Foreign code: nothing is borrowed.
+        fill(&mut buffer);
+        let mut state = self.socket.state.borrow_mut();
+        state.gathered = buffer;
+        self.engine.supplies.mark_dirty(&self.socket, &mut state);
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_unsent(0, cx)
+    }
+
+    fn close_write(&mut self) {
+        let mut state = self.socket.state.borrow_mut();
+        if state.writing == Writing::Open {
+            state.writing = Writing::Closing;
+            self.engine.supplies.mark_dirty(&self.socket, &mut state);
+        }
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        self.socket.reader.clear();
+        self.socket.writer.clear();
+        self.engine.driver.stop(&self.socket);
+    }
+}

@@ -1,3 +1,94 @@
 //! HTTP downstream: serves requests, forwards them, answers for the gateway itself.
+//!
+//! A request's way: `serve` drives the connection through hyper, `decide` says what is to be done by
+//! the newest snapshot, `forward` does it with `upstream`, `respond` answers where there is nothing to
+//! forward; `entry` remembers all of it for the log.
+//!
+//! - Sees streams and a clock, never a socket: it runs over in-memory pipes as well.
+//! - A request keeps the snapshot that it began with.
+//! - Every request is answered and logged once, whatever happens to it.
+//!
+//! Deliberately not here: TLS, choosing endpoints, and how a connection came to be accepted; what is
+//! to be known of that is in [`Downstream`].
 
 #![forbid(unsafe_code)]
+
+mod activity;
+mod body;
+mod decide;
+mod detect;
+mod entry;
+mod error;
+mod forward;
+mod headers;
+mod path;
+mod respond;
+mod serve;
+mod service;
+
+pub(crate) use serve::serve;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::io::Net;
+use crate::snapshot::{ListenerKey, Subscription};
+use crate::telemetry::WorkerTelemetry;
+use crate::upstream::Upstreams;
+use activity::Activity;
+
+/// What all requests of a worker share.
+pub(crate) struct Gateway<N: Net> {
+    pub(crate) net: N,
+    pub(crate) snapshots: RefCell<Subscription>,
+    pub(crate) upstreams: Upstreams<N>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+}
+
+/// What a request has to know of the connection that it came by.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) listener: ListenerKey,
+    /// Its end of TLS, if it came by that.
+    pub(crate) tls: Option<Tls>,
+    activity: Activity,
+}
+
+/// What a request has to know of the TLS that it came by.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    /// The SNI, in lower case.
+    pub(crate) server_name: Option<Box<str>>,
+}
+
+/// How a connection speaks HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+    /// The first bytes tell.
+    Detect,
+}
+
+impl Downstream {
+    pub(crate) fn new(
+        (remote, local): (SocketAddr, SocketAddr),
+        listener: ListenerKey,
+        tls: Option<Tls>,
+        now: Instant,
+    ) -> Self {
+        Self { remote, local, listener, tls, activity: Activity::new(now) }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.tls.as_ref()?.server_name.as_deref()
+    }
+}

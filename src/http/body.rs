@@ -1,0 +1,138 @@
+//! The bodies that hyper reads from and writes to a client, counted on the way.
+//!
+//! - A body is never collected: frames pass one at a time, when the other side has room.
+//! - The last of the two to be dropped writes the request's [`Entry`].
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::entry::Entry;
+use crate::io::Net;
+use crate::telemetry::request::Flags;
+use crate::upstream::{self, Nothing};
+
+/// What the client sends.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    entry: Rc<Entry>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, entry: Rc<Entry>) -> Self {
+        Self { incoming, entry }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.entry.received(data_bytes(frame));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// What the client gets.
+pub(crate) struct ResponseBody<N: Net> {
+    source: Source<N>,
+    /// Nothing more is to come, whatever `source` says.
+    is_done: bool,
+    entry: Rc<Entry>,
+    clock: N,
+}
+
+/// Where a response body comes from.
+pub(crate) enum Source<N: Net> {
+    /// The gateway's own words, until they are sent.
+    Own(Option<Bytes>),
+    Upstream(upstream::Body<N, RequestBody>),
+    /// To a request that asked for another protocol in vain.
+    Refused(upstream::Body<N, Nothing>),
+}
+
+impl<N: Net> ResponseBody<N> {
+    /// `is_head` when the client gets no body whatever the source holds.
+    pub(crate) fn new(source: Source<N>, entry: Rc<Entry>, clock: N, is_head: bool) -> Self {
+        Self { source, is_done: is_head, entry, clock }
+    }
+
+    /// The gateway's own words.
+    pub(crate) fn own(text: Bytes, entry: Rc<Entry>, clock: N, is_head: bool) -> Self {
+        let source = Source::Own((!text.is_empty()).then_some(text));
+        Self::new(source, entry, clock, is_head)
+    }
+}
+
+impl<N: Net> Body for ResponseBody<N> {
+    type Data = Bytes;
+    type Error = upstream::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, upstream::Error>>> {
+        let frame = match &mut self.source {
+            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Source::Refused(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => self.entry.sent(data_bytes(frame)),
+            Some(Err(error)) => {
+                self.entry.broke(super::error::flags(error));
+                self.is_done = true;
+            }
+            None => self.is_done = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(text) => text.is_none(),
+            Source::Upstream(body) => body.is_end_stream(),
+            Source::Refused(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Source::Upstream(body) => body.size_hint(),
+            Source::Refused(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<N: Net> Drop for ResponseBody<N> {
+    fn drop(&mut self) {
+        self.entry.touch(self.clock.now());
+        if !self.is_done && !self.is_end_stream() {
+            self.entry.broke(Flags::DOWNSTREAM_TERMINATION);
+        }
+    }
+}
+
+fn data_bytes(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}

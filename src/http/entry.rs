@@ -1,0 +1,224 @@
+//! What is remembered of a request until it is over: its entry in the access log and the metrics.
+//!
+//! - Made when the head has arrived, filled in on the way, written once: when the last part of the
+//!   gateway that works on the request lets go of it.
+//! - Values of the request are shared with it, not copied.
+
+use std::cell::{Cell, OnceCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ::http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use ::http::{Method, Request, StatusCode, Uri, Version};
+
+use super::Downstream;
+use super::headers::Forwarded;
+use crate::snapshot::{Cluster, Route};
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::request::{Flags, Record};
+
+/// A request under way.
+pub(crate) struct Entry {
+    telemetry: Rc<WorkerTelemetry>,
+    downstream: Rc<Downstream>,
+    start: SystemTime,
+    /// The same moment as `start`, on the clock that never jumps.
+    started: Instant,
+    /// The latest moment that something happened. Invariant: not before `started`.
+    latest: Cell<Instant>,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    is_grpc: bool,
+    outcome: Cell<Outcome>,
+    forwarded: OnceCell<Forwarded>,
+    names: OnceCell<Names>,
+    upstream: Cell<Upstream>,
+    bytes_received: Cell<u64>,
+    bytes_sent: Cell<u64>,
+}
+
+/// How the request was answered.
+#[derive(Clone, Copy)]
+struct Outcome {
+    status: u16,
+    flags: Flags,
+    details: &'static str,
+}
+
+/// The endpoint that was tried last.
+#[derive(Clone, Copy, Default)]
+struct Upstream {
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    /// From sending the request to the head of the response.
+    time: Option<Duration>,
+}
+
+/// Names out of the snapshot, which the entry outlives.
+struct Names {
+    route: Box<str>,
+    cluster: Box<str>,
+    service: Box<str>,
+}
+
+impl Entry {
+    /// Begins an entry for `request`, whose head arrived `now`.
+    pub(crate) fn begin<B>(
+        telemetry: Rc<WorkerTelemetry>,
+        downstream: Rc<Downstream>,
+        request: &Request<B>,
+        now: (Instant, SystemTime),
+    ) -> Self {
+        let headers = request.headers();
+        telemetry.counters().requests_active.increment();
+        downstream.activity.request_began(now.0);
+        Self {
+            telemetry,
+            downstream,
+            start: now.1,
+            started: now.0,
+            latest: Cell::new(now.0),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            host: headers.get(HOST).cloned(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            is_grpc: headers.get(CONTENT_TYPE).is_some_and(is_grpc),
+            // Stands until something better is known: the client went away before an answer.
+            outcome: Cell::new(Outcome { status: 0, flags: Flags::DOWNSTREAM_TERMINATION, details: "" }),
+            forwarded: OnceCell::new(),
+            names: OnceCell::new(),
+            upstream: Cell::default(),
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
+        }
+    }
+
+    /// When the head had arrived.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether the client speaks gRPC, by its content type.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.is_grpc
+    }
+
+    /// Something happened `now`.
+    pub(crate) fn touch(&self, now: Instant) {
+        self.latest.set(now);
+    }
+
+    /// It is answered with `status`, because of `details`.
+    pub(crate) fn answered(&self, status: StatusCode, flags: Flags, details: &'static str) {
+        self.outcome.set(Outcome { status: status.as_u16(), flags, details });
+    }
+
+    /// The answer could not be delivered to its end.
+    pub(crate) fn broke(&self, flags: Flags) {
+        let outcome = self.outcome.get();
+        self.outcome.set(Outcome { flags: outcome.flags | flags, ..outcome });
+    }
+
+    /// It goes to `cluster` by `route`.
+    pub(crate) fn routed(&self, route: &Route, cluster: Option<&Cluster>) {
+        let of_cluster = |name: fn(&Cluster) -> &str| cluster.map_or("", name).into();
+        // A request is routed once; a second time would be a retry, which stays with its route.
+        let _: Result<(), Names> = self.names.set(Names {
+            route: route.name.as_str().into(),
+            cluster: of_cluster(|cluster| &cluster.name),
+            service: of_cluster(|cluster| &cluster.host),
+        });
+    }
+
+    /// It carries these values upstream.
+    pub(crate) fn forwards(&self, forwarded: Forwarded) {
+        // As above: the values of the first attempt are those that are logged.
+        let _: Result<(), Forwarded> = self.forwarded.set(forwarded);
+    }
+
+    /// `remote` was tried, and answered after `time` if it did.
+    pub(crate) fn tried(
+        &self,
+        remote: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        time: Option<Duration>,
+    ) {
+        self.upstream.set(Upstream { remote, local, time });
+    }
+
+    /// `n` more bytes of the request's body arrived.
+    pub(crate) fn received(&self, n: u64) {
+        self.bytes_received.set(self.bytes_received.get() + n);
+    }
+
+    /// `n` more bytes of the response's body were sent.
+    pub(crate) fn sent(&self, n: u64) {
+        self.bytes_sent.set(self.bytes_sent.get() + n);
+    }
+
+    fn authority(&self) -> &str {
+        match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => authority.as_str(),
+            (None, Some(host)) => host.to_str().unwrap_or_default(),
+            (None, None) => "",
+        }
+    }
+
+    fn record(&self) -> Record<'_> {
+        let outcome = self.outcome.get();
+        let upstream = self.upstream.get();
+        let forwarded = self.forwarded.get();
+        let names = self.names.get();
+        Record {
+            duration: self.latest.get() - self.started,
+            method: self.method.as_str(),
+            path: self.uri.path_and_query().map_or("", |path| path.as_str()),
+            protocol: protocol(self.version),
+            grpc: self.is_grpc,
+            status: outcome.status,
+            flags: outcome.flags,
+            details: outcome.details,
+            bytes_received: self.bytes_received.get(),
+            bytes_sent: self.bytes_sent.get(),
+            upstream_time: upstream.time,
+            forwarded_for: forwarded.map_or(b"", |f| f.x_forwarded_for.as_bytes()),
+            user_agent: self.user_agent.as_ref().map_or(b"", |value| value.as_bytes()),
+            request_id: forwarded.map_or(b"", |f| f.request_id.as_bytes()),
+            authority: self.authority(),
+            upstream_host: upstream.remote,
+            upstream_cluster: names.map_or("", |names| &names.cluster),
+            upstream_service: names.map_or("", |names| &names.service),
+            upstream_local: upstream.local,
+            downstream_local: Some(self.downstream.local),
+            downstream_remote: Some(self.downstream.remote),
+            server_name: self.downstream.server_name().unwrap_or_default(),
+            route_name: names.map_or("", |names| &names.route),
+            ..Record::new(self.start)
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.telemetry.counters().requests_active.decrement();
+        self.downstream.activity.request_ended(self.latest.get());
+        self.telemetry.record(&self.record());
+    }
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,127 @@
+//! Why a request is not served, whose fault that is, and what the client is told: one table.
+
+use ::http::StatusCode;
+
+use crate::telemetry::request::Flags;
+use crate::upstream::{self, Kind};
+
+/// The gateway answers a request itself because it cannot do what it asks.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// HTTP/1.1 without exactly one usable Host. The client's fault.
+    BadHost,
+    /// The path cannot be brought into a safe form. The client's fault.
+    BadPath,
+    /// HTTP/1.0, which cannot say what it needs to. The client's fault.
+    Http10,
+    /// More header fields than the limit. The client's fault.
+    TooManyFields,
+    /// The host belongs to another server than the connection's. The client should open another.
+    Misdirected(StatusCode),
+    /// No route takes it: the client's fault or the configuration's.
+    NoRoute,
+    /// The route leads to a service that does not exist. The configuration's fault.
+    NoCluster,
+    /// The upstream did not answer. Its fault.
+    Upstream(upstream::Error),
+}
+
+/// What the client is told, and what the log says.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) flags: Flags,
+    pub(crate) details: &'static str,
+    pub(crate) text: &'static str,
+}
+
+impl Answer {
+    fn new(status: StatusCode, flags: Flags, details: &'static str) -> Self {
+        Self { status, flags, details, text: "" }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn answer(&self) -> Answer {
+        const MALFORMED: Flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
+        match self {
+            Self::BadHost => Answer::new(StatusCode::BAD_REQUEST, MALFORMED, "host_invalid"),
+            Self::BadPath => {
+                Answer::new(StatusCode::BAD_REQUEST, MALFORMED, "path_normalization_failed")
+            }
+            Self::Http10 => {
+                Answer::new(StatusCode::UPGRADE_REQUIRED, MALFORMED, "low_version")
+            }
+            Self::TooManyFields => Answer::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                MALFORMED,
+                "too_many_headers",
+            ),
+            Self::Misdirected(status) => {
+                Answer::new(*status, Flags::NO_ROUTE, "misdirected_request")
+            }
+            Self::NoRoute => {
+                Answer::new(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found")
+            }
+            Self::NoCluster => Answer::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Flags::NO_CLUSTER,
+                "cluster_not_found",
+            ),
+            Self::Upstream(error) => of_upstream(error),
+        }
+    }
+}
+
+/// The flags of a response that broke off.
+pub(crate) fn flags(error: &upstream::Error) -> Flags {
+    of_upstream(error).flags
+}
+
+fn of_upstream(error: &upstream::Error) -> Answer {
+    const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+    match &error.kind {
+        Kind::NoEndpoint => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::NO_HEALTHY_UPSTREAM,
+            details: "no_healthy_upstream",
+            text: "no healthy upstream",
+        },
+        Kind::Connect(_) => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_CONNECT_FAILURE,
+            details: "upstream_reset_before_response_started{connection_failure}",
+            text: "upstream connect error: connection failure",
+        },
+        Kind::ConnectTimeout => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_CONNECT_FAILURE,
+            details: "upstream_reset_before_response_started{connection_timeout}",
+            text: "upstream connect error: connection timeout",
+        },
+        Kind::Reset(_) => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_TERMINATION,
+            details: "upstream_reset_before_response_started{connection_termination}",
+            text: "upstream connect error or disconnect/reset before headers",
+        },
+        Kind::BadResponse(_) => Answer {
+            status: StatusCode::BAD_GATEWAY,
+            flags: Flags::UPSTREAM_PROTOCOL_ERROR,
+            details: "upstream_reset_before_response_started{protocol_error}",
+            text: "upstream sent no valid HTTP",
+        },
+        Kind::Timeout => Answer {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            flags: Flags::UPSTREAM_TIMEOUT,
+            details: "response_timeout",
+            text: "upstream request timeout",
+        },
+        Kind::RequestBody => Answer {
+            status: StatusCode::BAD_REQUEST,
+            flags: Flags::DOWNSTREAM_TERMINATION,
+            details: "downstream_remote_disconnect",
+            text: "",
+        },
+    }
+}

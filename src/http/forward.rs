@@ -1,0 +1,221 @@
+//! One request: from its head to the response's, by the snapshot that is current when it begins.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use ::http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
+use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
+use ::http::{Method, Request, Response, Uri, Version};
+use bytes::Bytes;
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, ResponseBody, Source};
+use super::decide::{Decision, decide};
+use super::entry::Entry;
+use super::error::Refusal;
+use super::headers::{self, Peer};
+use super::respond::Responder;
+use super::{Downstream, Gateway};
+use crate::io::Net;
+use crate::snapshot::{Cluster, Route, Target, View};
+use crate::telemetry::request::Flags;
+use crate::upstream::{self, Counted, Exchange, Upgraded};
+
+/// Serves the requests of one connection.
+pub(crate) struct Forwarder<N: Net> {
+    gateway: Rc<Gateway<N>>,
+    downstream: Rc<Downstream>,
+    peer: Peer,
+    /// The upstream that the connection is to be joined to, once the response with status 101 has
+    /// been written.
+    switched: RefCell<Option<Switched<N>>>,
+}
+
+/// An upstream that has switched to another protocol, and the entry of the request that asked.
+pub(crate) struct Switched<N: Net> {
+    pub(crate) stream: N::Stream,
+    pub(crate) entry: Rc<Entry>,
+    /// Keeps it counted at its endpoint.
+    pub(crate) active: Counted<N>,
+}
+
+impl<N: Net> Forwarder<N> {
+    pub(crate) fn new(gateway: Rc<Gateway<N>>, downstream: Rc<Downstream>) -> Self {
+        let peer = Peer::new(downstream.remote);
+        Self { gateway, downstream, peer, switched: RefCell::new(None) }
+    }
+
+    /// What the connection has switched to, if it has.
+    pub(crate) fn take_switched(&self) -> Option<Switched<N>> {
+        self.switched.borrow_mut().take()
+    }
+
+    /// Answers `request`. Never fails: what goes wrong becomes a response.
+    pub(crate) async fn serve(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody<N>>, Infallible> {
+        let responder = self.begin(&request);
+        let view = Rc::clone(self.gateway.snapshots.borrow_mut().current());
+        let (head, incoming) = request.into_parts();
+        Ok(match decide(&view, &self.downstream, &head) {
+            Err(refusal) => responder.refuse(&refusal),
+            Ok(Decision::Respond { route, response }) => {
+                responder.entry.routed(route, None);
+                responder.direct(response)
+            }
+            Ok(Decision::Redirect { route, status, location }) => {
+                if let Some(route) = route {
+                    responder.entry.routed(route, None);
+                }
+                responder.redirect(status, &location)
+            }
+            Ok(Decision::Forward { route, target, path }) => {
+                self.forward(&view, route, target, with_path(head, path), incoming, responder).await
+            }
+        })
+    }
+
+    fn begin(&self, request: &Request<Incoming>) -> Responder<N> {
+        let net = &self.gateway.net;
+        let telemetry = Rc::clone(&self.gateway.telemetry);
+        let downstream = Rc::clone(&self.downstream);
+        let now = (net.now(), net.wall());
+        Responder {
+            entry: Rc::new(Entry::begin(telemetry, downstream, request, now)),
+            clock: net.clone(),
+            is_head: request.method() == Method::HEAD,
+        }
+    }
+
+    async fn forward(
+        &self,
+        view: &View,
+        route: &Route,
+        target: Option<&Target>,
+        mut head: Parts,
+        incoming: Incoming,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let cluster = target.and_then(|target| target.cluster.as_deref());
+        responder.entry.routed(route, cluster);
+        let Some(cluster) = cluster else {
+            return responder.refuse(&Refusal::NoCluster);
+        };
+        let protocol = wanted_protocol(&head);
+        let is_tls = self.downstream.is_tls();
+        let forwarded = headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy);
+        responder.entry.forwards(forwarded);
+        if let Some(protocol) = protocol {
+            head.headers.insert(UPGRADE, protocol);
+            let request = Request::from_parts(head, ());
+            return self.upgrade(view, cluster, request, responder).await;
+        }
+        let body = RequestBody::new(incoming, Rc::clone(&responder.entry));
+        let request = Request::from_parts(head, body);
+        match self.gateway.upstreams.send(cluster, &view.limits, request).await {
+            Ok(exchange) => self.pass_on(exchange, Source::Upstream, responder),
+            Err(error) => self.fail(error, responder),
+        }
+    }
+
+    async fn upgrade(
+        &self,
+        view: &View,
+        cluster: &Cluster,
+        request: Request<()>,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        match self.gateway.upstreams.upgrade(cluster, &view.limits, request).await {
+            Ok(Upgraded::Switched { response, stream, remote, active }) => {
+                self.note(remote, None, &responder.entry);
+                self.switch(response, stream, active, responder)
+            }
+            Ok(Upgraded::Refused(exchange)) => self.pass_on(*exchange, Source::Refused, responder),
+            Err(error) => self.fail(error, responder),
+        }
+    }
+
+    /// Hands the upstream's response to the client.
+    fn pass_on<B>(
+        &self,
+        exchange: Exchange<N, B>,
+        source: fn(upstream::Body<N, B>) -> Source<N>,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let time = self.note(exchange.remote, exchange.local, &responder.entry);
+        let Responder { entry, clock, is_head } = responder;
+        let (mut head, body) = exchange.response.into_parts();
+        entry.answered(head.status, Flags::NONE, "via_upstream");
+        headers::to_downstream(&mut head.headers, time);
+        // The version is the hop's own; hyper writes the client's.
+        head.version = Version::default();
+        Response::from_parts(
+            head,
+            ResponseBody::new(source(body), entry, clock, is_head),
+        )
+    }
+
+    /// Answers 101 and remembers what to join the connection to.
+    fn switch(
+        &self,
+        mut response: Response<()>,
+        stream: N::Stream,
+        active: Counted<N>,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let entry = Rc::clone(&responder.entry);
+        entry.answered(response.status(), Flags::NONE, "via_upstream");
+        headers::own(response.headers_mut());
+        self.switched.replace(Some(Switched { stream, active, entry: Rc::clone(&entry) }));
+        let (head, ()) = response.into_parts();
+        Response::from_parts(head, ResponseBody::own(Bytes::new(), entry, responder.clock, true))
+    }
+
+    fn fail(&self, error: upstream::Error, responder: Responder<N>) -> Response<ResponseBody<N>> {
+        responder.entry.tried(error.remote, None, None);
+        responder.refuse(&Refusal::Upstream(error))
+    }
+
+    /// Notes which endpoint answered, and tells how long that took in milliseconds.
+    fn note(
+        &self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+        entry: &Entry,
+    ) -> HeaderValue {
+        let time = self.gateway.net.now() - entry.started();
+        entry.tried(Some(remote), local, Some(time));
+        HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// `head` with `path` for its path, if there is one, and one place that says the host: a URI with an
+/// authority overrules the Host header (RFC 9112, section 3.2.2).
+fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
+    if head.uri.authority().is_some() {
+        head.headers.remove(HOST);
+    }
+    if let Some(path) = path {
+        let mut parts = head.uri.into_parts();
+        parts.path_and_query = Some(path);
+        head.uri = Uri::from_parts(parts).expect("only the path changed, and it has one");
+    }
+    head
+}
+
+/// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any other
+/// is ignored, as a server may (RFC 9110, section 7.8).
+fn wanted_protocol(head: &Parts) -> Option<HeaderValue> {
+    let asks = head.version == Version::HTTP_11 && names_upgrade(&head.headers);
+    let protocol = head.headers.get(UPGRADE).filter(|_| asks)?;
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| protocol.clone())
+}
+
+fn names_upgrade(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+}

@@ -1,0 +1,304 @@
+//! The headers that a gateway takes away and adds, in both directions.
+//!
+//! - What concerns one hop only never passes (RFC 9110, section 7.6.1).
+//! - What a client could use to pretend to be a gateway (`x-envoy-*`, `x-forwarded-client-cert`) is
+//!   dropped; `x-forwarded-for` is extended by the peer's address.
+//! - How many proxies in front are believed is the operator's word, [`Policy::trusted_proxies`].
+//!
+//! Deliberately not here: message framing, which the codec writes anew.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ::http::header::{
+    CONNECTION, DATE, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+
+use crate::snapshot::Policy;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// What every client of an Istio gateway sees; tools and dashboards look for it.
+const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
+
+/// The peer's address as header values, made once for a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    address: HeaderValue,
+}
+
+impl Peer {
+    pub(crate) fn new(remote: SocketAddr) -> Self {
+        let address = remote.ip().to_canonical().to_string();
+        Self { address: HeaderValue::try_from(address).expect("an address is visible ASCII") }
+    }
+}
+
+/// The values of a forwarded request that the access log shows too.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) x_forwarded_for: HeaderValue,
+    pub(crate) request_id: HeaderValue,
+}
+
+/// Makes the headers of a request those that the upstream gets.
+pub(crate) fn to_upstream(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    is_tls: bool,
+    policy: &Policy,
+) -> Forwarded {
+    remove_hop_by_hop(headers);
+    remove_privileged(headers);
+    let external = external_address(headers, peer, policy);
+    let x_forwarded_for = extend_forwarded_for(headers, peer);
+    set_forwarded_proto(headers, is_tls, policy);
+    let request_id = request_id();
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, external);
+    Forwarded { x_forwarded_for, request_id }
+}
+
+/// Makes the headers of an upstream's response those that the client gets.
+pub(crate) fn to_downstream(headers: &mut HeaderMap, service_time: HeaderValue) {
+    remove_hop_by_hop(headers);
+    headers.insert(SERVER, SERVER_NAME);
+    headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, service_time);
+}
+
+/// Marks a response that the gateway gives itself.
+pub(crate) fn own(headers: &mut HeaderMap) {
+    headers.insert(SERVER, SERVER_NAME);
+}
+
+/// Removes what concerns one hop only. `te: trailers` stays, which gRPC insists on.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_named(headers);
+    }
+    let wants_trailers = headers.get(TE).is_some_and(|value| value == "trailers");
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes the headers that `Connection` names, unless the gateway depends on them itself: a client
+/// must not be able to strip what a proxy before or behind relies on.
+fn remove_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !is_end_to_end(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn is_end_to_end(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    matches!(text, "host" | "content-length" | "cookie" | "authorization" | "te")
+        || *name == TRAILER
+        || *name == DATE
+        || text.starts_with("x-forwarded-")
+}
+
+fn remove_privileged(headers: &mut HeaderMap) {
+    headers.remove(X_FORWARDED_CLIENT_CERT);
+    let has_envoy = headers.keys().any(|name| name.as_str().starts_with("x-envoy-"));
+    if has_envoy {
+        let names: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-envoy-"))
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// The client's address as far as the trusted proxies can tell: the peer, or with `n` trusted
+/// proxies the n-th entry of `x-forwarded-for` from its end.
+fn external_address(headers: &HeaderMap, peer: &Peer, policy: &Policy) -> HeaderValue {
+    let Some(back) = policy.trusted_proxies.checked_sub(1) else {
+        return peer.address.clone();
+    };
+    let entries: Vec<&str> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    entries
+        .iter()
+        .rev()
+        .nth(back as usize)
+        .filter(|entry| entry.parse::<IpAddr>().is_ok())
+        .and_then(|entry| HeaderValue::from_str(entry).ok())
+        .unwrap_or_else(|| peer.address.clone())
+}
+
+fn extend_forwarded_for(headers: &mut HeaderMap, peer: &Peer) -> HeaderValue {
+    let value = if headers.contains_key(X_FORWARDED_FOR) {
+        appended(headers, peer)
+    } else {
+        peer.address.clone()
+    };
+    headers.insert(X_FORWARDED_FOR, value.clone());
+    value
+}
+
+fn appended(headers: &HeaderMap, peer: &Peer) -> HeaderValue {
+    let mut joined = Vec::new();
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        joined.extend_from_slice(value.as_bytes());
+        joined.push(b',');
+    }
+    joined.extend_from_slice(peer.address.as_bytes());
+    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| peer.address.clone())
+}
+
+/// With trusted proxies in front, theirs is believed if it says something sensible.
+fn set_forwarded_proto(headers: &mut HeaderMap, is_tls: bool, policy: &Policy) {
+    if policy.trusted_proxies > 0 && forwarded_scheme(headers).is_some() {
+        return;
+    }
+    let scheme = if is_tls { "https" } else { "http" };
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+}
+
+/// The scheme that a proxy in front names, where one is trusted and names one.
+pub(crate) fn trusted_scheme(headers: &HeaderMap, policy: &Policy) -> Option<&'static str> {
+    if policy.trusted_proxies == 0 {
+        return None;
+    }
+    forwarded_scheme(headers)
+}
+
+fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
+    match headers.get(X_FORWARDED_PROTO)?.as_bytes() {
+        b"http" => Some("http"),
+        b"https" => Some("https"),
+        _ => None,
+    }
+}
+
+/// A fresh random UUID (RFC 9562, version 4). Not a secret, so a fast generator serves.
+fn request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let digits = (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23));
+    for (digit, at) in digits.enumerate() {
+        text[at] = HEX[(random >> (124 - 4 * digit)) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn peer() -> Peer {
+        Peer::new("10.0.0.9:1234".parse().unwrap())
+    }
+
+    fn trusting(trusted_proxies: u32) -> Policy {
+        Policy { trusted_proxies, ..Policy::default() }
+    }
+
+    #[test]
+    fn hop_by_hop_headers_do_not_pass() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "x-forwarded-for"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("accept", "*/*"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4", "a client cannot strip it");
+    }
+
+    #[test]
+    fn a_client_cannot_pose_as_a_gateway() {
+        let mut headers = map(&[
+            ("x-envoy-internal", "true"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x-forwarded-client-cert", "Hash=1"),
+            ("x-forwarded-proto", "https"),
+            ("x-request-id", "mine"),
+            ("x-forwarded-for", "6.6.6.6"),
+        ]);
+        let forwarded = to_upstream(&mut headers, &peer(), false, &trusting(0));
+        assert_eq!(forwarded.x_forwarded_for, "6.6.6.6,10.0.0.9");
+        assert_eq!(headers["x-forwarded-for"], "6.6.6.6,10.0.0.9");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
+        assert_eq!(headers["x-envoy-attempt-count"], "1");
+        assert_ne!(headers["x-request-id"], "mine");
+        for name in ["x-envoy-internal", "x-envoy-retry-on", "x-forwarded-client-cert"] {
+            assert!(!headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_tell_who_the_client_is() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "56.5.6.7, 72.9.5.6, 98.1.2.3"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        to_upstream(&mut headers, &peer(), false, &trusting(2));
+        assert_eq!(headers["x-envoy-external-address"], "72.9.5.6");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        let mut headers = map(&[("x-forwarded-for", "nonsense"), ("x-forwarded-proto", "ftp")]);
+        to_upstream(&mut headers, &peer(), true, &trusting(1));
+        assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid_of_version_4() {
+        let (one, two) = (request_id(), request_id());
+        assert_ne!(one, two);
+        let text = one.to_str().unwrap();
+        let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert_eq!(&text[14..15], "4");
+        assert!("89ab".contains(&text[19..20]), "{text}");
+    }
+}

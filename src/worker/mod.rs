@@ -1,3 +1,36 @@
 //! One per core: accepts connections and drives each of them from handshake to end.
+//!
+//! [`Fleet`] is the control thread's end: it starts the workers, gives them their sockets and tells
+//! them to drain. A worker's own end is a mailbox; everything else it needs it reads from the newest
+//! snapshot.
+//!
+//! - A worker shares nothing that it writes, takes no lock, never blocks and never touches a file.
+//! - It reports up: that its runtime started and on which driver, and that it applied an order.
+//! - A listener that did not change is never touched; one that goes hands its last connections out.
+//!
+//! Deliberately not here: what is configured (`snapshot`), how a socket works (`runtime`), HTTP.
 
 #![forbid(unsafe_code)]
+
+mod bind;
+mod connection;
+mod fleet;
+mod thread;
+
+pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::drain::Drain;
+use crate::http::Gateway;
+use crate::io::Net;
+
+/// What the tasks of one worker share.
+struct Worker<N: Net> {
+    gateway: Rc<Gateway<N>>,
+    /// Every connection holds a watch of it.
+    drain: Drain,
+    /// TLS handshakes under way.
+    handshakes: Cell<usize>,
+}

@@ -1,0 +1,241 @@
+//! The control thread's end of the workers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel;
+
+use super::bind::bind;
+use super::thread::{Order, Start};
+use crate::runtime;
+use crate::snapshot::{ListenerKey, Snapshot, Source};
+use crate::telemetry::{AccessLog, Counters, Series, SharedCounters};
+
+/// How long a worker may take to carry out an order before it is called stuck.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the workers are started. Only a restart changes it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// One worker for each; pinned to the core if there is one.
+    pub cores: Vec<Option<core_affinity::CoreId>>,
+    /// The same for every worker.
+    pub runtime: runtime::Config,
+}
+
+/// The workers. Dropping it ends them at once.
+#[derive(Debug)]
+pub struct Fleet {
+    workers: Vec<Hand>,
+    listeners: BTreeMap<ListenerKey, SocketAddr>,
+}
+
+/// One worker, seen from the control thread.
+#[derive(Debug)]
+struct Hand {
+    orders: runtime::Sender<Order>,
+    counters: SharedCounters,
+    thread: JoinHandle<()>,
+}
+
+/// Why the workers could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The system gave no thread.
+    Thread(io::Error),
+    /// A worker's runtime did not start.
+    Runtime(runtime::StartError),
+    /// A worker ended before it said anything, which is a bug.
+    Silent,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Thread(error) => write!(f, "cannot start a worker thread: {error}"),
+            Self::Runtime(error) => write!(f, "cannot start a worker: {error}"),
+            Self::Silent => f.write_str("a worker ended before it had started"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What became of a snapshot's listeners.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Now accepting, by their bound addresses.
+    pub opened: Vec<(ListenerKey, SocketAddr)>,
+    /// No longer accepting.
+    pub closed: Vec<(ListenerKey, SocketAddr)>,
+    /// Could not be bound. They are tried again with the next snapshot.
+    pub failed: Vec<(ListenerKey, SocketAddr, io::Error)>,
+    /// Workers that did not report in time.
+    pub stuck: usize,
+}
+
+impl Fleet {
+    /// Starts the workers; they read snapshots from `source` and log to `log`, if there is one.
+    /// Tells also on which driver they run.
+    ///
+    /// # Errors
+    /// A worker could not start; those that could are ended.
+    pub fn start(
+        config: &Config,
+        source: &Source,
+        log: Option<&AccessLog>,
+    ) -> Result<(Self, runtime::Running), StartError> {
+        let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new() };
+        let mut report = None;
+        for (index, core) in config.cores.iter().enumerate() {
+            let (hand, started) = Hand::start(index, *core, config, source, log)?;
+            fleet.workers.push(hand);
+            let started = started.recv().map_err(|_| StartError::Silent)?;
+            report = Some(started.map_err(StartError::Runtime)?);
+        }
+        Ok((fleet, report.ok_or(StartError::Silent)?))
+    }
+
+    /// Opens and closes listeners so that they are those of `snapshot`, which must have been
+    /// published. Listeners that stay are not touched.
+    pub fn apply(&mut self, snapshot: &Snapshot) -> Applied {
+        let mut applied = Applied::default();
+        let mut orders: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for listener in &snapshot.listeners {
+            if self.listeners.contains_key(&listener.key) {
+                continue;
+            }
+            let address = SocketAddr::new(listener.key.address, listener.bind_port);
+            match bind(address, self.workers.len()) {
+                Ok(sockets) => {
+                    let bound = sockets.first().and_then(|s| s.local_addr().ok());
+                    applied.opened.push((listener.key, bound.unwrap_or(address)));
+                    for (order, socket) in orders.iter_mut().zip(sockets) {
+                        order.push((listener.key, socket));
+                    }
+                }
+                Err(error) => applied.failed.push((listener.key, address, error)),
+            }
+        }
+        let gone = |(key, _): &(&ListenerKey, _)| snapshot.listener(**key).is_none();
+        applied.closed = self.listeners.iter().filter(gone).map(|(k, a)| (*k, *a)).collect();
+        applied.stuck = self.order_listeners(orders, &applied.closed, snapshot.generation);
+        self.listeners.extend(applied.opened.iter().copied());
+        for (key, _) in &applied.closed {
+            self.listeners.remove(key);
+        }
+        applied
+    }
+
+    /// Sends the orders and waits for the reports; returns how many did not come.
+    fn order_listeners(
+        &self,
+        orders: Vec<Vec<(ListenerKey, std::net::TcpListener)>>,
+        closed: &[(ListenerKey, SocketAddr)],
+        generation: u64,
+    ) -> usize {
+        let (done, reports) = channel::unbounded();
+        for (worker, open) in self.workers.iter().zip(orders) {
+            let close = closed.iter().map(|(key, _)| *key).collect();
+            let order = Order::Listen { open, close, generation, done: done.clone() };
+            // A worker that has ended does not report either.
+            let _: Result<(), Order> = worker.orders.send(order);
+        }
+        drop(done);
+        let deadline = std::time::Instant::now() + ORDER_TIMEOUT;
+        let reported = self.workers.iter().take_while(|_| reports.recv_deadline(deadline).is_ok());
+        self.workers.len() - reported.count()
+    }
+
+    /// Where each listener accepts.
+    #[must_use]
+    pub fn listeners(&self) -> &BTreeMap<ListenerKey, SocketAddr> {
+        &self.listeners
+    }
+
+    /// Each worker's counters.
+    pub fn counters(&self) -> impl Iterator<Item = &SharedCounters> {
+        self.workers.iter().map(|worker| &worker.counters)
+    }
+
+    /// What other threads need to ask the workers for their series.
+    #[must_use]
+    pub fn scraper(&self) -> Scraper {
+        Scraper { workers: self.workers.iter().map(|worker| worker.orders.clone()).collect() }
+    }
+
+    /// Stops accepting, lets open requests finish for at most `limit`, and ends the workers.
+    /// Returns when they have ended.
+    pub fn drain(self, limit: Duration) {
+        for worker in &self.workers {
+            // A worker that has ended has nothing to drain.
+            let _: Result<(), Order> = worker.orders.send(Order::Drain(limit));
+        }
+        for worker in self.workers {
+            // A worker that panicked has nothing left to drain; it has been reported.
+            let _: std::thread::Result<()> = worker.thread.join();
+        }
+    }
+}
+
+/// Asks the workers for their series, from any thread.
+#[derive(Debug, Clone)]
+pub struct Scraper {
+    workers: Vec<runtime::Sender<Order>>,
+}
+
+impl Scraper {
+    /// Asks every worker; each calls its own clone of `reply`, on its own thread, with its number and
+    /// a copy.
+    pub fn ask(&self, reply: impl Fn(usize, Series) + Clone + Send + 'static) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            let reply = reply.clone();
+            let order = Order::Scrape(Box::new(move |series| reply(index, series)));
+            // A worker that has ended does not answer.
+            let _: Result<(), Order> = worker.send(order);
+        }
+    }
+
+    /// How many answers there will be.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+}
+
+impl Hand {
+    /// The worker, and where it will report whether it started.
+    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+    fn start(
+        index: usize,
+        core: Option<core_affinity::CoreId>,
+        config: &Config,
+        source: &Source,
+        log: Option<&AccessLog>,
+    ) -> Result<
+        (Self, channel::Receiver<Result<runtime::Running, runtime::StartError>>),
+        StartError,
+    > {
+        let (orders, mailbox) = runtime::mailbox();
+        let (report, started) = channel::bounded(1);
+        let counters = Counters::shared();
+        let start = Start {
+            core,
+            runtime: config.runtime.clone(),
+            snapshots: source.clone(),
+            counters: SharedCounters::clone(&counters),
+            log: log.map(AccessLog::worker),
+            orders: mailbox,
+            started: report,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || start.run())
+            .map_err(StartError::Thread)?;
+        Ok((Self { orders, counters, thread }, started))
+    }
+}

@@ -1,0 +1,226 @@
+//! A worker's thread: its runtime, its mailbox, its listeners.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::net::TcpListener;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crossbeam::channel;
+
+use super::Worker;
+use super::connection::Connection;
+use crate::drain::Drain;
+use crate::http::Gateway;
+use crate::io::{Clock, Spawn, timeout};
+use crate::runtime::{self, Accepted, Handle, Listener, Runtime};
+use crate::snapshot::{ListenerKey, Source};
+use crate::telemetry::{Series, SharedCounters, WorkerLog, WorkerTelemetry};
+use crate::upstream::Upstreams;
+
+/// How often buffered log lines leave and the heartbeat is shown.
+const TICK: Duration = Duration::from_millis(250);
+
+/// An order from the control thread.
+pub(super) enum Order {
+    /// Accept on these sockets, stop accepting on those listeners, then report.
+    Listen {
+        open: Vec<(ListenerKey, TcpListener)>,
+        close: Vec<ListenerKey>,
+        generation: u64,
+        done: channel::Sender<()>,
+    },
+    /// Send a copy of the labelled series.
+    Scrape(Box<dyn FnOnce(Series) + Send>),
+    /// Finish what is open, at most for this long, then end the thread.
+    Drain(Duration),
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listen { .. } => "Listen",
+            Self::Scrape(_) => "Scrape",
+            Self::Drain(_) => "Drain",
+        })
+    }
+}
+
+/// What a worker is started with.
+pub(super) struct Start {
+    pub(super) core: Option<core_affinity::CoreId>,
+    pub(super) runtime: runtime::Config,
+    pub(super) snapshots: Source,
+    pub(super) counters: SharedCounters,
+    pub(super) log: Option<WorkerLog>,
+    pub(super) orders: runtime::Receiver<Order>,
+    /// Where it reports whether its runtime started.
+    pub(super) started: channel::Sender<Result<runtime::Running, runtime::StartError>>,
+}
+
+impl Start {
+    /// The thread's whole life.
+    pub(super) fn run(self) {
+        if let Some(core) = self.core {
+            // A core that went away since start-up only costs locality.
+            core_affinity::set_for_current(core);
+        }
+        let runtime = match Runtime::new(&self.runtime) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // If the control thread is gone, so is the process.
+                let _: Result<(), _> = self.started.send(Err(error));
+                return;
+            }
+        };
+        // As above.
+        let _: Result<(), _> = self.started.send(Ok(runtime.backend().clone()));
+        let handle = runtime.handle();
+        let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
+        let gateway = Gateway {
+            net: handle.clone(),
+            snapshots: self.snapshots.subscribe().into(),
+            upstreams: Upstreams::new(handle),
+            telemetry,
+        };
+        let worker = Worker {
+            gateway: Rc::new(gateway),
+            drain: Drain::default(),
+            handshakes: Cell::new(0),
+        };
+        runtime.block_on(obey(Rc::new(worker), self.orders));
+    }
+}
+
+/// Carries out orders until the drain is over, or the control thread is gone.
+async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) {
+    worker.gateway.net.spawn(tick(Rc::clone(&worker)));
+    let mut listeners = Listeners { worker: Rc::clone(&worker), stops: HashMap::new() };
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Listen { open, close, generation, done } => {
+                listeners.apply(open, &close);
+                worker.gateway.telemetry.counters().generation.set(generation);
+                // Nobody waits any more when the control thread gave up on this worker.
+                let _: Result<(), _> = done.send(());
+            }
+            Order::Scrape(reply) => reply(worker.gateway.telemetry.copy()),
+            Order::Drain(limit) => {
+                drain(&worker, &listeners, limit).await;
+                break;
+            }
+        }
+    }
+    show_life(&worker);
+}
+
+/// Stops accepting and waits until everything open has ended, at most for `limit`.
+async fn drain(worker: &Worker<Handle>, listeners: &Listeners, limit: Duration) {
+    listeners.stops.values().for_each(Drain::start);
+    worker.drain.start();
+    // What is still open after that is cut, as the operator's limit says.
+    let _: Result<(), _> = timeout(&worker.gateway.net, limit, worker.drain.drained()).await;
+}
+
+/// Shows signs of life and lets buffered log lines go, for as long as the worker lives.
+async fn tick(worker: Rc<Worker<Handle>>) {
+    loop {
+        worker.gateway.net.sleep(TICK).await;
+        show_life(&worker);
+    }
+}
+
+fn show_life(worker: &Worker<Handle>) {
+    let net = &worker.gateway.net;
+    let telemetry = &worker.gateway.telemetry;
+    let since_1970 = net.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let runtime = net.counters();
+    telemetry.counters().heartbeat.set(since_1970.as_secs());
+    telemetry.counters().loop_turns.set(runtime.turns);
+    telemetry.counters().task_panics.set(runtime.task_panics);
+    telemetry.flush_log();
+}
+
+/// The listeners of one worker, by what tells each to stop.
+struct Listeners {
+    worker: Rc<Worker<Handle>>,
+    stops: HashMap<ListenerKey, Drain>,
+}
+
+impl Listeners {
+    fn apply(&mut self, open: Vec<(ListenerKey, TcpListener)>, close: &[ListenerKey]) {
+        for key in close {
+            if let Some(stop) = self.stops.remove(key) {
+                stop.start();
+            }
+        }
+        for (key, socket) in open {
+            match self.worker.gateway.net.listen(socket) {
+                Ok(listener) => self.open(key, listener),
+                Err(error) => tracing::error!("listener {key:?}: {error}"),
+            }
+        }
+    }
+
+    fn open(&mut self, key: ListenerKey, listener: Listener) {
+        let stop = Drain::default();
+        let accepting =
+            Accepting { worker: Rc::clone(&self.worker), key, stop: stop.clone(), listener };
+        self.stops.insert(key, stop);
+        self.worker.gateway.net.spawn(accepting.run());
+    }
+}
+
+/// A listener that is open.
+struct Accepting {
+    worker: Rc<Worker<Handle>>,
+    key: ListenerKey,
+    stop: Drain,
+    listener: Listener,
+}
+
+impl Accepting {
+    /// Accepts until told to stop; whoever had connected by then is still served.
+    async fn run(mut self) {
+        // The worker's drain waits for this task too: its last connections must not be cut.
+        let _watch = self.worker.drain.watch();
+        while let Some(accepted) = self.next().await {
+            serve(&self.worker, self.key, accepted);
+        }
+        for accepted in self.listener.close().await {
+            serve(&self.worker, self.key, accepted);
+        }
+    }
+
+    /// The next connection, or `None` when the listener is to close.
+    async fn next(&mut self) -> Option<Accepted> {
+        let stop = self.stop.watch();
+        let accepting = self.listener.accept();
+        let mut accepting = pin!(accepting);
+        let next = poll_fn(|cx| {
+            if stop.poll_draining(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            accepting.as_mut().poll(cx).map(Some)
+        });
+        match next.await? {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                tracing::error!("listener {:?} broke: {error}", self.key);
+                None
+            }
+        }
+    }
+}
+
+fn serve(worker: &Rc<Worker<Handle>>, listener: ListenerKey, accepted: Accepted) {
+    let Accepted { stream, peer, local } = accepted;
+    let watch = worker.drain.watch();
+    let connection =
+        Connection { worker: Rc::clone(worker), listener, remote: peer, local, watch };
+    worker.gateway.net.spawn(connection.serve(stream));
+}

@@ -1,3 +1,5 @@
 //! From resources on disk to a compiled snapshot, on the control thread.
 
 #![forbid(unsafe_code)]
+
+pub(crate) mod compile;

@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod compile;
+mod model;
+pub(crate) mod source;

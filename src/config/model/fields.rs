@@ -1,0 +1,289 @@
+//! Reads the fields of a map and collects what is wrong with them.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::config::source::document::{Entry, Node, Value};
+use crate::snapshot::Severity;
+
+/// Names further apart than this are not taken for one another.
+const TYPO_DISTANCE_MAX: usize = 3;
+
+/// What is wrong with one place of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
+    /// From 1, counted from the first line of the document's part.
+    pub(crate) line: u64,
+    /// `spec.servers[0].tls.mode`; empty for the whole document.
+    pub(crate) field: String,
+    pub(crate) what: String,
+    pub(crate) cause: String,
+}
+
+/// What was found, in the order it was found.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Problems {
+    /// Whether a finding leaves the resource out.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// An error in `field`.
+    pub(crate) fn error(&mut self, field: &Field<'_>, what: impl Into<String>, cause: &str) {
+        self.add(Severity::Error, field, what.into(), cause);
+    }
+
+    /// A warning about `field`.
+    pub(crate) fn warn(&mut self, field: &Field<'_>, what: impl Into<String>, cause: &str) {
+        self.add(Severity::Warning, field, what.into(), cause);
+    }
+
+    fn add(&mut self, severity: Severity, field: &Field<'_>, what: String, cause: &str) {
+        let (line, field) = (field.line, field.path.clone());
+        self.findings.push(Finding { severity, line, field, what, cause: cause.to_owned() });
+    }
+}
+
+/// A value and the line that it stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Located<T> {
+    /// From 1, counted from the first line of the document's part.
+    pub(crate) line: u64,
+    pub(crate) value: T,
+}
+
+/// A value and the way to it.
+#[derive(Clone)]
+pub(crate) struct Field<'a> {
+    /// `spec.servers[0].hosts`.
+    pub(crate) path: String,
+    /// The line of its key, or of the item of a list.
+    pub(crate) line: u64,
+    pub(crate) node: &'a Node,
+}
+
+impl<'a> Field<'a> {
+    /// The document itself.
+    pub(crate) fn root(node: &'a Node) -> Self {
+        Self { path: String::new(), line: node.line, node }
+    }
+
+    /// The string that it has to be.
+    pub(crate) fn string(&self, problems: &mut Problems) -> Option<&'a str> {
+        match &self.node.value {
+            Value::String(text) => Some(text),
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {
+                let what = format!("must be a string, not {}", self.node.value.kind());
+                problems.error(self, what, "put it in quotes");
+                None
+            }
+            Value::Null | Value::List(_) | Value::Map(_) => self.wrong_type("a string", problems),
+        }
+    }
+
+    /// The string, with its line.
+    pub(crate) fn located(&self, problems: &mut Problems) -> Option<Located<String>> {
+        let value = self.string(problems)?.to_owned();
+        Some(Located { line: self.line, value })
+    }
+
+    /// The boolean that it has to be.
+    pub(crate) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        match &self.node.value {
+            Value::Bool(value) => Some(*value),
+            Value::Null
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::String(_)
+            | Value::List(_)
+            | Value::Map(_) => self.wrong_type("true or false", problems),
+        }
+    }
+
+    /// The whole number that it has to be.
+    pub(crate) fn integer<T: TryFrom<i64> + Into<i64> + Copy>(
+        &self,
+        range: RangeInclusive<T>,
+        problems: &mut Problems,
+    ) -> Option<T> {
+        let (low, high) = ((*range.start()).into(), (*range.end()).into());
+        let Value::Integer(number) = self.node.value else {
+            return self.wrong_type(&format!("a whole number from {low} to {high}"), problems);
+        };
+        let value = Some(number).filter(|number| (low..=high).contains(number));
+        if value.is_none() {
+            problems.error(self, format!("must be from {low} to {high}, not {number}"), "");
+        }
+        value.and_then(|number| T::try_from(number).ok())
+    }
+
+    /// A port.
+    pub(crate) fn port(&self, problems: &mut Problems) -> Option<u16> {
+        self.integer(1..=u16::MAX, problems)
+    }
+
+    /// An IP address.
+    pub(crate) fn address(&self, problems: &mut Problems) -> Option<IpAddr> {
+        let text = self.string(problems)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            problems.error(self, format!("must be an IP address, not `{text}`"), "");
+        }
+        address
+    }
+
+    /// One of the words of `choices`.
+    pub(crate) fn one_of<T: Copy>(
+        &self,
+        choices: &[(&'static str, T)],
+        problems: &mut Problems,
+    ) -> Option<T> {
+        let text = self.string(problems)?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            let what = format!("must be {}, not `{text}`", one_of(&names));
+            problems.error(self, what, &did_you_mean(text, names.iter().copied()));
+        }
+        found
+    }
+
+    /// The items of the list that it has to be.
+    pub(crate) fn items(&self, problems: &mut Problems) -> Vec<Self> {
+        let Value::List(items) = &self.node.value else {
+            let cause = "start each item with `- `";
+            problems.error(self, format!("must be a list, not {}", self.node.value.kind()), cause);
+            return Vec::new();
+        };
+        let item = |(index, node)| self.item(index, node);
+        items.iter().enumerate().map(item).collect()
+    }
+
+    fn item(&self, index: usize, node: &'a Node) -> Self {
+        Self { path: format!("{}[{index}]", self.path), line: node.line, node }
+    }
+
+    /// The fields of the map that it has to be.
+    pub(crate) fn fields(&self, problems: &mut Problems) -> Option<Fields<'a>> {
+        let Value::Map(entries) = &self.node.value else {
+            return self.wrong_type("a map", problems);
+        };
+        Some(Fields { parent: self.clone(), entries, known: Vec::new() })
+    }
+
+    fn wrong_type<T>(&self, wanted: &str, problems: &mut Problems) -> Option<T> {
+        let what = format!("must be {wanted}, not {}", self.node.value.kind());
+        problems.error(self, what, "");
+        None
+    }
+}
+
+/// The fields of a map. What is not asked for by the end is reported.
+pub(crate) struct Fields<'a> {
+    /// The map itself.
+    pub(crate) parent: Field<'a>,
+    entries: &'a [Entry],
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// The field `name`; one that is null counts as absent, as in Kubernetes.
+    pub(crate) fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
+        self.known.push(name);
+        self.entries
+            .iter()
+            .find(|entry| entry.key == name)
+            .filter(|entry| entry.node.value != Value::Null)
+            .map(|entry| self.field(entry))
+    }
+
+    /// The field `name`, which has to be there.
+    pub(crate) fn require(
+        &mut self,
+        name: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Field<'a>> {
+        let found = self.take(name);
+        if found.is_none() {
+            problems.error(&self.parent, format!("`{name}` is missing"), "");
+        }
+        found
+    }
+
+    /// Every field, whatever its name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
+        self.entries.iter().map(|entry| (entry.key.as_str(), self.field(entry)))
+    }
+
+    fn field(&self, entry: &'a Entry) -> Field<'a> {
+        let dot = if self.parent.path.is_empty() { "" } else { "." };
+        let path = format!("{}{dot}{}", self.parent.path, entry.key);
+        Field { path, line: entry.line, node: &entry.node }
+    }
+
+    /// Reports those of `names`, which Istio has and this version has not.
+    pub(crate) fn refuse(&mut self, names: &[&'static str], problems: &mut Problems) {
+        for name in names {
+            if let Some(field) = self.take(name) {
+                problems.error(&field, not_supported(&format!("`{name}`")), "");
+            }
+        }
+    }
+
+    /// Reports the fields that nobody asked for.
+    pub(crate) fn finish(self, problems: &mut Problems) {
+        for entry in self.entries {
+            if !self.known.contains(&entry.key.as_str()) {
+                let cause = did_you_mean(&entry.key, self.known.iter().copied());
+                let what = format!("there is no field `{}`", entry.key);
+                problems.error(&self.field(entry), what, &cause);
+            }
+        }
+    }
+}
+
+/// The message for what Istio has and this version has not.
+pub(crate) fn not_supported(what: &str) -> String {
+    format!("{what} is not supported by this version of ringgate")
+}
+
+/// `A`, `A or B`, `A, B or C`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// ``did you mean `x`?``, or nothing when no name is near.
+pub(crate) fn did_you_mean(wrong: &str, names: impl Iterator<Item = &'static str>) -> String {
+    let near = names
+        .map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= TYPO_DISTANCE_MAX.min(name.len() / 2))
+        .min();
+    near.map_or_else(String::new, |(_, name)| format!("did you mean `{name}`?"))
+}
+
+/// Levenshtein's distance, up to names of 64 bytes.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().max(b.len()) > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

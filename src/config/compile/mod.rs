@@ -8,13 +8,29 @@
 //!
 //! Deliberately not here: reading directories, watching, DNS. The caller brings what they found.
 
+mod backend;
+mod identity;
+mod listener;
+mod route;
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::snapshot::Snapshot;
+use crate::config::model::Spec;
+use crate::snapshot::{
+    HostMap, Identity, Limits, Listener, ListenerKey, Rejection, RouteTable, Serves, Severity,
+    Snapshot, TlsServer,
+};
+
+use backend::{Backends, Clusters};
+use identity::{Kept, Vault};
+use listener::{ListenerPlan, ListenerPlans, Planner, ServesPlan, TlsPlan};
+use route::Tables;
+use sources::{Resources, Sources};
 
 /// A file below the source that may hold resources.
 #[derive(Debug, Clone)]
@@ -122,4 +138,193 @@ pub(crate) struct BuiltIdentity {
     pub(crate) valid_from: SystemTime,
     /// End of validity.
     pub(crate) expires: SystemTime,
+}
+
+/// Turns files into snapshots, generation after generation.
+pub(crate) struct Compiler {
+    gateway: GatewayIdentity,
+    listen: Listen,
+    limits: Limits,
+    identities: Box<dyn Identities>,
+    sources: Sources,
+    generation: u64,
+    before: Generation,
+}
+
+/// What the next generation reuses.
+#[derive(Default)]
+struct Generation {
+    clusters: Clusters,
+    tables: Tables,
+    identities: Kept,
+    servers: BTreeMap<String, Arc<TlsServer>>,
+    listeners: BTreeMap<ListenerKey, Arc<Listener>>,
+}
+
+impl Compiler {
+    /// A compiler that has seen nothing yet.
+    pub(crate) fn new(
+        gateway: GatewayIdentity,
+        listen: Listen,
+        limits: Limits,
+        identities: Box<dyn Identities>,
+    ) -> Self {
+        let (sources, before) = (Sources::default(), Generation::default());
+        Self { gateway, listen, limits, identities, sources, generation: 0, before }
+    }
+
+    /// The limits of the generations to come.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// How many resources the last compilation used.
+    pub(crate) fn resources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Makes the next generation.
+    pub(crate) fn compile(&mut self, inputs: Inputs<'_>) -> Output {
+        let mut rejections = Vec::new();
+        let resources = self.sources.update(inputs.files, &mut rejections);
+        let planner = Planner::new(&self.gateway, &self.listen, &resources, &mut rejections);
+        let plans = planner.plan(&resources);
+        let mut builder = Builder {
+            before: &self.before,
+            after: Generation::default(),
+            backends: Backends::new(
+                &resources,
+                &self.gateway.namespace,
+                inputs.resolved,
+                &self.before.clusters,
+            ),
+            vault: Vault {
+                namespace: &self.gateway.namespace,
+                resources: &resources,
+                mounted: inputs.mounted_secrets,
+                pem: inputs.pem,
+                identities: &mut *self.identities,
+                before: &self.before.identities,
+                kept: Kept::default(),
+                paths: BTreeSet::new(),
+            },
+            rejections,
+        };
+        builder.report_rules(&resources);
+        let listeners = builder.listeners(plans);
+        let Builder { after, backends, vault, mut rejections, .. } = builder;
+        let (clusters, names) = (backends.clusters, backends.names);
+        let (identities, certificates, pem_paths) = vault.finish();
+        sort(&mut rejections);
+        self.before = Generation { clusters, identities, ..after };
+        self.generation += 1;
+        let (generation, limits) = (self.generation, self.limits.clone());
+        let snapshot = Snapshot { generation, listeners, limits, rejections, certificates };
+        Output { snapshot, names, pem_paths }
+    }
+}
+
+/// By file and line; what is said twice is said once.
+fn sort(rejections: &mut Vec<Rejection>) {
+    rejections.sort_by(|a, b| (&a.origin, a.severity).cmp(&(&b.origin, b.severity)));
+    rejections.dedup();
+}
+
+/// Builds one generation.
+struct Builder<'a> {
+    before: &'a Generation,
+    after: Generation,
+    backends: Backends<'a>,
+    vault: Vault<'a>,
+    rejections: Vec<Rejection>,
+}
+
+impl Builder<'_> {
+    /// Reports what is wrong with rules beyond their own syntax.
+    fn report_rules(&mut self, resources: &Resources) {
+        for placed in resources.values() {
+            if !matches!(placed.resource.spec, Spec::VirtualService(_)) {
+                continue;
+            }
+            route::report_unreachable(placed, &mut self.rejections);
+            for (namespace, destination) in route::destinations(placed) {
+                if let Some(what) = self.backends.unknown_port(destination, namespace) {
+                    let cause = "requests are answered with 503";
+                    let (line, field) = (destination.line, destination.field.as_str());
+                    let found = placed.reject(Severity::Warning, line, field, what, cause);
+                    self.rejections.push(found);
+                }
+            }
+        }
+    }
+
+    fn listeners(&mut self, plans: ListenerPlans) -> Vec<Arc<Listener>> {
+        plans.into_iter().map(|(key, plan)| self.listener(key, plan)).collect()
+    }
+
+    fn listener(&mut self, key: ListenerKey, plan: ListenerPlan) -> Arc<Listener> {
+        let bind_port = plan.bind_port;
+        let serves = match plan.serves {
+            ServesPlan::Http(table) => {
+                let name = format!("http.{}.{}", key.address, key.gateway_port);
+                Serves::Http(self.table(&name, key.gateway_port, table))
+            }
+            ServesPlan::Tls(servers) => Serves::Tls(self.servers(key, servers)),
+        };
+        let listener = Listener { key, bind_port, serves };
+        let same = self.before.listeners.get(&key).filter(|old| is_same(old, &listener));
+        let listener = same.map_or_else(|| Arc::new(listener), Arc::clone);
+        self.after.listeners.insert(key, Arc::clone(&listener));
+        listener
+    }
+
+    fn table(&mut self, name: &str, port: u16, plan: route::TablePlan) -> Arc<RouteTable> {
+        self.after.tables.build(name, port, plan, &self.before.tables, &mut self.backends)
+    }
+
+    fn servers(&mut self, key: ListenerKey, plans: Vec<TlsPlan>) -> HostMap<Arc<TlsServer>> {
+        let mut servers = HostMap::default();
+        for plan in plans {
+            let patterns = plan.patterns.clone();
+            let server = self.server(key, plan);
+            for pattern in patterns {
+                servers.insert(pattern, Arc::clone(&server));
+            }
+        }
+        servers
+    }
+
+    fn server(&mut self, key: ListenerKey, plan: TlsPlan) -> Arc<TlsServer> {
+        let TlsPlan { name, gateway, server, tls, table, .. } = plan;
+        let identity = self.vault.identity(&name, &gateway, &server, &tls, &mut self.rejections);
+        let routes = self.table(&name, key.gateway_port, table);
+        let new = TlsServer { name: name.clone(), identity, routes };
+        let same = self.before.servers.get(&name).filter(|old| is_same_server(old, &new));
+        let server = same.map_or_else(|| Arc::new(new), Arc::clone);
+        self.after.servers.insert(name, Arc::clone(&server));
+        server
+    }
+}
+
+fn is_same_server(old: &TlsServer, new: &TlsServer) -> bool {
+    let same_identity = match (&old.identity, &new.identity) {
+        (Identity::Ready(old), Identity::Ready(new)) => Arc::ptr_eq(old, new),
+        (Identity::Missing, Identity::Missing) => true,
+        (Identity::Ready(_), Identity::Missing) | (Identity::Missing, Identity::Ready(_)) => false,
+    };
+    same_identity && Arc::ptr_eq(&old.routes, &new.routes)
+}
+
+fn is_same(old: &Listener, new: &Listener) -> bool {
+    let same = match (&old.serves, &new.serves) {
+        (Serves::Http(old), Serves::Http(new)) => Arc::ptr_eq(old, new),
+        (Serves::Tls(old), Serves::Tls(new)) => {
+            old.iter().count() == new.iter().count()
+                && old.iter().all(|(pattern, server)| {
+                    new.get(&pattern).is_some_and(|other| Arc::ptr_eq(server, other))
+                })
+        }
+        (Serves::Http(_), Serves::Tls(_)) | (Serves::Tls(_), Serves::Http(_)) => false,
+    };
+    same && old.bind_port == new.bind_port
 }

@@ -18,14 +18,14 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
-pub(crate) use endpoint_slice::{EndpointSlice, SlicePort};
-pub(crate) use fields::{Finding, Located, Problems};
+pub(crate) use endpoint_slice::EndpointSlice;
+pub(crate) use fields::{Finding, Located};
 pub(crate) use gateway::{Credential, Gateway, Server, ServerHost, ServerProtocol, Tls};
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::{Secret, SecretBytes};
 pub(crate) use service::{Service, ServicePort, TargetPort};
-pub(crate) use service_entry::{EntryEndpoint, EntryPort, Resolution, ServiceEntry};
+pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{
-    Condition, Destination, Export, GatewayName, HttpRoute, RouteAction, VirtualService,
+    CLUSTER_DOMAIN, Destination, GatewayName, HttpRoute, RouteAction, VirtualService,
     WeightedDestination, complete,
 };

@@ -33,7 +33,7 @@ pub(crate) struct GatewayName {
 }
 
 /// Who may see a resource.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Export {
     /// Its own namespace.
     Own,
@@ -44,6 +44,15 @@ pub(crate) enum Export {
 }
 
 impl Export {
+    /// Istio's order of precedence.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::Own => 0,
+            Self::Named(_) => 1,
+            Self::All => 2,
+        }
+    }
+
     /// Whether it can be seen from `namespace`; `own` is that of the resource.
     pub(crate) fn reaches(&self, namespace: &str, own: &str) -> bool {
         match self {
@@ -91,6 +100,8 @@ pub(crate) struct WeightedDestination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
     pub(crate) line: u64,
+    /// The way to it.
+    pub(crate) field: String,
     /// In lower case, as written otherwise.
     pub(crate) host: String,
     pub(crate) port: Option<u16>,
@@ -292,7 +303,7 @@ fn read_uri(uri: &Field<'_>, problems: &mut Problems) -> Option<PathMatch> {
     match found {
         (Some(exact), None, None) => read_path(&exact, problems).map(PathMatch::Exact),
         (None, Some(prefix), None) => read_path(&prefix, problems).map(PathMatch::Prefix),
-        (None, None, Some(regex)) => read_regex(&regex, problems).map(PathMatch::Regex),
+        (None, None, Some(regex)) => read_regex(&regex, problems),
         _ => {
             problems.error(uri, "needs exactly one of `exact`, `prefix` and `regex`", "");
             None
@@ -313,15 +324,18 @@ fn read_path(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
 /// Longest regular expression, as in Istio.
 const REGEX_BYTES_MAX: usize = 1024;
 
-fn read_regex(field: &Field<'_>, problems: &mut Problems) -> Option<FullRegex> {
+fn read_regex(field: &Field<'_>, problems: &mut Problems) -> Option<PathMatch> {
     let pattern = field.string(problems)?;
+    if pattern == ".*" {
+        return Some(PathMatch::Any);
+    }
     if pattern.len() > REGEX_BYTES_MAX {
         let what = format!("is longer than {REGEX_BYTES_MAX} bytes");
         problems.error(field, what, "");
         return None;
     }
     match FullRegex::parse(pattern) {
-        Ok(regex) => Some(regex),
+        Ok(regex) => Some(PathMatch::Regex(regex)),
         Err(error) => {
             // The last line of the parser's drawing says what is wrong.
             let reason = error.lines().last().unwrap_or_default().trim();
@@ -365,7 +379,13 @@ fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Option<Destin
     fields.refuse(&["subset"], problems);
     fields.finish(problems);
     let host = read_name(&host?, problems)?;
-    Some(Destination { line: field.line, host, port: port.map_or(Some(None), |p| p.map(Some))? })
+    let path = field.path.clone();
+    Some(Destination {
+        line: field.line,
+        field: path,
+        host,
+        port: port.map_or(Some(None), |p| p.map(Some))?,
+    })
 }
 
 fn read_port(field: &Field<'_>, problems: &mut Problems) -> Option<u16> {

@@ -140,6 +140,7 @@ fn options() -> serde_yaml::Options {
         duplicate_keys: serde_yaml::DuplicateKeyPolicy::Error,
         with_snippet: false,
         emit_comments: false,
+        strict_booleans: true,
     }
 }
 
@@ -180,13 +181,18 @@ fn not_text(content: &[u8], error: &std::str::Utf8Error) -> SyntaxError {
 
 fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
     let message = error.render();
-    let line = error.location().map_or(1, |location| location.line().max(1));
-    let cause = if text.lines().any(|line| line.starts_with('\t')) {
-        "a line is indented with a tab; YAML allows only spaces"
-    } else {
-        ""
+    let what = message.split(" at line ").next().unwrap_or_default();
+    let what = match what.strip_prefix("duplicate mapping key: ") {
+        Some(rest) => {
+            let key = rest.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
+            format!("the key `{key}` stands twice in the same map")
+        }
+        None => format!("is no YAML: {what}"),
     };
-    SyntaxError { line, what: message, cause: cause.into() }
+    let line = error.location().map_or(1, |location| location.line().max(1));
+    let tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
+    let cause = if tab { "a line is indented with a tab; YAML allows only spaces" } else { "" };
+    SyntaxError { line, what, cause: cause.into() }
 }
 
 impl<'de> Deserialize<'de> for Node {

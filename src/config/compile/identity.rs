@@ -1,0 +1,210 @@
+//! From the certificate that a server names to its identity.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use super::sources::{Placed, Resources};
+use super::{BuiltIdentity, Identities, IdentityRequest, MountedSecret, TlsVersions};
+use crate::config::model::{Credential, Key, Kind, Server, Spec, Tls};
+use crate::snapshot::{Certificate, CertificateState, Identity, Rejection, Severity};
+
+/// Identities of the generation before, by the name of their server.
+#[derive(Default)]
+pub(super) struct Kept {
+    servers: BTreeMap<String, KeptIdentity>,
+    certificates: Vec<Arc<Certificate>>,
+}
+
+#[derive(Clone)]
+struct KeptIdentity {
+    source: String,
+    pair: Pair,
+    versions: TlsVersions,
+    built: BuiltIdentity,
+}
+
+/// Certificate chain and private key, PEM.
+#[derive(Clone, PartialEq, Eq)]
+struct Pair {
+    certificate: Arc<[u8]>,
+    key: Arc<[u8]>,
+}
+
+/// Finds and builds the identities of one generation.
+pub(super) struct Vault<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) resources: &'a Resources,
+    pub(super) mounted: &'a [MountedSecret],
+    pub(super) pem: &'a mut dyn FnMut(&str) -> io::Result<Arc<[u8]>>,
+    pub(super) identities: &'a mut dyn Identities,
+    pub(super) before: &'a Kept,
+    pub(super) kept: Kept,
+    pub(super) paths: BTreeSet<String>,
+}
+
+impl Vault<'_> {
+    /// The identity of `server`, which is called `name`.
+    pub(super) fn identity(
+        &mut self,
+        name: &str,
+        gateway: &Placed,
+        server: &Server,
+        tls: &Tls,
+        rejections: &mut Vec<Rejection>,
+    ) -> Identity {
+        let source = self.source(&tls.credential);
+        let before = self.before.servers.get(name).filter(|kept| kept.source == source).cloned();
+        let pair = self.find(&tls.credential);
+        let built = pair.and_then(|pair| self.build(name, &source, pair, tls, before.as_ref()));
+        let kept = built.or_else(|reason| {
+            let kept = before.and_then(|kept| {
+                self.build(name, &source, kept.pair.clone(), tls, Some(&kept)).ok()
+            });
+            rejections.push(complaint(gateway, server, &tls.credential, &reason, kept.is_some()));
+            kept.ok_or(reason)
+        });
+        let origin = gateway.origin(server.line);
+        let state = describe(kept.as_ref().map(|kept| &kept.built).map_err(String::as_str));
+        self.record(Certificate { source, origin, state });
+        match kept {
+            Ok(kept) => {
+                let identity = Identity::Ready(Arc::clone(&kept.built.config));
+                self.kept.servers.insert(name.to_owned(), kept);
+                identity
+            }
+            Err(_) => Identity::Missing,
+        }
+    }
+
+    /// What the next generation may keep.
+    pub(super) fn finish(self) -> (Kept, Vec<Arc<Certificate>>, BTreeSet<String>) {
+        let certificates = self.kept.certificates.clone();
+        (self.kept, certificates, self.paths)
+    }
+
+    fn record(&mut self, certificate: Certificate) {
+        let same = self.before.certificates.iter().find(|old| ***old == certificate);
+        let certificate = same.map_or_else(|| Arc::new(certificate), Arc::clone);
+        self.kept.certificates.push(certificate);
+    }
+
+    fn source(&self, credential: &Credential) -> String {
+        match credential {
+            Credential::Files { certificate, .. } => certificate.value.clone(),
+            Credential::Secret(name) => format!("secret {}/{}", self.namespace, name.value),
+        }
+    }
+
+    fn build(
+        &mut self,
+        server: &str,
+        source: &str,
+        pair: Pair,
+        tls: &Tls,
+        before: Option<&KeptIdentity>,
+    ) -> Result<KeptIdentity, String> {
+        let versions = tls.versions;
+        if let Some(kept) = before.filter(|kept| kept.pair == pair && kept.versions == versions) {
+            return Ok(kept.clone());
+        }
+        let (certificate, key) = (&*pair.certificate, &*pair.key);
+        let built =
+            self.identities.server(&IdentityRequest { server, certificate, key, versions })?;
+        Ok(KeptIdentity { source: source.to_owned(), pair, versions, built })
+    }
+
+    fn find(&mut self, credential: &Credential) -> Result<Pair, String> {
+        match credential {
+            Credential::Files { certificate, key } => {
+                let (certificate, key) = (self.read(&certificate.value), self.read(&key.value));
+                Ok(Pair { certificate: certificate?, key: key? })
+            }
+            Credential::Secret(name) => self.find_secret(&name.value),
+        }
+    }
+
+    fn read(&mut self, path: &str) -> Result<Arc<[u8]>, String> {
+        self.paths.insert(path.to_owned());
+        (self.pem)(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("{path} does not exist"),
+            _ => format!("{path} cannot be read: {error}"),
+        })
+    }
+
+    fn find_secret(&self, name: &str) -> Result<Pair, String> {
+        let keys = self.secret_keys(name).ok_or_else(|| {
+            format!(
+                "there is no Secret `{name}` in namespace {}, the gateway's own",
+                self.namespace
+            )
+        })?;
+        choose_pair(&keys)
+    }
+
+    fn secret_keys(&self, name: &str) -> Option<BTreeMap<String, Arc<[u8]>>> {
+        let (namespace, owned) = (self.namespace.to_owned(), name.to_owned());
+        let key = Key { kind: Kind::Secret, namespace, name: owned };
+        if let Some(Spec::Secret(secret)) = self.resources.get(&key).map(|p| &p.resource.spec) {
+            let copy = |(key, bytes): (&String, &_)| (key.clone(), secret_bytes(bytes));
+            return Some(secret.keys.iter().map(copy).collect());
+        }
+        self.mounted.iter().find(|secret| secret.name == name).map(|secret| secret.keys.clone())
+    }
+}
+
+fn secret_bytes(bytes: &crate::config::model::SecretBytes) -> Arc<[u8]> {
+    Arc::clone(&bytes.0)
+}
+
+/// The pair among the keys of a Secret, by either of the names that Istio knows.
+fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, String> {
+    let mut empty = None;
+    for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
+        let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
+        if !chain.is_empty() && !private.is_empty() {
+            return Ok(Pair { certificate: Arc::clone(chain), key: Arc::clone(private) });
+        }
+        empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
+    }
+    Err(empty.unwrap_or_else(|| {
+        let found: Vec<_> = keys.keys().map(String::as_str).collect();
+        format!(
+            "found secret, but didn't have expected keys (cert and key) or (tls.crt and tls.key); \
+             found: {}",
+            found.join(", ")
+        )
+    }))
+}
+
+fn describe(built: Result<&BuiltIdentity, &str>) -> CertificateState {
+    match built {
+        Ok(built) => CertificateState::Ready {
+            serial: built.serial.clone(),
+            subject_alt_names: built.subject_alt_names.clone(),
+            valid_from: built.valid_from,
+            expires: built.expires,
+        },
+        Err(reason) => CertificateState::Missing { reason: reason.to_owned() },
+    }
+}
+
+fn complaint(
+    gateway: &Placed,
+    server: &Server,
+    credential: &Credential,
+    reason: &str,
+    kept: bool,
+) -> Rejection {
+    let (line, field) = match credential {
+        Credential::Files { certificate, .. } => (certificate.line, "serverCertificate"),
+        Credential::Secret(name) => (name.line, "credentialName"),
+    };
+    let field = format!("spec.servers[{}].tls.{field}", server.index);
+    let cause = if kept {
+        "the last good certificate stays in use"
+    } else {
+        "connections for these hosts are closed; it is served once it appears, without a restart"
+    };
+    gateway.reject(Severity::Error, line, field, reason.to_owned(), cause)
+}

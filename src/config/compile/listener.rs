@@ -1,0 +1,335 @@
+//! From Gateways to what is served on each port: which servers there are and which VirtualServices
+//! bind to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::route::{TablePlan, virtual_service};
+use super::sources::{Placed, Resources};
+use super::{GatewayIdentity, Listen};
+use crate::config::model::{Gateway, Located, Server, ServerHost, ServerProtocol, Spec, Tls};
+use crate::snapshot::{HostPattern, ListenerKey, Rejection, Severity};
+
+/// What is to be served on one address and port.
+pub(super) struct ListenerPlan {
+    pub(super) bind_port: u16,
+    pub(super) serves: ServesPlan,
+}
+
+/// Plain servers share one table; a TLS server has its own.
+pub(super) enum ServesPlan {
+    Http(TablePlan),
+    Tls(Vec<TlsPlan>),
+}
+
+/// One TLS server.
+pub(super) struct TlsPlan {
+    /// `https.<port>.<port name>.<gateway>.<namespace>`.
+    pub(super) name: String,
+    pub(super) gateway: Placed,
+    pub(super) server: Server,
+    pub(super) tls: Tls,
+    /// Those that no server before it has.
+    pub(super) patterns: BTreeSet<HostPattern>,
+    pub(super) table: TablePlan,
+}
+
+/// The listeners by key.
+pub(super) type ListenerPlans = BTreeMap<ListenerKey, ListenerPlan>;
+
+/// Collects the listeners of all Gateways that select this gateway.
+pub(super) struct Planner<'a> {
+    pub(super) identity: &'a GatewayIdentity,
+    pub(super) listen: &'a Listen,
+    /// In order of precedence.
+    services: Vec<&'a Placed>,
+    plans: ListenerPlans,
+    rejections: &'a mut Vec<Rejection>,
+    /// The VirtualServices, by their place in `services`, that some server has.
+    bound: BTreeSet<usize>,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(
+        identity: &'a GatewayIdentity,
+        listen: &'a Listen,
+        resources: &'a Resources,
+        rejections: &'a mut Vec<Rejection>,
+    ) -> Self {
+        let services = services_in_order(resources, &identity.namespace);
+        let (plans, bound) = (ListenerPlans::new(), BTreeSet::new());
+        Self { identity, listen, services, plans, rejections, bound }
+    }
+
+    /// What all Gateways of `resources` come to.
+    pub(super) fn plan(mut self, resources: &Resources) -> ListenerPlans {
+        let gateways = gateways_in_order(resources);
+        for (placed, gateway) in &gateways {
+            if self.selects(placed, gateway) {
+                for server in &gateway.servers {
+                    self.add(placed, server);
+                }
+            }
+        }
+        self.report_unbound(resources);
+        self.plans
+    }
+
+    fn selects(&mut self, placed: &Placed, gateway: &Gateway) -> bool {
+        let ours = &self.identity.labels;
+        let selects = gateway.selector.iter().all(|(name, value)| ours.get(name) == Some(value));
+        if !selects {
+            let labels: Vec<_> =
+                ours.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            let what = "selects other gateways than this one, so it is not used here".to_owned();
+            let cause = format!("this gateway has the labels {}", labels.join(", "));
+            let line = placed.resource.line;
+            let found = placed.reject(Severity::Warning, line, "spec.selector", what, &cause);
+            self.rejections.push(found);
+        }
+        selects
+    }
+
+    fn add(&mut self, gateway: &Placed, server: &Server) {
+        let address = server.bind.unwrap_or(self.listen.address);
+        let key = ListenerKey { address, gateway_port: server.port };
+        let bind_port = self.listen.ports.get(&server.port).copied().unwrap_or(server.port);
+        if let Some(other) = self.port_taken(key, bind_port) {
+            let what = format!("port {bind_port} is already bound for port {other} of a Gateway");
+            return self.refuse(gateway, server, "port", what, "change `listen.ports`");
+        }
+        match &server.protocol {
+            ServerProtocol::Http { https_redirect } => {
+                self.add_http(key, bind_port, gateway, server, *https_redirect);
+            }
+            ServerProtocol::Https(tls) => self.add_tls(key, bind_port, gateway, server, tls),
+        }
+    }
+
+    /// The other Gateway port that is bound there already.
+    fn port_taken(&self, key: ListenerKey, bind_port: u16) -> Option<u16> {
+        let overlaps = |other: &ListenerKey| {
+            other.address == key.address
+                || other.address.is_unspecified()
+                || key.address.is_unspecified()
+        };
+        self.plans
+            .iter()
+            .find(|(other, plan)| {
+                **other != key && bind_port != 0 && plan.bind_port == bind_port && overlaps(other)
+            })
+            .map(|(other, _)| other.gateway_port)
+    }
+
+    fn add_http(
+        &mut self,
+        key: ListenerKey,
+        bind_port: u16,
+        gateway: &Placed,
+        server: &Server,
+        https_redirect: bool,
+    ) {
+        let mut table = self.bind(gateway, server);
+        if https_redirect {
+            for host in &server.hosts {
+                table.entry(host.value.pattern.clone()).or_default();
+            }
+            table.values_mut().for_each(|host| host.https_redirect = true);
+        }
+        let plan = self.plans.entry(key).or_insert_with(|| ListenerPlan {
+            bind_port,
+            serves: ServesPlan::Http(TablePlan::new()),
+        });
+        match &mut plan.serves {
+            ServesPlan::Http(shared) => merge(shared, table),
+            ServesPlan::Tls(_) => {
+                let what = format!("port {} already serves TLS", key.gateway_port);
+                self.refuse(gateway, server, "port", what, "the older Gateway wins");
+            }
+        }
+    }
+
+    fn add_tls(
+        &mut self,
+        key: ListenerKey,
+        bind_port: u16,
+        gateway: &Placed,
+        server: &Server,
+        tls: &Tls,
+    ) {
+        let table = self.bind(gateway, server);
+        let plan = self
+            .plans
+            .entry(key)
+            .or_insert_with(|| ListenerPlan { bind_port, serves: ServesPlan::Tls(Vec::new()) });
+        let ServesPlan::Tls(servers) = &mut plan.serves else {
+            let what = format!("port {} already serves plain HTTP", key.gateway_port);
+            return self.refuse(gateway, server, "port", what, "the older Gateway wins");
+        };
+        if let Some((host, owner)) = conflict(servers, server) {
+            let what = format!("the host {host} on this port already belongs to {owner}");
+            let cause = "the older Gateway wins; this whole server is left out, as by Istio";
+            return self.refuse(gateway, server, "hosts", what, cause);
+        }
+        let mut patterns: BTreeSet<_> =
+            server.hosts.iter().map(|host| host.value.pattern.clone()).collect();
+        patterns.retain(|pattern| servers.iter().all(|other| !other.patterns.contains(pattern)));
+        let name = server_name(gateway, server);
+        let (gateway, server, tls) = (gateway.clone(), server.clone(), tls.clone());
+        servers.push(TlsPlan { name, gateway, server, tls, patterns, table });
+    }
+
+    fn refuse(
+        &mut self,
+        gateway: &Placed,
+        server: &Server,
+        field: &str,
+        what: String,
+        cause: &str,
+    ) {
+        let field = format!("spec.servers[{}].{field}", server.index);
+        let found = gateway.reject(Severity::Error, server.line, field, what, cause);
+        self.rejections.push(found);
+    }
+
+    /// The virtual hosts that the VirtualServices make on `server`.
+    fn bind(&mut self, gateway: &Placed, server: &Server) -> TablePlan {
+        let mut table = TablePlan::new();
+        for (index, placed) in self.services.iter().enumerate() {
+            if !names_gateway(placed, gateway) {
+                continue;
+            }
+            for pattern in shared_hosts(placed, server) {
+                self.bound.insert(index);
+                table.entry(pattern).or_default().services.push((*placed).clone());
+            }
+        }
+        table
+    }
+
+    /// Warns of VirtualServices that no server has, and says why.
+    fn report_unbound(&mut self, resources: &Resources) {
+        for (index, placed) in self.services.iter().enumerate() {
+            if self.bound.contains(&index) {
+                continue;
+            }
+            if let Some(found) = unbound(placed, resources) {
+                self.rejections.push(found);
+            }
+        }
+    }
+}
+
+fn server_name(gateway: &Placed, server: &Server) -> String {
+    let key = &gateway.resource.key;
+    format!("https.{}.{}.{}.{}", server.port, server.port_name, key.name, key.namespace)
+}
+
+fn merge(shared: &mut TablePlan, table: TablePlan) {
+    for (pattern, host) in table {
+        let entry = shared.entry(pattern).or_default();
+        entry.https_redirect |= host.https_redirect;
+        for service in host.services {
+            let key = &service.resource.key;
+            if entry.services.iter().all(|other| other.resource.key != *key) {
+                entry.services.push(service);
+            }
+        }
+    }
+}
+
+/// The first host of `server` that a server before it has claimed, and whose that is.
+fn conflict(servers: &[TlsPlan], server: &Server) -> Option<(String, String)> {
+    let claims = |other: &TlsPlan, host: &ServerHost| {
+        other.server.hosts.iter().any(|claimed| claimed.value == *host)
+    };
+    server.hosts.iter().find_map(|host| {
+        let owner = servers.iter().find(|other| claims(other, &host.value))?;
+        let port = &owner.server.port_name;
+        let owner = format!("server `{port}` of {}", owner.gateway.resource.key);
+        Some((host.value.pattern.to_string(), owner))
+    })
+}
+
+fn names_gateway(placed: &Placed, gateway: &Placed) -> bool {
+    let key = &gateway.resource.key;
+    virtual_service(placed).is_some_and(|service| {
+        let same = |name: &Located<_>| is_name_of(&name.value, key);
+        service.gateways.iter().any(same)
+    })
+}
+
+fn is_name_of(name: &crate::config::model::GatewayName, key: &crate::config::model::Key) -> bool {
+    name.namespace == key.namespace && name.name == key.name
+}
+
+/// The hosts that `server` and the VirtualService have in common, the narrower of each two.
+fn shared_hosts(placed: &Placed, server: &Server) -> BTreeSet<HostPattern> {
+    let Some(service) = virtual_service(placed) else { return BTreeSet::new() };
+    let namespace = &placed.resource.key.namespace;
+    let allowed = server
+        .hosts
+        .iter()
+        .map(|host| &host.value)
+        .filter(|host| host.namespace.as_ref().is_none_or(|allowed| allowed == namespace));
+    allowed
+        .flat_map(|host| service.hosts.iter().filter_map(|own| host.pattern.intersect(&own.value)))
+        .collect()
+}
+
+/// Those that the gateway can see: private ones first, then the oldest.
+fn services_in_order<'a>(resources: &'a Resources, namespace: &str) -> Vec<&'a Placed> {
+    let mut services: Vec<_> = resources
+        .values()
+        .filter_map(|placed| Some((placed, &virtual_service(placed)?.export)))
+        .filter(|(placed, export)| export.reaches(namespace, &placed.resource.key.namespace))
+        .collect();
+    services.sort_by_key(|(placed, export)| (export.rank(), age(placed)));
+    services.into_iter().map(|(placed, _)| placed).collect()
+}
+
+fn gateways_in_order(resources: &Resources) -> Vec<(&Placed, &Gateway)> {
+    let mut gateways: Vec<_> = resources
+        .values()
+        .filter_map(|placed| match &placed.resource.spec {
+            Spec::Gateway(gateway) => Some((placed, gateway)),
+            Spec::VirtualService(_)
+            | Spec::ServiceEntry(_)
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::Secret(_) => None,
+        })
+        .collect();
+    gateways.sort_by_key(|(placed, _)| age(placed));
+    gateways
+}
+
+/// Istio's order: creation, name, namespace.
+fn age(placed: &Placed) -> (&str, &str, &str) {
+    let resource = &placed.resource;
+    (&resource.created, &resource.key.name, &resource.key.namespace)
+}
+
+fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
+    let service = virtual_service(placed)?;
+    let line = placed.resource.line;
+    let Some(first) = service.gateways.first() else {
+        let what = "is not bound to a gateway, so it is not used here".to_owned();
+        let cause = "without `gateways` it is for the mesh alone";
+        return Some(placed.reject(Severity::Warning, line, "spec.gateways", what, cause));
+    };
+    let gateways = gateways_in_order(resources);
+    for (index, name) in service.gateways.iter().enumerate() {
+        if gateways.iter().all(|(gateway, _)| !is_name_of(&name.value, &gateway.resource.key)) {
+            let what =
+                format!("there is no Gateway {} in {}", name.value.name, name.value.namespace);
+            let cause = "a name without namespace means the VirtualService's own; write \
+                         `namespace/name` for another";
+            let field = format!("spec.gateways[{index}]");
+            return Some(placed.reject(Severity::Warning, name.line, field, what, cause));
+        }
+    }
+    let what = format!("no server of Gateway {} takes any of these hosts", first.value.name);
+    let cause = "its `hosts`, or the namespaces before them, do not match; or it is not in use";
+    let line = service.hosts.first().map_or(line, |host| host.line);
+    Some(placed.reject(Severity::Warning, line, "spec.hosts", what, cause))
+}

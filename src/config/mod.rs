@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod check;
 pub(crate) mod compile;
 mod model;
 pub(crate) mod source;

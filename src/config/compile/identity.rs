@@ -31,6 +31,23 @@ struct Pair {
     key: Arc<[u8]>,
 }
 
+/// Why there is no pair.
+struct Fault {
+    reason: String,
+    /// It is not there, as opposed to wrong.
+    absent: bool,
+}
+
+impl Fault {
+    fn absent(reason: String) -> Self {
+        Self { reason, absent: true }
+    }
+
+    fn wrong(reason: String) -> Self {
+        Self { reason, absent: false }
+    }
+}
+
 /// Finds and builds the identities of one generation.
 pub(super) struct Vault<'a> {
     pub(super) namespace: &'a str,
@@ -38,6 +55,8 @@ pub(super) struct Vault<'a> {
     pub(super) mounted: &'a [MountedSecret],
     pub(super) pem: &'a mut dyn FnMut(&str) -> io::Result<Arc<[u8]>>,
     pub(super) identities: &'a mut dyn Identities,
+    /// How bad it is that a file or Secret is not there.
+    pub(super) absent: Severity,
     pub(super) before: &'a Kept,
     pub(super) kept: Kept,
     pub(super) paths: BTreeSet<String>,
@@ -57,12 +76,14 @@ impl Vault<'_> {
         let before = self.before.servers.get(name).filter(|kept| kept.source == source).cloned();
         let pair = self.find(&tls.credential);
         let built = pair.and_then(|pair| self.build(name, &source, pair, tls, before.as_ref()));
-        let kept = built.or_else(|reason| {
+        let kept = built.or_else(|fault| {
             let kept = before.and_then(|kept| {
                 self.build(name, &source, kept.pair.clone(), tls, Some(&kept)).ok()
             });
-            rejections.push(complaint(gateway, server, &tls.credential, &reason, kept.is_some()));
-            kept.ok_or(reason)
+            let severity = if fault.absent { self.absent } else { Severity::Error };
+            let place = (gateway, server, &tls.credential);
+            rejections.push(complaint(place, severity, &fault.reason, kept.is_some()));
+            kept.ok_or(fault.reason)
         });
         let origin = gateway.origin(server.line);
         let state = describe(kept.as_ref().map(|kept| &kept.built).map_err(String::as_str));
@@ -103,18 +124,18 @@ impl Vault<'_> {
         pair: Pair,
         tls: &Tls,
         before: Option<&KeptIdentity>,
-    ) -> Result<KeptIdentity, String> {
+    ) -> Result<KeptIdentity, Fault> {
         let versions = tls.versions;
         if let Some(kept) = before.filter(|kept| kept.pair == pair && kept.versions == versions) {
             return Ok(kept.clone());
         }
         let (certificate, key) = (&*pair.certificate, &*pair.key);
-        let built =
-            self.identities.server(&IdentityRequest { server, certificate, key, versions })?;
+        let request = IdentityRequest { server, certificate, key, versions };
+        let built = self.identities.server(&request).map_err(Fault::wrong)?;
         Ok(KeptIdentity { source: source.to_owned(), pair, versions, built })
     }
 
-    fn find(&mut self, credential: &Credential) -> Result<Pair, String> {
+    fn find(&mut self, credential: &Credential) -> Result<Pair, Fault> {
         match credential {
             Credential::Files { certificate, key } => {
                 let (certificate, key) = (self.read(&certificate.value), self.read(&key.value));
@@ -124,20 +145,19 @@ impl Vault<'_> {
         }
     }
 
-    fn read(&mut self, path: &str) -> Result<Arc<[u8]>, String> {
+    fn read(&mut self, path: &str) -> Result<Arc<[u8]>, Fault> {
         self.paths.insert(path.to_owned());
         (self.pem)(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("{path} does not exist"),
-            _ => format!("{path} cannot be read: {error}"),
+            io::ErrorKind::NotFound => Fault::absent(format!("{path} does not exist")),
+            _ => Fault::wrong(format!("{path} cannot be read: {error}")),
         })
     }
 
-    fn find_secret(&self, name: &str) -> Result<Pair, String> {
+    fn find_secret(&self, name: &str) -> Result<Pair, Fault> {
         let keys = self.secret_keys(name).ok_or_else(|| {
-            format!(
-                "there is no Secret `{name}` in namespace {}, the gateway's own",
-                self.namespace
-            )
+            let namespace = self.namespace;
+            let place = format!("namespace {namespace}, the gateway's own");
+            Fault::absent(format!("there is no Secret `{name}` in {place}"))
         })?;
         choose_pair(&keys)
     }
@@ -158,7 +178,7 @@ fn secret_bytes(bytes: &crate::config::model::SecretBytes) -> Arc<[u8]> {
 }
 
 /// The pair among the keys of a Secret, by either of the names that Istio knows.
-fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, String> {
+fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, Fault> {
     let mut empty = None;
     for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
         let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
@@ -167,14 +187,14 @@ fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, String> {
         }
         empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
     }
-    Err(empty.unwrap_or_else(|| {
+    Err(Fault::wrong(empty.unwrap_or_else(|| {
         let found: Vec<_> = keys.keys().map(String::as_str).collect();
         format!(
             "found secret, but didn't have expected keys (cert and key) or (tls.crt and tls.key); \
              found: {}",
             found.join(", ")
         )
-    }))
+    })))
 }
 
 fn describe(built: Result<&BuiltIdentity, &str>) -> CertificateState {
@@ -190,9 +210,8 @@ fn describe(built: Result<&BuiltIdentity, &str>) -> CertificateState {
 }
 
 fn complaint(
-    gateway: &Placed,
-    server: &Server,
-    credential: &Credential,
+    (gateway, server, credential): (&Placed, &Server, &Credential),
+    severity: Severity,
     reason: &str,
     kept: bool,
 ) -> Rejection {
@@ -204,7 +223,7 @@ fn complaint(
     let cause = if kept {
         "the last good certificate stays in use"
     } else {
-        "connections for these hosts are closed; it is served once it appears, without a restart"
+        "until then its hosts are closed; it will be served once it appears, without a restart"
     };
-    gateway.reject(Severity::Error, line, field, reason.to_owned(), cause)
+    gateway.reject(severity, line, field, reason.to_owned(), cause)
 }

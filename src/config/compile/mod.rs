@@ -147,6 +147,7 @@ pub(crate) struct Compiler {
     limits: Limits,
     identities: Box<dyn Identities>,
     sources: Sources,
+    absent: Severity,
     generation: u64,
     before: Generation,
 }
@@ -170,7 +171,14 @@ impl Compiler {
         identities: Box<dyn Identities>,
     ) -> Self {
         let (sources, before) = (Sources::default(), Generation::default());
-        Self { gateway, listen, limits, identities, sources, generation: 0, before }
+        let absent = Severity::Error;
+        Self { gateway, listen, limits, identities, sources, absent, generation: 0, before }
+    }
+
+    /// Makes certificates that are not there warnings: where nothing is served, they may be
+    /// elsewhere.
+    pub(crate) fn tolerate_absent_certificates(&mut self) {
+        self.absent = Severity::Warning;
     }
 
     /// The limits of the generations to come.
@@ -204,6 +212,7 @@ impl Compiler {
                 mounted: inputs.mounted_secrets,
                 pem: inputs.pem,
                 identities: &mut *self.identities,
+                absent: self.absent,
                 before: &self.before.identities,
                 kept: Kept::default(),
                 paths: BTreeSet::new(),
@@ -328,3 +337,6 @@ fn is_same(old: &Listener, new: &Listener) -> bool {
     };
     same && old.bind_port == new.bind_port
 }
+
+#[cfg(test)]
+pub(super) mod tests;

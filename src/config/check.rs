@@ -1,0 +1,169 @@
+//! Compiles resources without serving them and prints what is wrong with them.
+//!
+//! - One line per finding, by file and line, then one line that sums up.
+//! - A certificate that is not there is a warning: it may be on the machine that serves.
+//! - Names are not resolved: nothing leaves the machine.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::compile::{
+    Compiler, GatewayIdentity, Identities, Inputs, Listen, MountedSecret, SourceFile,
+};
+use crate::snapshot::{Limits, Rejection, Severity};
+
+/// What to check, and for which gateway.
+pub(crate) struct Subject<'a> {
+    pub(crate) files: &'a [SourceFile],
+    pub(crate) mounted_secrets: &'a [MountedSecret],
+    /// Prefix of every path that a Gateway names.
+    pub(crate) files_root: &'a Path,
+    pub(crate) gateway: GatewayIdentity,
+    pub(crate) listen: Listen,
+    pub(crate) identities: Box<dyn Identities>,
+}
+
+/// Checks; returns whether there was no error.
+///
+/// # Errors
+/// `out` cannot be written.
+pub(crate) fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
+    let Subject { files, mounted_secrets, files_root, gateway, listen, identities } = subject;
+    let mut compiler = Compiler::new(gateway, listen, Limits::default(), identities);
+    compiler.tolerate_absent_certificates();
+    let output = compiler.compile(Inputs {
+        files,
+        mounted_secrets,
+        pem: &mut |path| read_below(files_root, path),
+        resolved: &|_| None,
+    });
+    let rejections = &output.snapshot.rejections;
+    for rejection in rejections {
+        writeln!(out, "{rejection}")?;
+    }
+    let errors = count(rejections, Severity::Error);
+    writeln!(
+        out,
+        "{}, {}, {}, {}",
+        plural(files.len(), "file"),
+        plural(compiler.resources(), "good resource"),
+        plural(errors, "error"),
+        plural(count(rejections, Severity::Warning), "warning"),
+    )?;
+    Ok(errors == 0)
+}
+
+fn read_below(root: &Path, path: &str) -> io::Result<Arc<[u8]>> {
+    std::fs::read(root.join(path.trim_start_matches('/'))).map(Arc::from)
+}
+
+fn count(rejections: &[Rejection], severity: Severity) -> usize {
+    rejections.iter().filter(|rejection| rejection.severity == severity).count()
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::compile::tests::{TestIdentities, gateway, listen};
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    fn checked(name: &str, content: &[u8]) -> (bool, String) {
+        let file = SourceFile { path: Arc::new(PathBuf::from(name)), content: Ok(content.into()) };
+        let mut out = Vec::new();
+        let subject = Subject {
+            files: &[file],
+            mounted_secrets: &[],
+            files_root: Path::new("/nowhere"),
+            gateway: gateway(),
+            listen: listen(),
+            identities: Box::new(TestIdentities::default()),
+        };
+        let good = check(subject, &mut out).unwrap();
+        (good, String::from_utf8(out).unwrap())
+    }
+
+    /// `NAME.yaml` below `testdata` is checked and must say what stands in `NAME.rejections`, which
+    /// is written where it is missing.
+    #[test]
+    fn every_case_says_what_is_expected() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata");
+        let mut wrong = String::new();
+        let mut cases = 0;
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            cases += 1;
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let (_, said) = checked(name, &std::fs::read(&path).unwrap());
+            let expected = std::fs::read_to_string(path.with_extension("rejections"));
+            if expected.as_ref().ok() != Some(&said) {
+                if expected.is_err() {
+                    std::fs::write(path.with_extension("rejections"), &said).unwrap();
+                }
+                wrong += &format!("--- {name}\n{said}");
+            }
+        }
+        assert!(wrong.is_empty(), "\n{wrong}");
+        assert!(cases >= 25, "{cases}");
+    }
+
+    #[test]
+    fn a_bomb_is_an_error() {
+        let mut text = String::from("a: &a [x, x, x, x, x, x, x, x, x]\n");
+        for (name, before) in ('b'..='z').zip('a'..) {
+            let items = vec![format!("*{before}"); 9].join(", ");
+            text += &format!("{name}: &{name} [{items}]\n");
+        }
+        let (good, said) = checked("bomb.yaml", text.as_bytes());
+        assert!(!good);
+        assert!(said.len() < 400, "{said}");
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        for open in ["[", "{a: ", "- ", "? "] {
+            let (good, said) = checked("deep.yaml", open.repeat(100_000).as_bytes());
+            assert!(!good);
+            assert!(said.len() < 400, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_100_mb_is_an_error() {
+        let (good, said) = checked("large.yaml", &vec![b'a'; 100_000_000]);
+        assert!(!good);
+        assert!(said.starts_with("large.yaml: error: the file has 100 MB"), "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_crash(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            checked("random.yaml", &bytes);
+        }
+
+        #[test]
+        fn random_yaml_never_crashes(
+            text in "(apiVersion: v1\n)?(kind: (Secret|Service|List)\n)?[-:a-c{}\\[\\],\"'&*!|>?# \n]{0,80}",
+        ) {
+            checked("random.yaml", text.as_bytes());
+        }
+
+        #[test]
+        fn half_a_file_never_crashes(cut in 0..PAGE.len(), drop in 0..40_usize) {
+            let mut bytes = PAGE.as_bytes().to_vec();
+            bytes.drain(cut..(cut + drop).min(PAGE.len()));
+            checked("page.yaml", &bytes);
+        }
+    }
+
+    const PAGE: &str = include_str!("testdata/page.yaml");
+}

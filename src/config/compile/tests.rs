@@ -1,0 +1,377 @@
+//! Tests of compilation over several generations. What is said about bad resources is tested with
+//! the files in `config/testdata`.
+
+use super::*;
+use crate::snapshot::{Action, Cluster};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// Takes what starts with `good` for a certificate, and a key that ends like it for its key.
+#[derive(Default)]
+pub(crate) struct TestIdentities {
+    built: u64,
+}
+
+impl Identities for TestIdentities {
+    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String> {
+        let certificate = String::from_utf8_lossy(request.certificate);
+        let serial = certificate.strip_prefix("good ").ok_or("is no certificate")?;
+        if request.key != format!("key {serial}").as_bytes() {
+            return Err("the key does not belong to the certificate".into());
+        }
+        self.built += 1;
+        Ok(BuiltIdentity {
+            config: server_config(),
+            serial: serial.to_owned(),
+            subject_alt_names: Vec::new(),
+            valid_from: SystemTime::UNIX_EPOCH,
+            expires: SystemTime::UNIX_EPOCH,
+        })
+    }
+}
+
+fn server_config() -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let resolver = rustls::server::ResolvesServerCertUsingSni::new();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    Arc::new(config)
+}
+
+pub(crate) fn gateway() -> GatewayIdentity {
+    let labels = BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
+    GatewayIdentity { namespace: "istio-system".into(), labels }
+}
+
+pub(crate) fn listen() -> Listen {
+    let ports = BTreeMap::from([(80, 8080), (443, 8443)]);
+    Listen { address: Ipv4Addr::UNSPECIFIED.into(), ports }
+}
+
+/// A compiler and the world that it sees.
+struct World {
+    compiler: Compiler,
+    files: BTreeMap<String, SourceFile>,
+    pem: HashMap<String, Arc<[u8]>>,
+    dns: HashMap<String, Vec<IpAddr>>,
+}
+
+impl World {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let identities = Box::new(TestIdentities::default());
+        let compiler = Compiler::new(gateway(), listen(), Limits::default(), identities);
+        let (pem, dns) = (HashMap::new(), HashMap::new());
+        let mut world = Self { compiler, files: BTreeMap::new(), pem, dns };
+        files.iter().for_each(|(name, text)| world.write(name, text));
+        world
+    }
+
+    /// The page's files and certificates.
+    fn page() -> Self {
+        let mut world = Self::new(&[("page.yaml", PAGE), ("backend.yaml", BACKEND)]);
+        world.write_pair("1", "1");
+        world
+    }
+
+    fn write(&mut self, name: &str, text: &str) {
+        let path = Arc::new(Path::new(name).to_owned());
+        let content = Ok(text.as_bytes().into());
+        self.files.insert(name.to_owned(), SourceFile { path, content });
+    }
+
+    fn write_pair(&mut self, certificate: &str, key: &str) {
+        let dir = "/etc/istio/ingressgateway-certs";
+        self.pem.insert(format!("{dir}/tls.crt"), format!("good {certificate}").as_bytes().into());
+        self.pem.insert(format!("{dir}/tls.key"), format!("key {key}").as_bytes().into());
+    }
+
+    fn output(&mut self) -> Output {
+        let files: Vec<_> = self.files.values().cloned().collect();
+        let (pem, dns) = (&self.pem, &self.dns);
+        self.compiler.compile(Inputs {
+            files: &files,
+            mounted_secrets: &[],
+            pem: &mut |path| pem.get(path).cloned().ok_or(std::io::ErrorKind::NotFound.into()),
+            resolved: &|name| dns.get(name).cloned(),
+        })
+    }
+
+    fn compile(&mut self) -> Snapshot {
+        self.output().snapshot
+    }
+}
+
+const PAGE: &str = include_str!("../testdata/page.yaml");
+
+const BACKEND: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: httpbin}
+spec:
+  hosts: [httpbin.default.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 8000, name: http, protocol: HTTP, targetPort: 80}]
+  endpoints: [{address: 10.0.0.2}, {address: 10.0.0.1, ports: {http: 8080}}]
+";
+
+fn said(snapshot: &Snapshot) -> String {
+    snapshot.rejections.iter().map(|rejection| format!("{rejection}\n")).collect()
+}
+
+/// The TLS server for `host` on port 443.
+fn server<'a>(snapshot: &'a Snapshot, host: &str) -> &'a Arc<TlsServer> {
+    let key = ListenerKey { address: Ipv4Addr::UNSPECIFIED.into(), gateway_port: 443 };
+    match &snapshot.listener(key).unwrap().serves {
+        Serves::Tls(servers) => servers.find(host).unwrap(),
+        Serves::Http(_) => panic!("no TLS"),
+    }
+}
+
+/// Names of the routes of the virtual host in order, with their paths and clusters.
+fn routes(table: &RouteTable, host: &str) -> Vec<String> {
+    let host = table.hosts.find(host).unwrap();
+    let show = |route: &crate::snapshot::Route| {
+        let action = match &route.action {
+            Action::Forward(forward) => clusters(forward).join(" "),
+            Action::Redirect(redirect) => redirect.status.to_string(),
+            Action::Respond(response) => response.status.to_string(),
+        };
+        format!("{} {:?} {action}", route.name, route.path)
+    };
+    host.routes().iter().map(show).collect()
+}
+
+fn clusters(forward: &crate::snapshot::Forward) -> Vec<String> {
+    let name = |cluster: &Arc<Cluster>| format!("{} {:?}", cluster.name, cluster.endpoints);
+    let target = |target: &crate::snapshot::Target| target.cluster.as_ref().map(name);
+    forward.targets.iter().map(|t| target(t).unwrap_or_else(|| "none".into())).collect()
+}
+
+#[test]
+fn the_page_compiles() {
+    let mut world = World::page();
+    let output = world.output();
+    let snapshot = &output.snapshot;
+    assert_eq!(said(snapshot), "");
+    assert_eq!(snapshot.generation, 1);
+    assert_eq!(snapshot.listeners[0].bind_port, 8443);
+    let server = server(snapshot, "httpbin.example.com");
+    assert_eq!(server.name, "https.443.https.mygateway.default");
+    assert!(matches!(server.identity, Identity::Ready(_)));
+    let cluster = "outbound|8000||httpbin.default.svc.cluster.local \
+                   [10.0.0.1:8080, 10.0.0.2:80]";
+    assert_eq!(
+        routes(&server.routes, "httpbin.example.com"),
+        [format!(" Prefix(\"/status\") {cluster}"), format!(" Prefix(\"/delay\") {cluster}")]
+    );
+    assert_eq!(output.pem_paths.len(), 2);
+    assert!(output.names.is_empty());
+}
+
+#[test]
+fn what_did_not_change_is_the_same() {
+    let mut world = World::page();
+    let first = world.compile();
+    world.write("other.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n");
+    let second = world.compile();
+    assert!(Arc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+    assert!(Arc::ptr_eq(&first.certificates[0], &second.certificates[0]));
+    assert_eq!(second.generation, 2);
+}
+
+#[test]
+fn a_changed_document_rebuilds_only_its_own_host() {
+    let other = PAGE.replace("httpbin", "other").replace("mygateway", "othergateway");
+    let mut world = World::page();
+    world.write("other.yaml", &other);
+    let first = world.compile();
+    assert_eq!(said(&first), "");
+    world.write("other.yaml", &other.replace("/delay", "/late"));
+    let second = world.compile();
+    let same = |host| Arc::ptr_eq(server(&first, host), server(&second, host));
+    assert!(same("httpbin.example.com"));
+    assert!(!same("other.example.com"));
+}
+
+#[test]
+fn a_line_above_moves_the_place_and_rebuilds_nothing() {
+    let mut world = World::page();
+    world.pem.clear();
+    let first = world.compile();
+    world.write("page.yaml", &format!("# one\n---\n{PAGE}"));
+    let second = world.compile();
+    let (first_host, second_host) =
+        (server(&first, "httpbin.example.com"), server(&second, "httpbin.example.com"));
+    assert!(Arc::ptr_eq(&first_host.routes, &second_host.routes));
+    assert_ne!(first.rejections[0].origin, second.rejections[0].origin);
+}
+
+#[test]
+fn a_missing_certificate_closes_only_its_host_until_it_appears() {
+    let mut world = World::page();
+    world.pem.clear();
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Missing));
+    assert!(said(&snapshot).contains("tls.crt does not exist"), "{}", said(&snapshot));
+    world.write_pair("1", "1");
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert_eq!(said(&snapshot), "");
+}
+
+#[test]
+fn a_half_replaced_pair_keeps_the_last_good_one() {
+    let mut world = World::page();
+    let first = world.compile();
+    world.write_pair("2", "1");
+    let second = world.compile();
+    assert!(Arc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+    assert!(said(&second).contains("does not belong"), "{}", said(&second));
+    world.write_pair("2", "2");
+    let third = world.compile();
+    assert_eq!(said(&third), "");
+    assert!(!Arc::ptr_eq(&first.listeners[0], &third.listeners[0]));
+}
+
+#[test]
+fn a_broken_resource_keeps_its_last_good_version_and_a_deleted_one_goes() {
+    let mut world = World::page();
+    let first = world.compile();
+    for broken in [PAGE.replace("prefix:", "prefx:"), PAGE.replace("hosts:", "hosts: [")] {
+        world.write("page.yaml", &broken);
+        let second = world.compile();
+        assert!(Arc::ptr_eq(&first.listeners[0], &second.listeners[0]), "{}", said(&second));
+        assert!(said(&second).contains("stays in use"), "{}", said(&second));
+    }
+    world.write("page.yaml", "");
+    assert!(world.compile().listeners.is_empty());
+}
+
+#[test]
+fn a_secret_is_found_in_the_gateways_namespace() {
+    let page = PAGE
+        .replace("serverCertificate: /etc/istio/ingressgateway-certs/tls.crt", "")
+        .replace("privateKey: /etc/istio/ingressgateway-certs/tls.key", "credentialName: cred");
+    let secret = "
+apiVersion: v1
+kind: Secret
+metadata: {name: cred, namespace: istio-system}
+data: {tls.crt: Z29vZCA3}
+stringData: {tls.key: key 7}
+";
+    let mut world = World::new(&[("page.yaml", &page), ("secret.yaml", secret)]);
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    world.files.remove("secret.yaml");
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(said(&snapshot).contains("there is no Secret `cred` in namespace istio-system"));
+}
+
+#[test]
+fn dns_tries_the_completed_name_then_the_written_one() {
+    let mut world = World::page();
+    world.files.remove("backend.yaml");
+    let output = world.output();
+    let names: Vec<_> = output.names.iter().map(String::as_str).collect();
+    assert_eq!(names, ["httpbin", "httpbin.default.svc.cluster.local"]);
+    world.dns.insert("httpbin".into(), vec![Ipv4Addr::new(10, 9, 9, 9).into()]);
+    let snapshot = world.compile();
+    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let first = &routes(table, "httpbin.example.com")[0];
+    assert!(first.ends_with("httpbin.default.svc.cluster.local [10.9.9.9:8000]"), "{first}");
+}
+
+#[test]
+fn a_service_leads_to_its_ready_endpoints() {
+    let backend = "
+apiVersion: v1
+kind: Service
+metadata: {name: httpbin}
+spec: {ports: [{name: grpc-x, port: 8000, targetPort: web}], selector: {app: httpbin}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: httpbin-1, labels: {kubernetes.io/service-name: httpbin}}
+addressType: IPv4
+ports: [{name: grpc-x, port: 8081, protocol: TCP}]
+endpoints:
+- addresses: [10.0.0.3]
+- addresses: [10.0.0.4]
+  conditions: {ready: false}
+";
+    let mut world = World::page();
+    world.write("backend.yaml", backend);
+    let snapshot = world.compile();
+    assert_eq!(said(&snapshot), "");
+    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let first = &routes(table, "httpbin.example.com")[0];
+    assert!(first.ends_with("httpbin.default.svc.cluster.local [10.0.0.3:8081]"), "{first}");
+    world.write("backend.yaml", &backend.replace("port: 8000", "port: 8001"));
+    let snapshot = world.compile();
+    let table = &server(&snapshot, "httpbin.example.com").routes;
+    assert!(routes(table, "httpbin.example.com")[0].ends_with("none"));
+    assert!(said(&snapshot).contains("has no port 8000, only 8001"), "{}", said(&snapshot));
+}
+
+#[test]
+fn catch_all_routes_of_several_services_go_last() {
+    let service = |name: &str, uri: &str, host: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {{name: {name}}}\nspec:\n  hosts: [httpbin.example.com]\n  \
+             gateways: [mygateway]\n  http:\n  - name: {name}\n    match: [{{uri: {{{uri}}}}}]\n    \
+             route: [{{destination: {{host: {host}, port: {{number: 1}}}}}}]\n"
+        )
+    };
+    let gateway = PAGE.split("---").next().unwrap();
+    let text = gateway.to_owned()
+        + &service("a", "prefix: /", "10.0.0.1")
+        + &service("b", "exact: /b", "10.0.0.2");
+    let mut world = World::new(&[("all.yaml", &text)]);
+    let snapshot = world.compile();
+    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let names: Vec<_> = table
+        .hosts
+        .find("httpbin.example.com")
+        .unwrap()
+        .routes()
+        .iter()
+        .map(|route| route.name.clone())
+        .collect();
+    assert_eq!(names, ["b", "a"]);
+}
+
+#[test]
+fn a_redirecting_server_needs_no_virtual_service() {
+    let text = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: plain}
+spec:
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    tls: {httpsRedirect: true}
+    hosts: ['*.example.com']
+";
+    let mut world = World::new(&[("plain.yaml", text)]);
+    let snapshot = world.compile();
+    let Serves::Http(table) = &snapshot.listeners[0].serves else { panic!("no HTTP") };
+    assert!(table.hosts.find("a.example.com").unwrap().https_redirect);
+    assert!(table.hosts.find("example.com").is_none());
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n\
+                  stringData: {tls.key: hunter2}\ndata: {a: 'hunter2!'}\n";
+    let mut world = World::new(&[("secret.yaml", secret)]);
+    let snapshot = world.compile();
+    assert!(said(&snapshot).contains("is not base64"), "{}", said(&snapshot));
+    assert!(!format!("{snapshot:?}").contains("hunter2"));
+}

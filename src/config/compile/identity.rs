@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::sources::{Placed, Resources};
 use super::{BuiltIdentity, Identities, IdentityRequest, MountedSecret, TlsVersions};
-use crate::config::model::{Credential, Key, Kind, Server, Spec, Tls};
+use crate::config::model::{Credential, Key, Kind, SecretBytes, Server, Spec, Tls};
 use crate::snapshot::{Certificate, CertificateState, Identity, Rejection, Severity};
 
 /// Identities of the generation before, by the name of their server.
@@ -157,9 +157,17 @@ impl Vault<'_> {
         let keys = self.secret_keys(name).ok_or_else(|| {
             let namespace = self.namespace;
             let place = format!("namespace {namespace}, the gateway's own");
-            Fault::absent(format!("there is no Secret `{name}` in {place}"))
+            let elsewhere = self.elsewhere(name);
+            Fault::absent(format!("there is no Secret `{name}` in {place}{elsewhere}"))
         })?;
         choose_pair(&keys)
+    }
+
+    /// The commonest mistake: it is beside the Gateway instead of beside the gateway.
+    fn elsewhere(&self, name: &str) -> String {
+        let mut keys = self.resources.keys();
+        keys.find(|key| key.kind == Kind::Secret && key.name == name)
+            .map_or_else(String::new, |key| format!("; there is one in {}", key.namespace))
     }
 
     fn secret_keys(&self, name: &str) -> Option<BTreeMap<String, Arc<[u8]>>> {
@@ -173,7 +181,7 @@ impl Vault<'_> {
     }
 }
 
-fn secret_bytes(bytes: &crate::config::model::SecretBytes) -> Arc<[u8]> {
+fn secret_bytes(bytes: &SecretBytes) -> Arc<[u8]> {
     Arc::clone(&bytes.0)
 }
 

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::route::{TablePlan, virtual_service};
 use super::sources::{Placed, Resources};
 use super::{GatewayIdentity, Listen};
-use crate::config::model::{Gateway, Located, Server, ServerHost, ServerProtocol, Spec, Tls};
+use crate::config::model::{
+    Gateway, GatewayName, Key, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
+};
 use crate::snapshot::{HostPattern, ListenerKey, Rejection, Severity};
 
 /// What is to be served on one address and port.
@@ -173,6 +175,9 @@ impl<'a> Planner<'a> {
         let mut patterns: BTreeSet<_> =
             server.hosts.iter().map(|host| host.value.pattern.clone()).collect();
         patterns.retain(|pattern| servers.iter().all(|other| !other.patterns.contains(pattern)));
+        if patterns.len() < server.hosts.len() {
+            self.rejections.push(shadowed(gateway, server));
+        }
         let name = server_name(gateway, server);
         let (gateway, server, tls) = (gateway.clone(), server.clone(), tls.clone());
         servers.push(TlsPlan { name, gateway, server, tls, patterns, table });
@@ -250,6 +255,13 @@ fn conflict(servers: &[TlsPlan], server: &Server) -> Option<(String, String)> {
     })
 }
 
+fn shadowed(gateway: &Placed, server: &Server) -> Rejection {
+    let field = format!("spec.servers[{}].hosts", server.index);
+    let what = "a host that another server has, or that stands twice, leads there".to_owned();
+    let cause = "clients name the host alone, not the namespace before it";
+    gateway.reject(Severity::Warning, server.line, field, what, cause)
+}
+
 fn names_gateway(placed: &Placed, gateway: &Placed) -> bool {
     let key = &gateway.resource.key;
     virtual_service(placed).is_some_and(|service| {
@@ -258,7 +270,7 @@ fn names_gateway(placed: &Placed, gateway: &Placed) -> bool {
     })
 }
 
-fn is_name_of(name: &crate::config::model::GatewayName, key: &crate::config::model::Key) -> bool {
+fn is_name_of(name: &GatewayName, key: &Key) -> bool {
     name.namespace == key.namespace && name.name == key.name
 }
 
@@ -320,8 +332,10 @@ fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
     let gateways = gateways_in_order(resources);
     for (index, name) in service.gateways.iter().enumerate() {
         if gateways.iter().all(|(gateway, _)| !is_name_of(&name.value, &gateway.resource.key)) {
-            let what =
-                format!("there is no Gateway {} in {}", name.value.name, name.value.namespace);
+            let what = format!(
+                "there is no usable Gateway {} in namespace {}",
+                name.value.name, name.value.namespace
+            );
             let cause = "a name without namespace means the VirtualService's own; write \
                          `namespace/name` for another";
             let field = format!("spec.gateways[{index}]");

@@ -1,6 +1,6 @@
 //! Which resources there are: parses what changed, keeps what was good.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -89,23 +89,25 @@ impl Sources {
 
     /// Adds what was good and is broken now.
     fn keep_good(&self, used: &mut Resources, rejections: &mut Vec<Rejection>) {
+        let broken: BTreeSet<_> =
+            self.files.values().flat_map(File::parsed).flat_map(|p| &p.broken).collect();
         for (key, placed) in &self.good {
-            if used.contains_key(key) || !self.is_broken(key, placed) {
+            let gone = || !broken.contains(key) && !self.is_unreadable(&placed.path);
+            if used.contains_key(key) || gone() {
                 continue;
             }
             let what = "what was read before the error stays in use".to_owned();
-            let (line, cause) = (placed.resource.line, "it takes effect once the error is gone");
+            let (line, cause) = (placed.resource.line, "until the error is gone");
             rejections.push(placed.reject(Severity::Warning, line, "", what, cause));
             used.insert(key.clone(), placed.clone());
         }
     }
 
-    /// Whether the resource is still there, as far as one can tell.
-    fn is_broken(&self, key: &Key, placed: &Placed) -> bool {
-        self.files.iter().any(|(path, file)| {
-            let same = *path == placed.path;
-            file.parsed().any(|parsed| parsed.broken.contains(key) || (same && parsed.unreadable))
-                || (same && file.failure.is_some())
+    /// Whether the file holds something that could not be told apart: it may be any resource.
+    fn is_unreadable(&self, path: &Arc<PathBuf>) -> bool {
+        let file = self.files.get(path);
+        file.is_some_and(|file| {
+            file.failure.is_some() || file.parsed().any(|parsed| parsed.unreadable)
         })
     }
 }

@@ -265,7 +265,7 @@ fn one_of(names: &[&str]) -> String {
 pub(crate) fn did_you_mean(wrong: &str, names: impl Iterator<Item = &'static str>) -> String {
     let near = names
         .map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= TYPO_DISTANCE_MAX.min(name.len() / 2))
+        .filter(|(distance, name)| *distance <= TYPO_DISTANCE_MAX.min(name.len() / 3))
         .min();
     near.map_or_else(String::new, |(_, name)| format!("did you mean `{name}`?"))
 }

@@ -166,9 +166,13 @@ fn read_resource(kind: Kind, mut fields: Fields<'_>, mut problems: Problems, par
     };
     let key = Key { kind, namespace: meta.namespace, name: meta.name };
     let spec = read_spec(&key, &mut fields, &mut problems);
-    match spec.filter(|_| !problems.has_errors()) {
-        Some((spec, server_findings)) => {
-            problems.findings.extend(server_findings);
+    let good = !problems.has_errors();
+    let spec = spec.map(|(spec, findings)| {
+        problems.findings.extend(findings);
+        spec
+    });
+    match spec.filter(|_| good) {
+        Some(spec) => {
             parsed.note(key.to_string(), problems);
             let line = fields.parent.line;
             let resource = Resource { key, line, created: meta.created, spec };
@@ -226,8 +230,8 @@ fn report_unknown_kind(
     let Some(field) = fields.take("kind") else { return };
     let ours = Kind::ALL.into_iter().filter(|k| api_version.starts_with(k.group()));
     let cause = match Kind::ALL.into_iter().find(|known| known.name() == kind) {
-        Some(known) if known.group().is_empty() => "its apiVersion is `v1`".to_owned(),
-        Some(known) => format!("its apiVersion is `{}/v1`", known.group()),
+        Some(known) if known.group().is_empty() => format!("ringgate reads {kind} of `v1`"),
+        Some(known) => format!("ringgate reads {kind} of `{}/v1`", known.group()),
         None => did_you_mean(kind, ours.map(Kind::name)),
     };
     let what = if api_version.starts_with(NETWORKING) {

@@ -212,7 +212,7 @@ pub(super) fn read_export(field: Option<Field<'_>>, problems: &mut Problems) -> 
         _ => {
             let problem = names.iter().any(|name| matches!(*name, "*" | "." | "~"));
             if problem {
-                let what = not_supported("`*`, `.` or `~` beside other namespaces in `exportTo`");
+                let what = not_supported("`~`, or `*` or `.` beside other namespaces,");
                 problems.error(&field, what, "");
             }
             Export::Named(names.into_iter().map(str::to_owned).collect())

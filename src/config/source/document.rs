@@ -312,35 +312,56 @@ mod tests {
         }
     }
 
+    fn shown(text: &str) -> Vec<String> {
+        let show = |result: Result<Option<Node>, SyntaxError>| match result {
+            Ok(None) => "nothing".to_owned(),
+            Ok(Some(node)) => show(&node),
+            Err(error) => format!("{}: {}", error.line, error.what),
+        };
+        all(text).into_iter().map(show).collect()
+    }
+
     #[test]
-    fn probe() {
-        for text in [
-            "a: 1\nb:\n  c: [x, 'y']\n  d: yes\n  8080: 1.5\n  n: ~\n  v: 1e3\n",
-            "a: 1\na: 2\n",
-            "a: [1\nb: 2\n",
-            "\ta: 1\n",
-            "a: b: c\n",
-            "a: *x\n",
-            "just text\n",
-            "- a\n - b\n",
-            "a: &x [1, 2]\nb: *x\nc: {<<: {z: 1}}",
-            "? [a]\n: b\n",
-            "a: !!binary aGk=\n",
-            "a: !foo bar\n",
-            "--- {a: b}\n",
-            "a: |\n  x\n  y\nb: 'unterminated\n",
-            "a: \"b\n---\nc: d\n",
-            "a: .nan",
-            "a: b\n...\nc: d\n",
-        ] {
-            println!("{text:?}");
-            for result in all(text) {
-                match result {
-                    Ok(None) => println!("   NONE"),
-                    Ok(Some(node)) => println!("   {}", show(&node)),
-                    Err(error) => println!("   ERR {} {:?}", error.line, error.what),
-                }
-            }
-        }
+    fn every_node_knows_its_line() {
+        assert_eq!(
+            shown("a: 1\nb:\n  c: [x, 'y']\n  8080: 1.5\n  n: ~\n"),
+            ["1:{1:a=1:1 2:b=3:{3:c=3:[3:\"x\" 3:\"y\"] 4:8080=4:1.5f 5:n=5:null}}"]
+        );
+        assert_eq!(shown("a: &x [1]\nb: *x\n"), ["1:{1:a=1:[1:1] 2:b=2:[2:1]}"]);
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        assert_eq!(shown("[true, yes, on, n]"), ["1:[1:true 1:\"yes\" 1:\"on\" 1:\"n\"]"]);
+    }
+
+    #[test]
+    fn a_bad_document_does_not_stop_the_others() {
+        assert_eq!(
+            shown("a: \"b\n---\nc: d\n...\n# x\n--- {e: f}\n"),
+            ["1: is no YAML: unclosed quote", "2:{2:c=2:\"d\"}", "1:{1:e=1:\"f\"}"]
+        );
+    }
+
+    #[test]
+    fn a_marker_is_one_only_at_the_start_of_a_line() {
+        assert_eq!(shown("a: |\n  ---\n  b\n---x: y\n").len(), 1);
+    }
+
+    #[test]
+    fn parts_tell_how_many_lines_are_before_them() {
+        let parts = split(b"%YAML 1.2\n---\na: b\n---\n# nothing\n---\nc: d\n").unwrap();
+        let lines: Vec<_> = parts.iter().map(|part| part.lines_before).collect();
+        assert_eq!(lines, [1, 5]);
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_an_error() {
+        assert_eq!(shown("a: 1\nb: 2\na: 3\n"), ["3: the key `a` stands twice in the same map"]);
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_with_its_line() {
+        assert_eq!(split(b"a: b\nc: \xff\n").unwrap_err().line, 2);
     }
 }

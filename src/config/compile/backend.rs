@@ -70,13 +70,13 @@ impl<'a> Backends<'a> {
     ) -> Option<Arc<Cluster>> {
         let full = complete(&destination.host, namespace);
         let cluster = if let Some((namespace, name, service)) = self.service(&full) {
-            self.from_service(&full, namespace, &name, service, destination.port, port)?
+            self.cluster_of_service(&full, namespace, &name, service, destination.port, port)?
         } else if let Some(entry) = self.entries.get(full.as_str()) {
-            self.from_entry(&full, entry, destination.port, port)?
+            self.cluster_of_entry(&full, entry, destination.port, port)?
         } else if let Some(entry) = self.entries.get(destination.host.as_str()) {
-            self.from_entry(&destination.host, entry, destination.port, port)?
+            self.cluster_of_entry(&destination.host, entry, destination.port, port)?
         } else {
-            self.from_dns(&full, &destination.host, destination.port.unwrap_or(port))
+            self.cluster_of_dns(&full, &destination.host, destination.port.unwrap_or(port))
         };
         Some(self.intern(cluster))
     }
@@ -127,7 +127,7 @@ impl<'a> Backends<'a> {
         }
     }
 
-    fn from_service(
+    fn cluster_of_service(
         &mut self,
         host: &str,
         namespace: &str,
@@ -150,7 +150,7 @@ impl<'a> Backends<'a> {
         Some(cluster(host, number, service_protocol(port), endpoints))
     }
 
-    fn from_entry(
+    fn cluster_of_entry(
         &mut self,
         host: &str,
         entry: &ServiceEntry,
@@ -175,7 +175,7 @@ impl<'a> Backends<'a> {
         endpoints
     }
 
-    fn from_dns(&mut self, full: &str, written: &str, port: u16) -> Cluster {
+    fn cluster_of_dns(&mut self, full: &str, written: &str, port: u16) -> Cluster {
         let addresses = self.resolve(&[full, written]);
         cluster(full, port, UpstreamProtocol::Http1, at(addresses, port))
     }

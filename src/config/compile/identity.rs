@@ -147,9 +147,12 @@ impl Vault<'_> {
 
     fn read(&mut self, path: &str) -> Result<Arc<[u8]>, Fault> {
         self.paths.insert(path.to_owned());
-        (self.pem)(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Fault::absent(format!("{path} does not exist")),
-            _ => Fault::wrong(format!("{path} cannot be read: {error}")),
+        (self.pem)(path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                Fault::absent(format!("{path} does not exist"))
+            } else {
+                Fault::wrong(format!("{path} cannot be read: {error}"))
+            }
         })
     }
 

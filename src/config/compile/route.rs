@@ -93,7 +93,7 @@ fn build_host(
     let HostPlan { https_redirect, services } = plan;
     let clusters: Vec<_> = services
         .iter()
-        .flat_map(|placed| destinations(placed))
+        .flat_map(destinations)
         .map(|(namespace, destination)| backends.find(destination, namespace, port))
         .collect();
     let same = old.filter(|old| old.is_made_of(port, https_redirect, &services, &clusters));
@@ -116,10 +116,8 @@ impl BuiltHost {
         clusters: &[Option<Arc<Cluster>>],
     ) -> bool {
         let same_service = |(a, b): (&Placed, &Placed)| Arc::ptr_eq(&a.resource, &b.resource);
-        let same_cluster = |(a, b): (&Option<Arc<Cluster>>, _)| match (a, b) {
-            (Some(a), &Some(ref b)) => Arc::ptr_eq(a, b),
-            (None, &None) => true,
-            (Some(_), &None) | (None, &Some(_)) => false,
+        let same_cluster = |(a, b): (&Option<Arc<Cluster>>, &Option<Arc<Cluster>>)| {
+            a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
         };
         (self.port, self.https_redirect) == (port, https_redirect)
             && self.services.len() == services.len()

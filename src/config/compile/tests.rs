@@ -325,7 +325,8 @@ fn catch_all_routes_of_several_services_go_last() {
         format!(
             "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
              metadata: {{name: {name}}}\nspec:\n  hosts: [httpbin.example.com]\n  \
-             gateways: [mygateway]\n  http:\n  - name: {name}\n    match: [{{uri: {{{uri}}}}}]\n    \
+             gateways: [mygateway]\n  http:\n  - name: {name}\n    \
+             match: [{{uri: {{{uri}}}}}]\n    \
              route: [{{destination: {{host: {host}, port: {{number: 1}}}}}}]\n"
         )
     };

@@ -258,11 +258,11 @@ impl ServerReader<'_> {
     fn read_plain(&mut self, field: &Field<'_>) -> Option<ServerProtocol> {
         let mut tls = field.fields(self.whole)?;
         let redirect = tls.take("httpsRedirect").map(|field| field.boolean(self.whole));
-        if let Some(mode) = tls.take("mode") {
-            if mode.string(self.whole)? != "PASSTHROUGH" {
-                let cause = "set `protocol: HTTPS`, or leave only `httpsRedirect` in `tls`";
-                self.whole.error(&mode, "a server with protocol HTTP has no TLS", cause);
-            }
+        if let Some(mode) = tls.take("mode")
+            && mode.string(self.whole)? != "PASSTHROUGH"
+        {
+            let cause = "set `protocol: HTTPS`, or leave only `httpsRedirect` in `tls`";
+            self.whole.error(&mode, "a server with protocol HTTP has no TLS", cause);
         }
         for name in ["serverCertificate", "privateKey", "caCertificates"] {
             if let Some(field) = tls.take(name) {
@@ -282,11 +282,11 @@ impl ServerReader<'_> {
         let mut tls = field.fields(self.whole)?;
         let mode = tls.take("mode");
         let simple = self.read_mode(field, mode.as_ref());
-        if let Some(field) = tls.take("httpsRedirect") {
-            if field.boolean(self.whole)? {
-                let cause = "it belongs on the server with protocol HTTP";
-                self.whole.warn(&field, "`httpsRedirect` of an HTTPS server is ignored", cause);
-            }
+        if let Some(field) = tls.take("httpsRedirect")
+            && field.boolean(self.whole)?
+        {
+            let cause = "it belongs on the server with protocol HTTP";
+            self.whole.warn(&field, "`httpsRedirect` of an HTTPS server is ignored", cause);
         }
         let credential = self.read_credential(field, &mut tls, simple);
         let versions = self.read_versions(&mut tls);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::sources::{Placed, Resources};
 use super::{BuiltIdentity, Identities, IdentityRequest, MountedSecret, TlsVersions};
 use crate::config::model::{Credential, Key, Kind, SecretBytes, Server, Spec, Tls};
-use crate::snapshot::{Certificate, CertificateState, Identity, Rejection, Severity};
+use crate::snapshot::{Certificate, CertificateState, Identity, Origin, Rejection, Severity};
 
 /// Identities of the generation before, by the name of their server.
 #[derive(Default)]
 pub(super) struct Kept {
     servers: BTreeMap<String, KeptIdentity>,
-    certificates: Vec<Arc<Certificate>>,
+    certificates: BTreeMap<(String, Origin), Arc<Certificate>>,
 }
 
 #[derive(Clone)]
@@ -100,14 +100,15 @@ impl Vault<'_> {
 
     /// What the next generation may keep.
     pub(super) fn finish(self) -> (Kept, Vec<Arc<Certificate>>, BTreeSet<String>) {
-        let certificates = self.kept.certificates.clone();
+        let certificates = self.kept.certificates.values().cloned().collect();
         (self.kept, certificates, self.paths)
     }
 
     fn record(&mut self, certificate: Certificate) {
-        let same = self.before.certificates.iter().find(|old| ***old == certificate);
+        let place = (certificate.source.clone(), certificate.origin.clone());
+        let same = self.before.certificates.get(&place).filter(|old| ***old == certificate);
         let certificate = same.map_or_else(|| Arc::new(certificate), Arc::clone);
-        self.kept.certificates.push(certificate);
+        self.kept.certificates.insert(place, certificate);
     }
 
     fn source(&self, credential: &Credential) -> String {

@@ -44,6 +44,12 @@ pub(super) struct Planner<'a> {
     pub(super) listen: &'a Listen,
     /// In order of precedence.
     services: Vec<&'a Placed>,
+    /// The places in `services` of those that name a Gateway, by its namespace and name.
+    by_gateway: BTreeMap<(&'a str, &'a str), BTreeSet<usize>>,
+    /// The hosts of TLS servers and whose they are.
+    claims: BTreeMap<(ListenerKey, ServerHost), String>,
+    /// The same without the namespaces before them.
+    patterns: BTreeSet<(ListenerKey, HostPattern)>,
     plans: ListenerPlans,
     rejections: &'a mut Vec<Rejection>,
     /// The VirtualServices, by their place in `services`, that some server has.
@@ -58,8 +64,10 @@ impl<'a> Planner<'a> {
         rejections: &'a mut Vec<Rejection>,
     ) -> Self {
         let services = services_in_order(resources, &identity.namespace);
+        let by_gateway = index(&services);
+        let (claims, patterns) = (BTreeMap::new(), BTreeSet::new());
         let (plans, bound) = (ListenerPlans::new(), BTreeSet::new());
-        Self { identity, listen, services, plans, rejections, bound }
+        Self { identity, listen, services, by_gateway, claims, patterns, plans, rejections, bound }
     }
 
     /// What all Gateways of `resources` come to.
@@ -159,6 +167,7 @@ impl<'a> Planner<'a> {
         tls: &Tls,
     ) {
         let table = self.bind(gateway, server);
+        let conflict = self.conflict(key, server);
         let plan = self
             .plans
             .entry(key)
@@ -167,20 +176,26 @@ impl<'a> Planner<'a> {
             let what = format!("port {} already serves plain HTTP", key.gateway_port);
             return self.refuse(gateway, server, "port", what, "the older Gateway wins");
         };
-        if let Some((host, owner)) = conflict(servers, server) {
+        if let Some((host, owner)) = conflict {
             let what = format!("the host {host} on this port already belongs to {owner}");
             let cause = "the older Gateway wins; this whole server is left out, as by Istio";
             return self.refuse(gateway, server, "hosts", what, cause);
         }
-        let mut patterns: BTreeSet<_> =
-            server.hosts.iter().map(|host| host.value.pattern.clone()).collect();
-        patterns.retain(|pattern| servers.iter().all(|other| !other.patterns.contains(pattern)));
+        let patterns = claim(&mut self.claims, &mut self.patterns, key, gateway, server);
         if patterns.len() < server.hosts.len() {
             self.rejections.push(shadowed(gateway, server));
         }
         let name = server_name(gateway, server);
         let (gateway, server, tls) = (gateway.clone(), server.clone(), tls.clone());
         servers.push(TlsPlan { name, gateway, server, tls, patterns, table });
+    }
+
+    /// The first host of `server` that a server before it has claimed, and whose that is.
+    fn conflict(&self, key: ListenerKey, server: &Server) -> Option<(HostPattern, String)> {
+        server.hosts.iter().find_map(|Located { value: host, .. }| {
+            let owner = self.claims.get(&(key, host.clone()))?;
+            Some((host.pattern.clone(), owner.clone()))
+        })
     }
 
     fn refuse(
@@ -199,13 +214,13 @@ impl<'a> Planner<'a> {
     /// The virtual hosts that the VirtualServices make on `server`.
     fn bind(&mut self, gateway: &Placed, server: &Server) -> TablePlan {
         let mut table = TablePlan::new();
-        for (index, placed) in self.services.iter().enumerate() {
-            if !names_gateway(placed, gateway) {
-                continue;
-            }
+        let key = &gateway.resource.key;
+        let named = self.by_gateway.get(&(key.namespace.as_str(), key.name.as_str()));
+        for &index in named.into_iter().flatten() {
+            let placed = self.services[index];
             for pattern in shared_hosts(placed, server) {
                 self.bound.insert(index);
-                table.entry(pattern).or_default().services.push((*placed).clone());
+                table.entry(pattern).or_default().services.push(placed.clone());
             }
         }
         table
@@ -242,17 +257,23 @@ fn merge(shared: &mut TablePlan, table: TablePlan) {
     }
 }
 
-/// The first host of `server` that a server before it has claimed, and whose that is.
-fn conflict(servers: &[TlsPlan], server: &Server) -> Option<(String, String)> {
-    let claims = |other: &TlsPlan, host: &ServerHost| {
-        other.server.hosts.iter().any(|claimed| claimed.value == *host)
-    };
-    server.hosts.iter().find_map(|host| {
-        let owner = servers.iter().find(|other| claims(other, &host.value))?;
-        let port = &owner.server.port_name;
-        let owner = format!("server `{port}` of {}", owner.gateway.resource.key);
-        Some((host.value.pattern.to_string(), owner))
-    })
+/// Claims the hosts of `server`; returns the patterns that no server before it has.
+fn claim(
+    claims: &mut BTreeMap<(ListenerKey, ServerHost), String>,
+    patterns: &mut BTreeSet<(ListenerKey, HostPattern)>,
+    key: ListenerKey,
+    gateway: &Placed,
+    server: &Server,
+) -> BTreeSet<HostPattern> {
+    let owner = format!("server `{}` of {}", server.port_name, gateway.resource.key);
+    let mut own = BTreeSet::new();
+    for Located { value: host, .. } in &server.hosts {
+        claims.entry((key, host.clone())).or_insert_with(|| owner.clone());
+        if patterns.insert((key, host.pattern.clone())) {
+            own.insert(host.pattern.clone());
+        }
+    }
+    own
 }
 
 fn shadowed(gateway: &Placed, server: &Server) -> Rejection {
@@ -262,12 +283,16 @@ fn shadowed(gateway: &Placed, server: &Server) -> Rejection {
     gateway.reject(Severity::Warning, server.line, field, what, cause)
 }
 
-fn names_gateway(placed: &Placed, gateway: &Placed) -> bool {
-    let key = &gateway.resource.key;
-    virtual_service(placed).is_some_and(|service| {
-        let same = |name: &Located<_>| is_name_of(&name.value, key);
-        service.gateways.iter().any(same)
-    })
+fn index<'a>(services: &[&'a Placed]) -> BTreeMap<(&'a str, &'a str), BTreeSet<usize>> {
+    let mut index = BTreeMap::new();
+    for (place, placed) in services.iter().enumerate() {
+        let gateways = virtual_service(placed).map(|service| service.gateways.as_slice());
+        for Located { value: name, .. } in gateways.unwrap_or_default() {
+            let key = (name.namespace.as_str(), name.name.as_str());
+            index.entry(key).or_insert_with(BTreeSet::new).insert(place);
+        }
+    }
+    index
 }
 
 fn is_name_of(name: &GatewayName, key: &Key) -> bool {

@@ -95,7 +95,7 @@ impl World {
         self.compiler.compile(Inputs {
             files: &files,
             mounted_secrets: &[],
-            pem: &mut |path| pem.get(path).cloned().ok_or(std::io::ErrorKind::NotFound.into()),
+            pem: &mut |path| pem.get(path).cloned().ok_or_else(not_found),
             resolved: &|name| dns.get(name).cloned(),
         })
     }
@@ -103,6 +103,10 @@ impl World {
     fn compile(&mut self) -> Snapshot {
         self.output().snapshot
     }
+}
+
+fn not_found() -> std::io::Error {
+    std::io::ErrorKind::NotFound.into()
 }
 
 const PAGE: &str = include_str!("../testdata/page.yaml");

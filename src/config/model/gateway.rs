@@ -39,7 +39,7 @@ pub(crate) enum ServerProtocol {
 }
 
 /// A host of a server, and the VirtualServices that may bind to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ServerHost {
     /// The namespace of the VirtualServices; `None` for every one.
     pub(crate) namespace: Option<String>,

@@ -5,4 +5,5 @@
 pub(crate) mod check;
 pub(crate) mod compile;
 mod model;
+pub(crate) mod resolve;
 pub(crate) mod source;

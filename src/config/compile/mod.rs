@@ -181,6 +181,11 @@ impl Compiler {
         self.absent = Severity::Warning;
     }
 
+    /// Who the gateway is in the generations to come.
+    pub(crate) fn set_gateway(&mut self, gateway: GatewayIdentity) {
+        self.gateway = gateway;
+    }
+
     /// The limits of the generations to come.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;

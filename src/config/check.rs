@@ -5,16 +5,61 @@
 //! - Names are not resolved: nothing leaves the machine.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::compile::{
     Compiler, GatewayIdentity, Identities, Inputs, Listen, MountedSecret, SourceFile,
 };
+use crate::config::control::{gateway, listen};
+use crate::config::identities::RealIdentities;
+use crate::config::source::directory::Directory;
+use crate::config::source::document::FILE_BYTES_MAX;
+use crate::settings::Settings;
 use crate::snapshot::{Limits, Rejection, Severity};
 
+/// Checks the files `paths`, and those below the directories `paths`, for a gateway with default
+/// settings; prints each finding and a summary to `out`. Returns whether there was no error.
+///
+/// # Errors
+/// A path does not exist or cannot be read, or `out` cannot be written.
+pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, String> {
+    let (mut files, mut mounted_secrets) = (Vec::new(), Vec::new());
+    for path in paths {
+        if path.is_dir() {
+            let mut directory = Directory::open(path).map_err(|error| error.to_string())?;
+            directory.scan().map_err(|error| error.to_string())?;
+            files.extend(directory.files());
+            mounted_secrets.extend(directory.secrets());
+        } else {
+            files.push(read_file(path)?);
+        }
+    }
+    let settings = Settings::default();
+    let subject = Subject {
+        files: &files,
+        mounted_secrets: &mounted_secrets,
+        files_root: &settings.files.root,
+        gateway: gateway(&settings),
+        listen: listen(&settings),
+        identities: Box::new(RealIdentities::new(settings.tls.provider)),
+    };
+    check(subject, out).map_err(|error| format!("cannot print: {error}"))
+}
+
+fn read_file(path: &Path) -> Result<SourceFile, String> {
+    let words = |error: io::Error| format!("{}: {error}", path.display());
+    let bytes = std::fs::metadata(path).map_err(words)?.len();
+    let content = if bytes > FILE_BYTES_MAX as u64 {
+        Err(format!("{bytes} bytes, more than the {FILE_BYTES_MAX} that a file may have"))
+    } else {
+        Ok(std::fs::read(path).map_err(words)?.into())
+    };
+    Ok(SourceFile { path: Arc::new(path.to_owned()), content })
+}
+
 /// What to check, and for which gateway.
-pub(crate) struct Subject<'a> {
+struct Subject<'a> {
     pub(crate) files: &'a [SourceFile],
     pub(crate) mounted_secrets: &'a [MountedSecret],
     /// Prefix of every path that a Gateway names.
@@ -28,7 +73,7 @@ pub(crate) struct Subject<'a> {
 ///
 /// # Errors
 /// `out` cannot be written.
-pub(crate) fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
+fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
     let Subject { files, mounted_secrets, files_root, gateway, listen, identities } = subject;
     let mut compiler = Compiler::new(gateway, listen, Limits::default(), identities);
     compiler.tolerate_absent_certificates();

@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::compile::{Compiler, GatewayIdentity, Identities, Inputs, Listen, Output};
+use super::identities::RealIdentities;
 use super::resolve::Resolver;
 use super::source::directory::{Directory, DirectoryError};
 use super::source::named::NamedFiles;
 use super::source::watch::Watch;
+use crate::crypto::TicketKeys;
 use crate::settings::{self, Settings};
-use crate::snapshot::{Limits, Rejection, Serves, Severity, Snapshot};
+use crate::snapshot::{Limits, Policy, Rejection, Serves, Severity, Snapshot};
 
 /// The first snapshot waits so long for names: later ones bring what is slower.
 const NAMES_WAIT: Duration = Duration::from_millis(500);
@@ -36,6 +38,8 @@ pub struct Control {
     watch: Watch,
     resolver: Resolver,
     current: Arc<Snapshot>,
+    /// When ticket keys are replaced.
+    rotation: tokio::time::Interval,
     /// Whether something was noticed that `current` does not show yet.
     is_stale: bool,
     /// Whether the source could be read when it was last looked at.
@@ -59,25 +63,30 @@ impl Control {
     ///
     /// # Errors
     /// The source directory cannot be read. Everything else is a rejection.
-    pub(crate) async fn start(
+    pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        let identities = RealIdentities::new(settings.tls.provider);
+        Self::start_with(settings, Box::new(identities)).await
+    }
+
+    async fn start_with(
         settings: &Settings,
         identities: Box<dyn Identities>,
     ) -> Result<Self, StartError> {
         let directory = Directory::open(&settings.source.directory).map_err(StartError)?;
-        let listen =
-            Listen { address: settings.listen.address, ports: settings.listen.ports.clone() };
         let limits = limits(&settings.limits);
         let mut control = Self {
-            compiler: Compiler::new(gateway(settings), listen, limits, identities),
+            compiler: Compiler::new(gateway(settings), listen(settings), limits, identities),
             named: NamedFiles::new(settings.files.root.clone()),
             settings: settings.clone(),
             directory,
             watch: Watch::start(),
             resolver: Resolver::default(),
             current: Arc::default(),
+            rotation: rotation(),
             is_stale: false,
             is_readable: true,
         };
+        control.compiler.set_policy(policy(&settings.http));
         control.compile();
         control.resolver.settle(NAMES_WAIT).await;
         control.look();
@@ -100,6 +109,7 @@ impl Control {
             tokio::select! {
                 () = self.watch.changed() => self.is_stale = self.look(),
                 () = self.resolver.changed() => self.is_stale = true,
+                _ = self.rotation.tick() => self.compiler.rotate_tickets(),
             }
         }
     }
@@ -122,6 +132,7 @@ impl Control {
         self.settings = self.settings.reloaded(settings);
         self.compiler.set_gateway(gateway(&self.settings));
         self.compiler.set_limits(limits(&self.settings.limits));
+        self.compiler.set_policy(policy(&self.settings.http));
         self.directory.distrust();
         self.named.distrust();
         self.look();
@@ -203,6 +214,7 @@ fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
     a.listeners.len() == b.listeners.len()
         && listeners.all(|(a, b)| Arc::ptr_eq(a, b))
         && a.limits == b.limits
+        && a.policy == b.policy
         && a.rejections == b.rejections
         && a.certificates == b.certificates
 }
@@ -248,9 +260,30 @@ fn hosts(snapshot: &Snapshot) -> BTreeSet<String> {
     hosts
 }
 
-fn gateway(settings: &Settings) -> GatewayIdentity {
+/// Where listeners are bound.
+pub(super) fn listen(settings: &Settings) -> Listen {
+    Listen { address: settings.listen.address, ports: settings.listen.ports.clone() }
+}
+
+/// Who the gateway is.
+pub(super) fn gateway(settings: &Settings) -> GatewayIdentity {
     let gateway = settings.gateway.clone();
     GatewayIdentity { namespace: gateway.namespace, labels: gateway.labels }
+}
+
+fn rotation() -> tokio::time::Interval {
+    let first = tokio::time::Instant::now() + TicketKeys::ROTATION;
+    tokio::time::interval_at(first, TicketKeys::ROTATION)
+}
+
+fn policy(http: &settings::Http) -> Policy {
+    Policy {
+        misdirected: match http.misdirected {
+            settings::Misdirected::MisdirectedRequest => ::http::StatusCode::MISDIRECTED_REQUEST,
+            settings::Misdirected::NotFound => ::http::StatusCode::NOT_FOUND,
+        },
+        trusted_proxies: http.trusted_proxies,
+    }
 }
 
 /// The limits as set, and the defaults of those that are not.
@@ -326,7 +359,7 @@ mod tests {
         }
 
         async fn control(&self) -> Control {
-            Control::start(&self.settings, Box::new(Echo)).await.unwrap()
+            Control::start_with(&self.settings, Box::new(Echo)).await.unwrap()
         }
     }
 

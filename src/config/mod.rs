@@ -11,11 +11,13 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod check;
+mod check;
 pub(crate) mod compile;
 mod control;
+mod identities;
 mod model;
 pub(crate) mod resolve;
 pub(crate) mod source;
 
+pub use check::check_paths;
 pub use control::{Control, StartError};

@@ -89,7 +89,11 @@ impl Entry {
             user_agent: headers.get(USER_AGENT).cloned(),
             is_grpc: headers.get(CONTENT_TYPE).is_some_and(is_grpc),
             // Stands until something better is known: the client went away before an answer.
-            outcome: Cell::new(Outcome { status: 0, flags: Flags::DOWNSTREAM_TERMINATION, details: "" }),
+            outcome: Cell::new(Outcome {
+                status: 0,
+                flags: Flags::DOWNSTREAM_TERMINATION,
+                details: "",
+            }),
             forwarded: OnceCell::new(),
             names: OnceCell::new(),
             upstream: Cell::default(),

@@ -49,9 +49,7 @@ impl Refusal {
             Self::BadPath => {
                 Answer::new(StatusCode::BAD_REQUEST, MALFORMED, "path_normalization_failed")
             }
-            Self::Http10 => {
-                Answer::new(StatusCode::UPGRADE_REQUIRED, MALFORMED, "low_version")
-            }
+            Self::Http10 => Answer::new(StatusCode::UPGRADE_REQUIRED, MALFORMED, "low_version"),
             Self::TooManyFields => Answer::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 MALFORMED,
@@ -60,14 +58,10 @@ impl Refusal {
             Self::Misdirected(status) => {
                 Answer::new(*status, Flags::NO_ROUTE, "misdirected_request")
             }
-            Self::NoRoute => {
-                Answer::new(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found")
+            Self::NoRoute => Answer::new(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found"),
+            Self::NoCluster => {
+                Answer::new(StatusCode::SERVICE_UNAVAILABLE, Flags::NO_CLUSTER, "cluster_not_found")
             }
-            Self::NoCluster => Answer::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Flags::NO_CLUSTER,
-                "cluster_not_found",
-            ),
             Self::Upstream(error) => of_upstream(error),
         }
     }

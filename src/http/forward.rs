@@ -153,10 +153,7 @@ impl<N: Net> Forwarder<N> {
         headers::to_downstream(&mut head.headers, time);
         // The version is the hop's own; hyper writes the client's.
         head.version = Version::default();
-        Response::from_parts(
-            head,
-            ResponseBody::new(source(body), entry, clock, is_head),
-        )
+        Response::from_parts(head, ResponseBody::new(source(body), entry, clock, is_head))
     }
 
     /// Answers 101 and remembers what to join the connection to.
@@ -181,12 +178,7 @@ impl<N: Net> Forwarder<N> {
     }
 
     /// Notes which endpoint answered, and tells how long that took in milliseconds.
-    fn note(
-        &self,
-        remote: SocketAddr,
-        local: Option<SocketAddr>,
-        entry: &Entry,
-    ) -> HeaderValue {
+    fn note(&self, remote: SocketAddr, local: Option<SocketAddr>, entry: &Entry) -> HeaderValue {
         let time = self.gateway.net.now() - entry.started();
         entry.tried(Some(remote), local, Some(time));
         HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
@@ -217,5 +209,7 @@ fn wanted_protocol(head: &Parts) -> Option<HeaderValue> {
 
 fn names_upgrade(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+    values
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
 }

@@ -123,11 +123,8 @@ fn remove_privileged(headers: &mut HeaderMap) {
     headers.remove(X_FORWARDED_CLIENT_CERT);
     let has_envoy = headers.keys().any(|name| name.as_str().starts_with("x-envoy-"));
     if has_envoy {
-        let names: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("x-envoy-"))
-            .cloned()
-            .collect();
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| name.as_str().starts_with("x-envoy-")).cloned().collect();
         for name in names {
             headers.remove(name);
         }

@@ -58,11 +58,7 @@ impl<N: Net> Responder<N> {
     }
 
     /// Sends the client elsewhere.
-    pub(crate) fn redirect(
-        self,
-        status: StatusCode,
-        location: &str,
-    ) -> Response<ResponseBody<N>> {
+    pub(crate) fn redirect(self, status: StatusCode, location: &str) -> Response<ResponseBody<N>> {
         let Ok(location) = HeaderValue::from_str(location) else {
             return self.refuse(&Refusal::BadHost);
         };
@@ -79,9 +75,7 @@ impl<N: Net> Responder<N> {
         *response.status_mut() = status;
         headers::own(response.headers_mut());
         if has_text {
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         response
     }
@@ -121,7 +115,13 @@ pub(crate) fn location(redirect: &Redirect, asked: &Asked<'_>) -> String {
     let host = redirect.authority.as_deref().unwrap_or(host);
     let changed = redirect.authority.is_some() || redirect.scheme.is_some();
     let port = match redirect.port {
-        RedirectPort::FromHost => if changed { None } else { asked_port },
+        RedirectPort::FromHost => {
+            if changed {
+                None
+            } else {
+                asked_port
+            }
+        }
         RedirectPort::ProtocolDefault => None,
         RedirectPort::Listener => Some(asked.listener_port),
         RedirectPort::Fixed(port) => Some(port),

@@ -106,9 +106,7 @@ impl<N: Net> Serving<N> {
 
     fn http1_builder(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
-        builder
-            .header_read_timeout(None)
-            .max_header_size(self.limits.head_bytes_max);
+        builder.header_read_timeout(None).max_header_size(self.limits.head_bytes_max);
         if self.limits.header_fields_max != HYPER_HEADER_FIELDS {
             builder.max_headers(self.limits.header_fields_max);
         }

@@ -56,10 +56,7 @@ impl Handle {
 impl Connect for Handle {
     type Stream = TcpStream;
 
-    fn connect(
-        &self,
-        to: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
+    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
         TcpStream::connect(engine::current(), to)
     }
 }

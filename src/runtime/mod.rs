@@ -114,7 +114,6 @@ fn start_driver(config: &Config, remote: &Arc<Remote>) -> Result<(Driver, Runnin
             Err(denied) => Running::EpollInstead(denied),
         },
     };
-    let supplies =
-        Supplies::new(buffers::Pool::stack(config.buffer_count(), config.buffer_bytes));
+    let supplies = Supplies::new(buffers::Pool::stack(config.buffer_count(), config.buffer_bytes));
     Ok((Driver::Epoll(epoll::Driver::new(supplies, remote)?), running))
 }

@@ -99,9 +99,10 @@ impl<T> Slots<T> {
 
     /// The keys of all values. Takes as long as there ever were values at once.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        (0..).zip(&self.entries).filter(|(_, entry)| entry.value.is_some()).map(
-            |(index, entry)| Key { index, generation: entry.generation },
-        )
+        (0..)
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.value.is_some())
+            .map(|(index, entry)| Key { index, generation: entry.generation })
     }
 }
 

@@ -129,9 +129,8 @@ impl Tasks {
             return;
         };
         task.wakeup.unqueue();
-        let polling = AssertUnwindSafe(|| {
-            task.future.as_mut().poll(&mut Context::from_waker(&task.waker))
-        });
+        let polling =
+            AssertUnwindSafe(|| task.future.as_mut().poll(&mut Context::from_waker(&task.waker)));
         match catch_unwind(polling) {
             Ok(Poll::Pending) => self.put(key, task),
             Ok(Poll::Ready(())) => self.end(key, task),

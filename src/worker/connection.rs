@@ -136,7 +136,9 @@ impl<N: Net> Connection<N> {
     fn note(&self, failure: &Failure) {
         let counters = self.worker.gateway.telemetry.counters();
         let (counter, flags, details) = match failure {
-            Failure::OverLimit => (&counters.connections_over_limit, Flags::NONE, "handshake_limit"),
+            Failure::OverLimit => {
+                (&counters.connections_over_limit, Flags::NONE, "handshake_limit")
+            }
             Failure::TooSlow => (&counters.handshakes_timeout, Flags::NONE, "handshake_timeout"),
             Failure::Refused(AcceptError::NoServer { .. }) => {
                 (&counters.handshakes_no_server, Flags::NO_ROUTE, "filter_chain_not_found")

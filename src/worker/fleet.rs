@@ -216,10 +216,8 @@ impl Hand {
         config: &Config,
         source: &Source,
         log: Option<&AccessLog>,
-    ) -> Result<
-        (Self, channel::Receiver<Result<runtime::Running, runtime::StartError>>),
-        StartError,
-    > {
+    ) -> Result<(Self, channel::Receiver<Result<runtime::Running, runtime::StartError>>), StartError>
+    {
         let (orders, mailbox) = runtime::mailbox();
         let (report, started) = channel::bounded(1);
         let counters = Counters::shared();

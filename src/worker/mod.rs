@@ -17,6 +17,7 @@ mod connection;
 mod fleet;
 mod thread;
 
+pub use crate::runtime::{Backend, Config as RuntimeConfig};
 pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
 
 use std::cell::Cell;

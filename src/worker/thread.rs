@@ -87,11 +87,8 @@ impl Start {
             upstreams: Upstreams::new(handle),
             telemetry,
         };
-        let worker = Worker {
-            gateway: Rc::new(gateway),
-            drain: Drain::default(),
-            handshakes: Cell::new(0),
-        };
+        let worker =
+            Worker { gateway: Rc::new(gateway), drain: Drain::default(), handshakes: Cell::new(0) };
         runtime.block_on(obey(Rc::new(worker), self.orders));
     }
 }
@@ -220,7 +217,6 @@ impl Accepting {
 fn serve(worker: &Rc<Worker<Handle>>, listener: ListenerKey, accepted: Accepted) {
     let Accepted { stream, peer, local } = accepted;
     let watch = worker.drain.watch();
-    let connection =
-        Connection { worker: Rc::clone(worker), listener, remote: peer, local, watch };
+    let connection = Connection { worker: Rc::clone(worker), listener, remote: peer, local, watch };
     worker.gateway.net.spawn(connection.serve(stream));
 }

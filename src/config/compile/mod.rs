@@ -22,8 +22,8 @@ use std::time::SystemTime;
 
 use crate::config::model::Spec;
 use crate::snapshot::{
-    HostMap, Identity, Limits, Listener, ListenerKey, Rejection, RouteTable, Serves, Severity,
-    Snapshot, TlsServer,
+    HostMap, Identity, Limits, Listener, ListenerKey, Policy, Rejection, RouteTable, Serves,
+    Severity, Snapshot, TlsServer,
 };
 
 use backend::{Backends, Clusters};
@@ -100,6 +100,9 @@ pub(crate) trait Identities {
     /// # Errors
     /// What is wrong with the certificate or the key, for the operator; never any byte of the key.
     fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String>;
+
+    /// Replaces the keys that tickets are sealed with, in every configuration that is in use.
+    fn rotate_tickets(&mut self) {}
 }
 
 /// What a TLS server is to prove itself with.
@@ -145,6 +148,7 @@ pub(crate) struct Compiler {
     gateway: GatewayIdentity,
     listen: Listen,
     limits: Limits,
+    policy: Policy,
     identities: Box<dyn Identities>,
     sources: Sources,
     absent: Severity,
@@ -172,7 +176,8 @@ impl Compiler {
     ) -> Self {
         let (sources, before) = (Sources::default(), Generation::default());
         let absent = Severity::Error;
-        Self { gateway, listen, limits, identities, sources, absent, generation: 0, before }
+        let policy = Policy::default();
+        Self { gateway, listen, limits, policy, identities, sources, absent, generation: 0, before }
     }
 
     /// Makes certificates that are not there warnings: where nothing is served, they may be
@@ -184,6 +189,16 @@ impl Compiler {
     /// Who the gateway is in the generations to come.
     pub(crate) fn set_gateway(&mut self, gateway: GatewayIdentity) {
         self.gateway = gateway;
+    }
+
+    /// How the generations to come treat their HTTP neighbours.
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Replaces the keys that tickets are sealed with.
+    pub(crate) fn rotate_tickets(&mut self) {
+        self.identities.rotate_tickets();
     }
 
     /// The limits of the generations to come.
@@ -233,7 +248,8 @@ impl Compiler {
         self.before = Generation { clusters, identities, ..after };
         self.generation += 1;
         let (generation, limits) = (self.generation, self.limits.clone());
-        let snapshot = Snapshot { generation, listeners, limits, rejections, certificates };
+        let policy = self.policy.clone();
+        let snapshot = Snapshot { generation, listeners, limits, policy, rejections, certificates };
         Output { snapshot, names, pem_paths }
     }
 }

@@ -216,7 +216,9 @@ impl Driver {
             Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => state.break_read(errno),
         }
-        if let Receiving::Armed(key) = state.receiving && state.overfull(turn) {
+        if let Receiving::Armed(key) = state.receiving
+            && state.overfull(turn)
+        {
             self.supplies.count(|counters| counters.receives_paused += 1);
             self.ring.borrow_mut().cancel(key);
             state.receiving = Receiving::Stopping;

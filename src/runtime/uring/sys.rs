@@ -37,14 +37,29 @@ const LETTING_GO: (u32, Duration) = (50, Duration::from_millis(100));
 /// What the kernel can be asked to do.
 #[derive(Debug)]
 pub(super) enum Operation {
-    Accept { listening: Rc<Listening>, peer: Box<PeerAddress> },
-    Connect { socket: Rc<Socket>, to: Box<SockAddr> },
+    Accept {
+        listening: Rc<Listening>,
+        peer: Box<PeerAddress>,
+    },
+    Connect {
+        socket: Rc<Socket>,
+        to: Box<SockAddr>,
+    },
     /// Again and again, until it ends or is cancelled.
-    Receive { socket: Rc<Socket> },
+    Receive {
+        socket: Rc<Socket>,
+    },
     /// Sends `bytes` from `sent` on.
-    Send { socket: Rc<Socket>, bytes: Vec<u8>, sent: usize },
+    Send {
+        socket: Rc<Socket>,
+        bytes: Vec<u8>,
+        sent: usize,
+    },
     /// Waits for the bell.
-    Wake { remote: Arc<Remote>, rings: Box<u64> },
+    Wake {
+        remote: Arc<Remote>,
+        rings: Box<u64>,
+    },
 }
 
 /// Where the kernel writes who connected.
@@ -216,8 +231,8 @@ impl Ring {
     ) -> Result<Option<Lease>, Errno> {
         let len = result.unwrap_or(0) as usize;
         // SAFETY: `entry` completes a receive from our only group, and each entry comes once.
-        let lease = cqueue::buffer_select(entry.flags())
-            .map(|id| unsafe { self.buffers.claim(id, len) });
+        let lease =
+            cqueue::buffer_select(entry.flags()).map(|id| unsafe { self.buffers.claim(id, len) });
         result.map(|len| lease.filter(|_| len > 0))
     }
 

@@ -1,0 +1,317 @@
+//! `ringgate run`: from a settings file to serving, and to the end.
+//!
+//! The control thread's story: compile, start workers, open listeners, then wait for changes and
+//! signals. Whatever cannot be started is an error that names the setting to change; once it serves,
+//! nothing that is wrong with a resource ends it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use ringgate::admin::{Admin, AdminConfig, BoundListener, Readiness, State};
+use ringgate::config::Control;
+use ringgate::settings::{self, Settings, threads};
+use ringgate::snapshot::{Publisher, Snapshot};
+use ringgate::telemetry::AccessLog;
+use ringgate::worker::{self, Applied, Fleet};
+
+/// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
+pub(crate) const EXIT_USAGE: u8 = 64;
+
+/// Serves as `path` says until a signal ends it.
+pub(crate) fn run(path: &Path) -> ExitCode {
+    start_log();
+    let settings = match Settings::load(path) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let reload = || Settings::load(path).map_err(|error| error.to_string());
+    match on_control_thread(serve(settings, reload, || {})) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The program's own messages go to standard error, the access log to its own file.
+pub(crate) fn start_log() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}
+
+/// Runs `story` on this thread, which becomes the control thread.
+pub(crate) fn on_control_thread<T>(
+    story: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map_err(|error| Failure(format!("cannot start the control thread: {error}")))?
+        .block_on(story)
+}
+
+/// Why the gateway could not start.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn failure(error: impl fmt::Display) -> Failure {
+    Failure(error.to_string())
+}
+
+/// Serves `settings` until a signal ends it. `reload` reads the settings again; `ready` is called once
+/// everything is up.
+pub(crate) async fn serve(
+    settings: Settings,
+    reload: impl Fn() -> Result<Settings, String>,
+    ready: impl FnOnce(),
+) -> Result<(), Failure> {
+    let mut signals = Signals::new().map_err(failure)?;
+    let mut control = Control::start(&settings).await.map_err(failure)?;
+    let mut gateway = Gateway::start(&settings, &control.current())?;
+    ready();
+    loop {
+        tokio::select! {
+            snapshot = control.changed() => gateway.publish(&snapshot),
+            signal = signals.next() => match signal {
+                Asked::Reload => gateway.reload(&mut control, reload()),
+                Asked::End => break,
+            },
+        }
+    }
+    gateway.drain(&control.current());
+    Ok(())
+}
+
+/// What a signal asks for.
+enum Asked {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+        }
+    }
+}
+
+/// Everything that is running. Fields end in this order: the log outlives the workers that write it.
+struct Gateway {
+    publisher: Publisher,
+    fleet: Fleet,
+    shared: Arc<Shared>,
+    admin: Admin,
+    log: Option<AccessLog>,
+}
+
+/// What the administration's thread sees of the control thread.
+#[derive(Default)]
+struct Shared {
+    listeners: ArcSwap<Vec<BoundListener>>,
+    readiness: ArcSwap<Readiness>,
+}
+
+impl Gateway {
+    fn start(settings: &Settings, first: &Arc<Snapshot>) -> Result<Self, Failure> {
+        let mut publisher = Publisher::default();
+        publisher.publish(Arc::clone(first));
+        let log = start_access_log(settings)?;
+        let config = fleet_config(&settings.workers);
+        let (fleet, driver) =
+            Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
+        tracing::info!("{} workers on {driver}", config.cores.len());
+        let shared = Arc::new(Shared::default());
+        let state = state(&publisher, &fleet, log.as_ref(), &shared);
+        let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
+        let mut gateway = Self { publisher, fleet, shared, admin, log };
+        gateway.announce();
+        gateway.apply(first);
+        tracing::info!("ready");
+        Ok(gateway)
+    }
+
+    fn announce(&self) {
+        let AdminConfig { admin, status, metrics } = self.admin.addresses();
+        for (name, address) in [("admin", admin), ("status", status), ("metrics", metrics)] {
+            if let Some(address) = address {
+                tracing::info!("{name} on {address}");
+            }
+        }
+    }
+
+    /// Makes `snapshot` the one that is served.
+    fn publish(&mut self, snapshot: &Arc<Snapshot>) {
+        self.publisher.publish(Arc::clone(snapshot));
+        self.apply(snapshot);
+    }
+
+    /// Opens and closes listeners as `snapshot` says, and tells what became of it.
+    fn apply(&mut self, snapshot: &Snapshot) {
+        let applied = self.fleet.apply(snapshot);
+        log_applied(&applied);
+        let listeners = self.fleet.listeners().iter();
+        let listeners =
+            listeners.map(|(key, address)| BoundListener { key: *key, address: *address });
+        self.shared.listeners.store(Arc::new(listeners.collect()));
+        self.shared.readiness.store(Arc::new(readiness(&applied)));
+    }
+
+    fn reload(&mut self, control: &mut Control, settings: Result<Settings, String>) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+        let settings = match settings {
+            Ok(settings) => settings,
+            Err(error) => return tracing::error!("{error}; the settings stay as they were"),
+        };
+        match control.reload(&settings) {
+            Ok(snapshot) => self.publish(&snapshot),
+            Err(error) => tracing::error!("{error}; everything stays as it was"),
+        }
+    }
+
+    /// Lets open requests finish, then ends the workers and with them the gateway.
+    fn drain(self, snapshot: &Snapshot) {
+        let limit = snapshot.limits.drain_timeout;
+        tracing::info!("draining, for at most {} s", limit.as_secs_f32());
+        let reasons = vec!["draining".to_owned()];
+        self.shared.readiness.store(Arc::new(Readiness { ready: false, reasons }));
+        self.fleet.drain(limit);
+        tracing::info!("done");
+    }
+}
+
+fn log_applied(applied: &Applied) {
+    for (key, address) in &applied.opened {
+        tracing::info!("listening on {address} for Gateway port {}", key.gateway_port);
+    }
+    for (key, address) in &applied.closed {
+        tracing::info!("no longer on {address} for Gateway port {}", key.gateway_port);
+    }
+    for (key, address, error) in &applied.failed {
+        let port = key.gateway_port;
+        tracing::error!(
+            "cannot listen on {address} for Gateway port {port}: {error}; change listen"
+        );
+    }
+    if applied.stuck > 0 {
+        tracing::error!("{} workers did not report in time", applied.stuck);
+    }
+}
+
+/// Ready when every worker has reported and every listener is bound.
+fn readiness(applied: &Applied) -> Readiness {
+    let mut reasons: Vec<String> = applied
+        .failed
+        .iter()
+        .map(|(_, address, error)| format!("cannot listen on {address}: {error}"))
+        .collect();
+    if applied.stuck > 0 {
+        reasons.push(format!("{} workers did not report in time", applied.stuck));
+    }
+    Readiness { ready: reasons.is_empty(), reasons }
+}
+
+fn start_access_log(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
+    let Some(path) = &settings.access_log.path else {
+        return Ok(None);
+    };
+    let log = AccessLog::start(path).map_err(|error| {
+        Failure(format!("cannot write {}: {error}; change `access_log.path`", path.display()))
+    })?;
+    Ok(Some(log))
+}
+
+fn fleet_config(workers: &settings::Workers) -> worker::Config {
+    let plan = threads::plan(workers, &threads::Machine::inspect());
+    let mut cores: Vec<_> =
+        plan.pinned.iter().map(|id| Some(core_affinity::CoreId { id: *id })).collect();
+    cores.resize(plan.count, None);
+    let backend = match workers.backend {
+        settings::Backend::Auto => worker::Backend::Auto,
+        settings::Backend::Epoll => worker::Backend::Epoll,
+        settings::Backend::IoUring => worker::Backend::IoUring,
+    };
+    worker::Config {
+        cores,
+        runtime: worker::RuntimeConfig { backend, ..worker::RuntimeConfig::default() },
+    }
+}
+
+fn admin_config(settings: &Settings) -> AdminConfig {
+    AdminConfig {
+        admin: Some(settings.admin.address),
+        status: Some(settings.status.address),
+        metrics: Some(settings.metrics.address),
+    }
+}
+
+fn state(
+    publisher: &Publisher,
+    fleet: &Fleet,
+    log: Option<&AccessLog>,
+    shared: &Arc<Shared>,
+) -> State {
+    let (source, scraper) = (publisher.source(), fleet.scraper());
+    let (listening, readiness) = (Arc::clone(shared), Arc::clone(shared));
+    State {
+        snapshot: Box::new(move || source.current()),
+        workers: fleet.counters().cloned().collect(),
+        others: log.map(AccessLog::counters).into_iter().collect(),
+        scrape: Box::new(move || {
+            let (sender, receiver) = mpsc::channel(scraper.workers().max(1));
+            scraper.ask(move |worker, series| {
+                // There is room for every worker; a scrape that gave up needs none.
+                let _: Result<(), _> = sender.try_send((worker, series));
+            });
+            receiver
+        }),
+        readiness: Box::new(move || readiness.readiness.load().as_ref().clone()),
+        listeners: Box::new(move || listening.listeners.load().as_ref().clone()),
+        started: SystemTime::now(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}

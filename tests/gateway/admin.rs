@@ -1,0 +1,169 @@
+//! What operators look at: the admin, status and metrics addresses and the access log.
+
+use regex::Regex;
+
+use crate::harness::backend::Backend;
+use crate::harness::certificate::Leaf;
+use crate::harness::gateway::{Gateway, QUIET};
+use crate::harness::{eventually, within, yaml};
+
+const HOST: &str = "web.test";
+
+fn start(backend: &Backend) -> Gateway {
+    Gateway::builder()
+        .certificate("web", &[HOST])
+        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
+        .resource(
+            "route.yaml",
+            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
+        )
+        .resource("backend.yaml", &yaml::backend("backend.test", backend.port()))
+        .start()
+}
+
+#[test]
+fn certs_shows_path_serial_and_days() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    let text = gateway.admin_get("/certs").text();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let entry = &json["certificates"][0]["cert_chain"][0];
+    assert!(entry["path"].as_str().unwrap().ends_with("/certs/web/tls.crt"), "{text}");
+    assert_eq!(entry["serial_number"].as_str().unwrap(), serial(&gateway), "{text}");
+    assert_eq!(entry["subject_alt_names"][0]["dns"], HOST);
+    assert!(entry["days_until_expiration"].as_str().unwrap().parse::<u64>().is_ok(), "{text}");
+    for time in ["valid_from", "expiration_time"] {
+        let time = entry[time].as_str().unwrap();
+        assert!(Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$").unwrap().is_match(time), "{time}");
+    }
+}
+
+/// The serial number of the served certificate, in lower-case hex without leading zeros.
+fn serial(gateway: &Gateway) -> String {
+    let der = gateway.client(HOST).certificate();
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
+    certificate.raw_serial_as_string().replace(':', "").trim_start_matches('0').to_owned()
+}
+
+#[test]
+fn no_private_key_shows_anywhere() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    let leaf: Leaf = gateway.authority().leaf(&[HOST]);
+    gateway.write_certificate("web", &leaf);
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{ name: s, namespace: istio-system }}\n\
+         stringData:\n  tls.crt: {:?}\n  tls.key: {:?}\n",
+        leaf.chain_pem, leaf.key_pem
+    );
+    gateway.write_resource("secret.yaml", &secret);
+    eventually("the certificate is served", || gateway.client(HOST).certificate() == leaf.der);
+    let secret_line = leaf.key_pem.lines().nth(1).unwrap();
+    for path in ["/certs", "/config_dump", "/listeners", "/stats/prometheus"] {
+        let text = gateway.admin_get(path).text();
+        assert!(!text.contains(secret_line) && !text.contains("PRIVATE KEY"), "{path}: {text}");
+    }
+    assert!(!gateway.logged(secret_line) && !gateway.logged("PRIVATE KEY"));
+}
+
+#[test]
+fn config_dump_and_listeners_are_json_that_names_what_is_served() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    let dump = gateway.admin_get("/config_dump");
+    assert_eq!(dump.status, 200);
+    let _: serde_json::Value = serde_json::from_slice(&dump.body).unwrap();
+    assert!(dump.text().contains(HOST), "{}", dump.text());
+    let listeners = gateway.admin_get("/listeners").text();
+    assert!(listeners.contains(&gateway.address(443).port().to_string()), "{listeners}");
+}
+
+#[test]
+fn readiness_is_told_on_both_addresses_and_nothing_else_on_the_status_port() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    assert_eq!(gateway.admin_get("/ready").status, 200);
+    let status = |path: &str| gateway.try_plain_get(gateway.status(), path).unwrap().status;
+    assert_eq!(status("/healthz/ready"), 200);
+    for path in ["/", "/certs", "/config_dump", "/stats/prometheus"] {
+        assert_eq!(status(path), 404, "{path}");
+    }
+    assert_eq!(gateway.admin_get("/no-such-page").status, 404);
+}
+
+#[test]
+fn a_process_whose_port_is_taken_says_which() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = yaml::gateway("web", &yaml::http_server(port, &["*"], true));
+    let gateway = Gateway::builder().resource("gateway.yaml", &text).spawn();
+    eventually("the log names the port", || gateway.logged(&format!(":{port}")));
+    assert!(!gateway.logged("panicked"));
+}
+
+#[test]
+fn metrics_parse_and_count() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    for _ in 0..3 {
+        assert_eq!(gateway.get(HOST, "/status/200").status, 200);
+    }
+    let count = || -> f64 {
+        let text = gateway.try_plain_get(gateway.metrics(), "/stats/prometheus").unwrap().text();
+        let samples = parse_metrics(&text);
+        let requests = samples.iter().filter(|(name, _)| name.starts_with("istio_requests_total{"));
+        requests.filter(|(name, _)| name.contains("response_code=\"200\"")).map(|(_, n)| n).sum()
+    };
+    eventually("three requests are counted", || (count() - 3.0).abs() < 0.5);
+    assert!(!within(QUIET, || count() > 3.5), "counted once each");
+    let admin = gateway.admin_get("/stats/prometheus").text();
+    assert!(!parse_metrics(&admin).is_empty());
+}
+
+/// Name with labels, and value, of every sample; each line must be of the exposition format.
+fn parse_metrics(text: &str) -> Vec<(String, f64)> {
+    let label = r#"[a-zA-Z_]\w*="(\\.|[^"\\])*""#;
+    let name = format!(r"[a-zA-Z_:][\w:]*(\{{({label}(,{label})*,?)?\}})?");
+    let sample = Regex::new(&format!(r"^(?<name>{name}) (?<value>\S+)( \d+)?$")).unwrap();
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let parts = sample.captures(line).unwrap_or_else(|| panic!("not a sample: {line}"));
+            (parts["name"].to_owned(), parts["value"].parse().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_access_log_has_envoys_columns() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    let mut client = gateway.client(HOST);
+    let headers = "user-agent: me\r\ncontent-length: 5\r\n";
+    assert_eq!(client.request("POST", "/body?q=1", headers, b"hello").unwrap().status, 200);
+    let line = gateway.access_log(1).remove(0);
+    let expected = [
+        r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "POST /body\?q=1 HTTP/1\.1" 200 - "#,
+        r#"via_upstream - "-" 5 5 \d+ \d+ "127\.0\.0\.1" "me" "[0-9a-f-]{36}" "web\.test" "#,
+        r#""127\.0\.0\.1:BACKEND" outbound\|80\|\|backend\.test 127\.0\.0\.1:\d+ "#,
+        r"127\.0\.0\.1:GATEWAY 127\.0\.0\.1:\d+ web\.test \S+$",
+    ]
+    .concat()
+    .replace("BACKEND", &backend.port().to_string())
+    .replace("GATEWAY", &gateway.address(443).port().to_string());
+    assert!(Regex::new(&expected).unwrap().is_match(&line), "{line}\n{expected}");
+}
+
+#[test]
+fn what_a_client_sends_cannot_forge_a_log_line() {
+    let backend = Backend::start("a");
+    let gateway = start(&backend);
+    let mut client = gateway.client(HOST);
+    let agent = "user-agent: \" 200 forged \\ \u{7f}\r\n";
+    // Refused or passed on: either way it is one line.
+    let _ = client.request("GET", "/status/200", agent, b"");
+    assert_eq!(gateway.get(HOST, "/status/200").status, 200);
+    let lines = gateway.access_log(2);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(!lines[0].contains("\" 200 forged \\ "), "{}", lines[0]);
+}

@@ -1,0 +1,26 @@
+//! The gateway as its users meet it: the real binary, real sockets, real certificates.
+//!
+//! One test binary for all topics, so that it is linked once. `self_check` tests the harness
+//! itself, without a gateway.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests are not workers: they may panic, sleep and share"
+)]
+#![allow(unreachable_pub, missing_docs, reason = "the harness is a module here, not a crate")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod admin;
+mod check;
+mod demo;
+mod drain;
+mod http1;
+mod http2;
+mod reload;
+mod routing;
+mod self_check;
+mod tls;

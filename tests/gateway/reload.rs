@@ -1,0 +1,200 @@
+//! Changes on disk while requests run: served soon, in order, and without a failed request.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::harness::backend::Backend;
+use crate::harness::gateway::{Builder, Driver, Gateway, QUIET, on_each_driver};
+use crate::harness::load::Load;
+use crate::harness::{eventually, outside, yaml};
+
+const HOST: &str = "web.test";
+
+fn route(host: &str) -> String {
+    yaml::virtual_service("web", "web", &[HOST], &yaml::all_to(host))
+}
+
+fn builder(driver: Driver, a: &Backend, b: &Backend) -> Builder {
+    let backends = [yaml::backend("a.test", a.port()), yaml::backend("b.test", b.port())];
+    Gateway::builder()
+        .driver(driver)
+        .certificate("web", &[HOST])
+        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
+        .resource("route.yaml", &route("a.test"))
+        .resource("backends.yaml", &yaml::documents(&backends))
+}
+
+fn name(gateway: &Gateway) -> String {
+    gateway.get(HOST, "/name").text()
+}
+
+#[test]
+fn routes_change_under_load_without_a_failed_request() {
+    on_each_driver(|driver| {
+        let (a, b) = (Backend::start("a"), Backend::start("b"));
+        let gateway = builder(driver, &a, &b).start();
+        let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+        let mut times = Vec::new();
+        for turn in 0..10 {
+            let target = if turn % 2 == 0 { "b" } else { "a" };
+            let start = Instant::now();
+            gateway.write_resource("route.yaml", &route(&format!("{target}.test")));
+            eventually("the new route is served", || name(&gateway) == target);
+            times.push(start.elapsed());
+            load.wait_answered(20);
+        }
+        let answered = load.finish();
+        times.sort();
+        println!(
+            "{driver:?}: from write to served: median {:?}, worst {:?}; {answered} answered",
+            times[times.len() / 2],
+            times[times.len() - 1]
+        );
+    });
+}
+
+#[test]
+fn one_connection_never_goes_back_to_an_older_route() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let mut client = gateway.client(HOST);
+    assert_eq!(client.get("/name").text(), "a");
+    gateway.write_resource("route.yaml", &route("b.test"));
+    eventually("the open connection sees the new route", || client.get("/name").text() == "b");
+    for _ in 0..200 {
+        assert_eq!(client.get("/name").text(), "b");
+    }
+}
+
+#[test]
+fn certificates_change_under_load_without_a_failed_request() {
+    on_each_driver(|driver| {
+        let (a, b) = (Backend::start("a"), Backend::start("b"));
+        let gateway = builder(driver, &a, &b).start();
+        let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+        let mut old = gateway.client(HOST);
+        for _ in 0..5 {
+            let leaf = gateway.authority().leaf(&[HOST]);
+            gateway.write_certificate("web", &leaf);
+            eventually("the new certificate is served", || {
+                gateway.client(HOST).certificate() == leaf.der
+            });
+            load.wait_answered(20);
+        }
+        assert_eq!(old.get("/name").status, 200, "an open connection keeps its certificate");
+        load.finish();
+    });
+}
+
+#[test]
+fn kubernetes_swaps_of_data_are_seen() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let directory = gateway.path("resources");
+    gateway.remove_resource("route.yaml");
+    let publish = |version: &str, text: &str| {
+        fs::create_dir(directory.join(version)).unwrap();
+        fs::write(directory.join(version).join("mounted.yaml"), text).unwrap();
+        symlink(version, directory.join("..data_tmp")).unwrap();
+        fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    };
+    publish("..2026_1", &route("a.test"));
+    symlink("..data/mounted.yaml", directory.join("mounted.yaml")).unwrap();
+    eventually("the first version is served", || name(&gateway) == "a");
+    let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+    publish("..2026_2", &route("b.test"));
+    fs::remove_dir_all(directory.join("..2026_1")).unwrap();
+    eventually("the second version is served", || name(&gateway) == "b");
+    load.finish();
+}
+
+#[test]
+fn a_broken_file_keeps_what_was_good() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+    let wrong_field = route("b.test").replace("  http:", "  htpp:");
+    for broken in ["kind: [unclosed", &wrong_field, "\0\u{1}binary"] {
+        gateway.write_resource("route.yaml", broken);
+        eventually("the rejection shows at /config_dump", || {
+            gateway.admin_get("/config_dump").text().contains("route.yaml")
+        });
+        thread::sleep(QUIET);
+        assert_eq!(name(&gateway), "a", "{broken}");
+    }
+    gateway.write_resource("route.yaml", &route("b.test"));
+    eventually("the mended file is served", || name(&gateway) == "b");
+    load.finish();
+}
+
+#[test]
+fn a_half_written_certificate_pair_keeps_the_old_one() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let before = gateway.client(HOST).certificate();
+    let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+    let leaf = gateway.authority().leaf(&[HOST]);
+    fs::write(gateway.path("root/certs/web/tls.crt"), &leaf.chain_pem).unwrap();
+    thread::sleep(QUIET);
+    assert_eq!(gateway.client(HOST).certificate(), before, "its key has not come yet");
+    fs::write(gateway.path("root/certs/web/tls.key"), &leaf.key_pem).unwrap();
+    eventually("the whole pair is served", || gateway.client(HOST).certificate() == leaf.der);
+    load.finish();
+}
+
+#[test]
+fn listeners_come_and_go_with_their_gateways() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+    let second = yaml::gateway("second", &yaml::http_server(80, &["*"], true));
+    gateway.write_resource("second.yaml", &second);
+    let address = gateway.address(80);
+    eventually("the new port answers", || gateway.try_plain_get(address, "/").is_ok());
+    gateway.remove_resource("second.yaml");
+    eventually("the port is closed", || TcpStream::connect(address).is_err());
+    load.finish();
+}
+
+#[test]
+fn a_hangup_reads_everything_again() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let mut gateway = builder(Driver::Auto, &a, &b).start();
+    let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+    for _ in 0..3 {
+        gateway.signal(Signal::HUP);
+        load.wait_answered(20);
+    }
+    assert!(gateway.is_running());
+    assert_eq!(name(&gateway), "a");
+    load.finish();
+}
+
+#[test]
+fn h2load_sees_no_failure_while_routes_and_certificates_change() {
+    let Some(mut h2load) = outside::tool("h2load") else { return };
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    h2load.args(["-n20000", "-c16", "-m8", &format!("--connect-to={}", gateway.address(443))]);
+    h2load.arg(format!("https://{HOST}/name")).stdout(Stdio::piped());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| outside::output(&mut h2load));
+        let mut turn = 0;
+        while !running.is_finished() {
+            turn += 1;
+            let target = if turn % 2 == 0 { "a.test" } else { "b.test" };
+            gateway.write_resource("route.yaml", &route(target));
+            gateway.write_certificate("web", &gateway.authority().leaf(&[HOST]));
+            thread::sleep(QUIET);
+        }
+        let (code, text) = running.join().unwrap();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("20000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
+    });
+}

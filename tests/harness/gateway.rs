@@ -1,0 +1,361 @@
+//! The real binary, started in a directory of its own.
+//!
+//! - The gateway says on stderr which sockets it bound; that is how its ports are learned.
+//! - Resources lie in `resources/`, what Gateways name by path below `root/`, the access log in
+//!   `access.log`.
+//! - When a test fails, everything that the gateway printed is shown.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::certificate::{Authority, Leaf};
+use super::client::{Client, Response, Tls};
+use super::{PATIENCE, eventually, within};
+
+/// What moves the bytes of the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    Auto,
+    Epoll,
+    IoUring,
+}
+
+impl Driver {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Epoll => "epoll",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
+/// Runs `test` once per driver; io_uring is left out, with a message, where the kernel denies it.
+pub fn on_each_driver(test: impl Fn(Driver)) {
+    test(Driver::Epoll);
+    match io_uring::IoUring::new(8) {
+        Ok(_) => test(Driver::IoUring),
+        Err(error) => println!("skipped: io_uring is denied here ({error}); epoll passed"),
+    }
+}
+
+/// What a gateway starts with.
+pub struct Builder {
+    driver: Driver,
+    files: Vec<(String, String)>,
+    certificates: Vec<(String, Vec<String>)>,
+    settings: String,
+    workers: usize,
+}
+
+/// A running gateway, killed and removed when dropped.
+pub struct Gateway {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    directory: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Gateway {
+    pub fn builder() -> Builder {
+        Builder {
+            driver: Driver::Auto,
+            files: Vec::new(),
+            certificates: Vec::new(),
+            settings: String::new(),
+            workers: 2,
+        }
+    }
+
+    /// Where the Gateway port is served; waits for it to be bound.
+    #[track_caller]
+    pub fn address(&self, gateway_port: u16) -> SocketAddr {
+        self.logged_address("listening on ", &format!(" for Gateway port {gateway_port}"))
+    }
+
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        self.logged_address("admin on ", "")
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> SocketAddr {
+        self.logged_address("status on ", "")
+    }
+
+    #[track_caller]
+    pub fn metrics(&self) -> SocketAddr {
+        self.logged_address("metrics on ", "")
+    }
+
+    /// A TLS client that trusts this gateway's certificates.
+    pub fn tls(&self) -> Tls {
+        Tls::new(self.authority.roots())
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A new HTTP/1.1 connection over TLS to Gateway port 443 for `name`.
+    #[track_caller]
+    pub fn client(&self, name: &str) -> Client {
+        self.try_client(name).unwrap_or_else(|error| panic!("TLS to {name}: {error}"))
+    }
+
+    /// # Errors
+    /// The handshake failed.
+    pub fn try_client(&self, name: &str) -> std::io::Result<Client> {
+        Client::tls(&self.tls(), self.address(443), name)
+    }
+
+    /// One request on a new connection.
+    #[track_caller]
+    pub fn get(&self, name: &str, path: &str) -> Response {
+        self.client(name).get(path)
+    }
+
+    /// One request to the admin address.
+    #[track_caller]
+    pub fn admin_get(&self, path: &str) -> Response {
+        self.try_plain_get(self.admin(), path).expect("the admin address answers")
+    }
+
+    /// # Errors
+    /// Nobody answers there.
+    pub fn try_plain_get(&self, to: SocketAddr, path: &str) -> std::io::Result<Response> {
+        Client::plain(to, "localhost")?.request("GET", path, "", b"")
+    }
+
+    /// A path in the gateway's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Replaces a resource file at once, by renaming a complete one over it.
+    pub fn write_resource(&self, name: &str, text: &str) {
+        replace(&self.path("resources").join(name), text);
+    }
+
+    pub fn remove_resource(&self, name: &str) {
+        fs::remove_file(self.path("resources").join(name)).unwrap();
+    }
+
+    /// Replaces certificate and key of `/certs/NAME/`, one after the other as people do.
+    pub fn write_certificate(&self, name: &str, leaf: &Leaf) {
+        write_leaf(self.directory.path(), name, leaf);
+    }
+
+    /// Whether a line with `text` was logged so far.
+    pub fn logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// The lines of the access log, once there are `n` of them.
+    #[track_caller]
+    pub fn access_log(&self, n: usize) -> Vec<String> {
+        let path = self.path("access.log");
+        let lines = || -> Vec<String> {
+            fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect()
+        };
+        eventually(&format!("{n} lines in the access log"), || lines().len() >= n);
+        lines()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the process to end by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the gateway exits", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The address between `before` and `after` in the newest such log line.
+    #[track_caller]
+    fn logged_address(&self, before: &str, after: &str) -> SocketAddr {
+        let mut found = None;
+        eventually(&format!("the log line `{before}ADDRESS{after}`"), || {
+            found = self.log.lock().unwrap().iter().rev().find_map(|line| {
+                let (_, rest) = line.split_once(before)?;
+                let (address, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                // The space between the address and `after` was taken by the split.
+                let ends = after.is_empty() || format!(" {rest}").trim_end() == after;
+                if ends { address.parse().ok() } else { None }
+            });
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have exited already, which is what some tests are about.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            println!("--- the gateway's stderr ---\n{}\n---", log.join("\n"));
+        }
+    }
+}
+
+impl Builder {
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = count;
+        self
+    }
+
+    /// A file in the source directory.
+    pub fn resource(mut self, name: &str, text: &str) -> Self {
+        self.files.push((format!("resources/{name}"), text.to_owned()));
+        self
+    }
+
+    /// A file anywhere in the gateway's own directory.
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.push((path.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// A certificate of the gateway's own authority in `/certs/NAME/`.
+    pub fn certificate(mut self, name: &str, hosts: &[&str]) -> Self {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        self.certificates.push((name.to_owned(), hosts));
+        self
+    }
+
+    /// More lines for the settings file.
+    pub fn settings(mut self, text: &str) -> Self {
+        self.settings.push_str(text);
+        self
+    }
+
+    /// Starts the binary and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[track_caller]
+    pub fn start(self) -> Gateway {
+        let mut gateway = self.spawn();
+        let ready = within(PATIENCE, || gateway.is_ready() || !gateway.is_running());
+        assert!(ready && gateway.is_ready(), "the gateway did not become ready");
+        gateway
+    }
+
+    /// Starts the binary, ready or not.
+    pub fn spawn(self) -> Gateway {
+        let directory = tempfile::Builder::new().prefix("ringgate-test-").tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("resources")).unwrap();
+        fs::create_dir_all(root.join("root")).unwrap();
+        let authority = Authority::new();
+        fs::write(root.join("ca.pem"), authority.pem()).unwrap();
+        for (name, hosts) in &self.certificates {
+            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+            write_leaf(root, name, &authority.leaf(&hosts));
+        }
+        for (path, text) in &self.files {
+            replace(&root.join(path), text);
+        }
+        fs::write(root.join("settings.yaml"), self.settings_file(root)).unwrap();
+        let (child, log) = run(&root.join("settings.yaml"));
+        Gateway { child, log, directory, authority }
+    }
+
+    fn settings_file(&self, root: &Path) -> String {
+        let root = root.display();
+        format!(
+            "workers: {{ count: {}, backend: {} }}\n\
+             listen: {{ address: 127.0.0.1, ports: {{ 80: 0, 443: 0, 8443: 0, 9443: 0 }} }}\n\
+             source: {{ directory: {root}/resources }}\n\
+             files: {{ root: {root}/root }}\n\
+             admin: {{ address: \"127.0.0.1:0\" }}\n\
+             status: {{ address: \"127.0.0.1:0\" }}\n\
+             metrics: {{ address: \"127.0.0.1:0\" }}\n\
+             access_log: {{ path: {root}/access.log, format: text }}\n\
+             {}",
+            self.workers,
+            self.driver.setting(),
+            self.settings
+        )
+    }
+}
+
+impl Gateway {
+    fn is_ready(&self) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.trim_end().ends_with("ready"))
+    }
+}
+
+fn run(settings: &Path) -> (Child, Arc<Mutex<Vec<String>>>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["run", "--settings"])
+        .arg(settings)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    thread::spawn({
+        let log = Arc::clone(&log);
+        move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                log.lock().unwrap().push(line);
+            }
+        }
+    });
+    (child, log)
+}
+
+fn write_leaf(root: &Path, name: &str, leaf: &Leaf) {
+    let directory = root.join("root/certs").join(name);
+    replace(&directory.join("tls.crt"), &leaf.chain_pem);
+    replace(&directory.join("tls.key"), &leaf.key_pem);
+}
+
+fn replace(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let fresh = path.with_extension("new~");
+    fs::write(&fresh, text).unwrap();
+    fs::rename(fresh, path).unwrap();
+}
+
+/// Runs the binary to its end: exit code and everything it printed.
+pub fn run_to_end(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+    super::outside::output_within(command.args(arguments), PATIENCE)
+}
+
+/// How long a thing that must not happen is watched for.
+pub const QUIET: Duration = Duration::from_millis(300);

@@ -112,7 +112,8 @@ impl Pool {
     /// Decides how the bytes of `lease` are held until they are consumed: where they lie, or, when
     /// buffers are scarce, in memory of their own.
     pub(super) fn keep(&self, lease: Lease) -> Chunk {
-        let scarce = self.leased.get() > self.count - self.count / 4 - 1;
+        let reserve = (self.count / 4).max(1);
+        let scarce = self.free() < reserve;
         if scarce { Chunk::copy(lease.bytes()) } else { Chunk::Lent(lease) }
     }
 

@@ -16,6 +16,7 @@ use super::socket::{Socket, Supplies};
 use super::{epoll, uring};
 
 /// The driver of one thread.
+#[allow(clippy::large_enum_variant, reason = "there is one per thread")]
 #[derive(Debug)]
 pub(super) enum Driver {
     Epoll(epoll::Driver),
@@ -81,6 +82,15 @@ impl Driver {
     /// until something has happened, and settles what has.
     pub(super) fn park(&self, timeout: Option<Duration>, turn: u64) {
         dispatch!(self.park(timeout, turn));
+    }
+
+    /// The runtime has ended: takes back all that the kernel still has, whoever holds streams.
+    pub(super) fn close(&self) {
+        match self {
+            // The kernel has nothing but readiness to tell.
+            Self::Epoll(_) => {}
+            Self::Uring(driver) => driver.close(),
+        }
     }
 
     /// The mode that sockets must have: io_uring waits by itself, but only on blocking ones.

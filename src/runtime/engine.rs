@@ -97,7 +97,7 @@ impl Engine {
     pub(super) fn uninstall(&self) {
         self.tasks.close();
         self.flush();
-        self.guarded(|| self.driver.park(Some(Duration::ZERO), self.turn.get()));
+        self.guarded(|| self.driver.close());
         CURRENT.with(|current| current.replace(None));
     }
 
@@ -179,7 +179,10 @@ impl Engine {
         }
         let mut timers = self.timers.borrow_mut();
         let Some(present) = timers.find_mut(timer.key) else { return false };
-        let replaced = (!present.will_wake(waker)).then(|| present.clone_from(waker));
+        if present.will_wake(waker) {
+            return true;
+        }
+        let replaced = std::mem::replace(present, waker.clone());
         drop(timers);
         drop(replaced);
         true

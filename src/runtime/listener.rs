@@ -86,6 +86,14 @@ impl Listener {
         Ok(Self { engine, socket, pause: None })
     }
 
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.socket.local_addr()
+    }
+
     /// The next connection. Dropping the future loses none.
     ///
     /// # Errors

@@ -119,7 +119,9 @@ mod tests {
         assert_eq!(slots.remove(old), Some("old"));
         let new = slots.insert("new");
         assert_eq!(old.index, new.index, "the slot is used again");
-        assert_eq!((slots.find(old), slots.find_mut(old), slots.remove(old)), (None, None, None));
+        assert_eq!(slots.find(old), None);
+        assert_eq!(slots.find_mut(old), None);
+        assert_eq!(slots.remove(old), None);
         assert_eq!(slots.find(new), Some(&"new"));
     }
 

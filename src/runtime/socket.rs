@@ -186,6 +186,12 @@ impl State {
         self.gathered_sent = 0;
     }
 
+    /// Bytes that were received and not handed out.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.received.iter().map(|piece| piece.chunk.bytes().len()).sum()
+    }
+
     /// Bytes that were written and that the kernel has not taken.
     pub(super) fn unsent(&self) -> usize {
         self.gathered.len() - self.gathered_sent + self.in_flight

@@ -87,6 +87,20 @@ impl TcpStream {
     }
 }
 
+#[cfg(test)]
+impl TcpStream {
+    /// Bytes received and not consumed.
+    pub(super) fn held(&self) -> usize {
+        let lent = self.lent.as_ref().map_or(0, |chunk| chunk.bytes().len());
+        self.socket.state.borrow().held() + lent
+    }
+
+    /// Bytes written that the kernel has not taken.
+    pub(super) fn unsent(&self) -> usize {
+        self.socket.state.borrow().unsent()
+    }
+}
+
 impl Stream for TcpStream {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.lent.is_none() && !ready!(self.poll_next(cx))? {

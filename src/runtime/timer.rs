@@ -14,9 +14,9 @@ use super::slot::{Key, Slots};
 
 const LEVELS: usize = 6;
 const DIGIT_BITS: u32 = 6;
-const SLOTS: u64 = 1 << DIGIT_BITS;
+const SLOTS: usize = 1 << DIGIT_BITS;
 /// A timer that is further away waits in the last level and is looked at again (2.1 years).
-const SPAN: u64 = (SLOTS - 1) << (DIGIT_BITS * (LEVELS as u32 - 1));
+const SPAN: u64 = (SLOTS as u64 - 1) << shift(LEVELS - 1);
 
 /// The wheel.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ struct Place {
 struct Level {
     /// Invariant: bit n is set exactly when `heads[n]` is `Some`.
     occupied: u64,
-    heads: [Option<Key>; SLOTS as usize],
+    heads: [Option<Key>; SLOTS],
 }
 
 impl<T> Wheel<T> {
     pub(super) fn new() -> Self {
-        let empty = Level { occupied: 0, heads: [None; SLOTS as usize] };
+        let empty = Level { occupied: 0, heads: [None; SLOTS] };
         Self { now: 0, timers: Slots::new(), levels: [empty; LEVELS] }
     }
 
@@ -106,9 +106,9 @@ impl<T> Wheel<T> {
             return None;
         }
         let shift = shift(level);
-        let digit = (self.now >> shift) % SLOTS;
+        let digit = (self.now >> shift) % SLOTS as u64;
         let ahead = u64::from(occupied.rotate_right(digit_index(digit)).trailing_zeros());
-        let slot = (digit + ahead) % SLOTS;
+        let slot = (digit + ahead) % SLOTS as u64;
         // The last level is a ring: what lies behind the hand comes in the next round.
         let arrival = ((self.now >> shift) + ahead) << shift;
         Some((arrival, Place { level, slot: digit_index(slot) as usize }))
@@ -137,7 +137,7 @@ impl<T> Wheel<T> {
         let tick = tick.min(self.now.saturating_add(SPAN));
         let differing = (self.now ^ tick) | 1;
         let level = ((differing.ilog2() / DIGIT_BITS) as usize).min(LEVELS - 1);
-        let slot = digit_index((tick >> shift(level)) % SLOTS) as usize;
+        let slot = digit_index((tick >> shift(level)) % SLOTS as u64) as usize;
         Place { level, slot }
     }
 
@@ -174,7 +174,7 @@ impl<T> Wheel<T> {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a level is less than LEVELS")]
-fn shift(level: usize) -> u32 {
+const fn shift(level: usize) -> u32 {
     level as u32 * DIGIT_BITS
 }
 

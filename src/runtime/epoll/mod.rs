@@ -157,9 +157,8 @@ impl Driver {
 
     pub(super) fn park(&self, timeout: Option<Duration>, _turn: u64) {
         let mut events = self.events.take();
-        let timeout = timeout.map(|timeout| {
-            Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 })
-        });
+        // Longer ones than a timespec holds are as good as none.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => panic!("epoll_wait failed: {errno}"),
@@ -252,8 +251,6 @@ impl Driver {
         let mut state = socket.state.borrow_mut();
         if matches!(state.connecting, Connecting::Pending(_)) && flags.intersects(writable) {
             state.connecting = connect_outcome(socket);
-            drop(state);
-            return socket.reader.wake();
         }
         // The end of the stream has no event of its own when it comes together with bytes.
         state.peer_closed |= flags.intersects(broken | epoll::EventFlags::RDHUP);
@@ -264,9 +261,7 @@ impl Driver {
             self.supplies.mark_dirty(socket, &mut state);
         }
         drop(state);
-        if flags.intersects(readable) {
-            socket.reader.wake();
-        }
+        socket.reader.wake();
     }
 }
 

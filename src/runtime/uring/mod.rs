@@ -145,6 +145,11 @@ impl Driver {
         self.progress.replace(progress);
     }
 
+    pub(super) fn close(&self) {
+        self.starved.take();
+        self.ring.borrow_mut().let_go();
+    }
+
     fn start(&self, operation: Operation) -> super::slot::Key {
         self.ring.borrow_mut().start(operation)
     }

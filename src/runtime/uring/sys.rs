@@ -237,7 +237,7 @@ impl Ring {
     }
 
     /// Cancels everything and waits until the kernel has let go of it. Returns whether it has.
-    fn let_go(&mut self) -> bool {
+    pub(super) fn let_go(&mut self) -> bool {
         let (times, pause) = LETTING_GO;
         for _ in 0..times {
             if self.operations.len() == 0 {
@@ -303,7 +303,7 @@ impl PeerAddress {
     }
 
     /// Joins a connection with its peer's address, which the kernel has written.
-    fn with(self: Box<Self>, fd: OwnedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
+    fn with(self, fd: OwnedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
         let len = self.len.min(self.storage.size_of());
         // SAFETY: the accept has completed; `storage` holds an address of `len` bytes, and was
         // zeroed before.

@@ -150,7 +150,7 @@ impl Ring {
         entry.set_len(bytes as u32);
         entry.set_bid(id);
         self.tail.set(tail.wrapping_add(1));
-        // SAFETY: `base` is the first entry of a page-aligned ring; the tail lies in its last field.
+        // SAFETY: `base` is the first entry of a page-aligned ring; its last field is the tail.
         let shared = unsafe { BufRingEntry::tail(base.as_ptr()) };
         // SAFETY: the tail is aligned, outlives this call, and only ever accessed atomically.
         let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };

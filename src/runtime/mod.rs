@@ -6,7 +6,8 @@
 //! - One thread, one [`Runtime`]. Nothing in it is shared with another thread but the queue and the
 //!   eventfd that wake it.
 //! - One system call per turn of the loop submits, waits and reaps.
-//! - Both drivers give the same [`TcpStream`], [`Listener`] and [`Handle`], and pass the same tests.
+//! - Both drivers give the same [`TcpStream`], [`Listener`] and [`Handle`] and pass the same
+//!   tests.
 //! - Every buffer, queue and list has a bound or grows with the number of connections only.
 //!
 //! In reading order: [`start`] (configuration), [`handle`] (what tasks see), [`stream`] and

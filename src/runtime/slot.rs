@@ -135,7 +135,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_behaves_like_a_map(steps in prop::collection::vec((any::<bool>(), 0..64usize), 0..300)) {
+        fn it_behaves_like_a_map(
+            steps in prop::collection::vec((any::<bool>(), 0..64usize), 0..300),
+        ) {
             let mut slots = Slots::new();
             let mut map = HashMap::new();
             let mut issued = Vec::new();

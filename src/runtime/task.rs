@@ -25,13 +25,19 @@ use super::wake::Bell;
 
 thread_local! {
     /// Woken tasks of the runtime whose number stands beside, in the order of their wakes.
-    static READY: Ready = const { Ready { runtime: Cell::new(0), queue: RefCell::new(VecDeque::new()) } };
+    static READY: Ready = const { Ready::new() };
 }
 
 struct Ready {
     /// The runtime of this thread, 0 for none.
     runtime: Cell<u64>,
     queue: RefCell<VecDeque<Key>>,
+}
+
+impl Ready {
+    const fn new() -> Self {
+        Self { runtime: Cell::new(0), queue: RefCell::new(VecDeque::new()) }
+    }
 }
 
 /// All tasks of one thread.

@@ -268,7 +268,8 @@ mod tests {
                         prop_assert!(fired.is_sorted_by_key(|(tick, _)| *tick), "in order");
                         fired.sort_unstable();
                         let rest = sorted.split_off(&(now + 1, 0));
-                        let due: Vec<_> = std::mem::replace(&mut sorted, rest).into_keys().collect();
+                        let due = std::mem::replace(&mut sorted, rest);
+                        let due: Vec<_> = due.into_keys().collect();
                         prop_assert_eq!(fired, due);
                     }
                 }

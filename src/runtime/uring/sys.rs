@@ -121,7 +121,7 @@ impl Ring {
         &self.buffers
     }
 
-    /// Queues `operation`; it reaches the kernel with the next [`enter`](Self::enter) at the latest.
+    /// Queues `operation`; it reaches the kernel with the next [`enter`](Self::enter).
     pub(super) fn start(&mut self, operation: Operation) -> Key {
         let key = self.operations.insert(operation);
         let operation = self.operations.find_mut(key).expect("it was just inserted");

@@ -1,7 +1,8 @@
 //! Shutdown and drain: one latch per worker, and a count of what still has to end.
 //!
 //! - [`Drain`] is the worker's end: it starts the drain once and waits for the last [`Watch`].
-//! - A [`Watch`] is what each connection holds: it tells when to finish, and by being dropped that it
+//! - A [`Watch`] is what each connection holds: it tells when to finish, and by being dropped that
+//!   it
 //!   has. A connection cannot forget to report.
 //! - Single-threaded and without a clock: the deadline is the worker's business.
 //!

@@ -506,7 +506,7 @@ spec:
     async fn a_missing_source_is_an_error_that_names_it() {
         let mut settings = Settings::default();
         settings.source.directory = "/nowhere/at/all".into();
-        let error = Control::start(&settings, Box::new(Echo)).await.err().unwrap().to_string();
+        let error = Control::start_with(&settings, Box::new(Echo)).await.err().unwrap().to_string();
         assert!(error.starts_with("source.directory /nowhere/at/all cannot be read: "), "{error}");
     }
 
@@ -529,7 +529,7 @@ spec:
         let mut examples = 0;
         for example in fs::read_dir(config.join("examples")).unwrap() {
             settings.source.directory = example.unwrap().path();
-            let control = Control::start(&settings, Box::new(Echo)).await.unwrap();
+            let control = Control::start_with(&settings, Box::new(Echo)).await.unwrap();
             let rejections = &control.current().rejections;
             let of_file = |r: &&Rejection| !r.to_string().contains("ingressgateway-certs");
             assert_eq!(rejections.iter().filter(of_file).count(), 0, "{rejections:?}");

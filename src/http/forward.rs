@@ -185,7 +185,8 @@ impl<N: Net> Forwarder<N> {
     }
 }
 
-/// `head` with `path` for its path, if there is one, and one place that says the host: a URI with an
+/// `head` with `path` for its path, if there is one, and one place that says the host: a URI with
+/// an
 /// authority overrules the Host header (RFC 9112, section 3.2.2).
 fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
     if head.uri.authority().is_some() {
@@ -199,7 +200,8 @@ fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
     head
 }
 
-/// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any other
+/// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any
+/// other
 /// is ignored, as a server may (RFC 9110, section 7.8).
 fn wanted_protocol(head: &Parts) -> Option<HeaderValue> {
     let asks = head.version == Version::HTTP_11 && names_upgrade(&head.headers);

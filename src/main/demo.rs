@@ -25,7 +25,8 @@ pub(crate) struct Flags {
     /// Serve the administration here.
     #[arg(long, default_value_t = 15000, value_name = "PORT")]
     admin_port: u16,
-    /// Write certificates, resources and settings here and keep them. Default: a temporary directory
+    /// Write certificates, resources and settings here and keep them. Default: a temporary
+    /// directory
     /// that is removed at exit.
     #[arg(long)]
     dir: Option<PathBuf>,

@@ -1,7 +1,8 @@
 //! `ringgate run`: from a settings file to serving, and to the end.
 //!
 //! The control thread's story: compile, start workers, open listeners, then wait for changes and
-//! signals. Whatever cannot be started is an error that names the setting to change; once it serves,
+//! signals. Whatever cannot be started is an error that names the setting to change; once it
+//! serves,
 //! nothing that is wrong with a resource ends it.
 
 use std::fmt;
@@ -84,7 +85,8 @@ fn failure(error: impl fmt::Display) -> Failure {
     Failure(error.to_string())
 }
 
-/// Serves `settings` until a signal ends it. `reload` reads the settings again; `ready` is called once
+/// Serves `settings` until a signal ends it. `reload` reads the settings again; `ready` is called
+/// once
 /// everything is up.
 pub(crate) async fn serve(
     settings: Settings,
@@ -138,7 +140,8 @@ impl Signals {
     }
 }
 
-/// Everything that is running. Fields end in this order: the log outlives the workers that write it.
+/// Everything that is running. Fields end in this order: the log outlives the workers that write
+/// it.
 struct Gateway {
     publisher: Publisher,
     fleet: Fleet,

@@ -189,7 +189,8 @@ pub struct Scraper {
 }
 
 impl Scraper {
-    /// Asks every worker; each calls its own clone of `reply`, on its own thread, with its number and
+    /// Asks every worker; each calls its own clone of `reply`, on its own thread, with its number
+    /// and
     /// a copy.
     pub fn ask(&self, reply: impl Fn(usize, Series) + Clone + Send + 'static) {
         for (index, worker) in self.workers.iter().enumerate() {

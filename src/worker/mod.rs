@@ -1,7 +1,8 @@
 //! One per core: accepts connections and drives each of them from handshake to end.
 //!
 //! [`Fleet`] is the control thread's end: it starts the workers, gives them their sockets and tells
-//! them to drain. A worker's own end is a mailbox; everything else it needs it reads from the newest
+//! them to drain. A worker's own end is a mailbox; everything else it needs it reads from the
+//! newest
 //! snapshot.
 //!
 //! - A worker shares nothing that it writes, takes no lock, never blocks and never touches a file.

@@ -34,6 +34,9 @@ pub struct Fleet {
     listeners: BTreeMap<ListenerKey, SocketAddr>,
 }
 
+/// Where a worker reports whether its runtime started.
+type Started = channel::Receiver<Result<runtime::Running, runtime::StartError>>;
+
 /// One worker, seen from the control thread.
 #[derive(Debug)]
 struct Hand {
@@ -210,15 +213,13 @@ impl Scraper {
 
 impl Hand {
     /// The worker, and where it will report whether it started.
-    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
     fn start(
         index: usize,
         core: Option<core_affinity::CoreId>,
         config: &Config,
         source: &Source,
         log: Option<&AccessLog>,
-    ) -> Result<(Self, channel::Receiver<Result<runtime::Running, runtime::StartError>>), StartError>
-    {
+    ) -> Result<(Self, Started), StartError> {
         let (orders, mailbox) = runtime::mailbox();
         let (report, started) = channel::bounded(1);
         let counters = Counters::shared();

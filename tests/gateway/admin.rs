@@ -145,7 +145,7 @@ fn the_access_log_has_envoys_columns() {
     let expected = [
         r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "POST /body\?q=1 HTTP/1\.1" 200 - "#,
         r#"via_upstream - "-" 5 5 \d+ \d+ "127\.0\.0\.1" "me" "[0-9a-f-]{36}" "web\.test" "#,
-        r#""127\.0\.0\.1:BACKEND" outbound\|80\|\|backend\.test 127\.0\.0\.1:\d+ "#,
+        r#""127\.0\.0\.1:BACKEND" outbound\|80\|\|backend\.test \S+ "#,
         r"127\.0\.0\.1:GATEWAY 127\.0\.0\.1:\d+ web\.test \S+$",
     ]
     .concat()

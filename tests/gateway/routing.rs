@@ -173,7 +173,7 @@ fn a_plain_server_redirects_to_https_or_serves() {
 
 #[test]
 fn redirects_and_direct_responses_need_no_backend() {
-    let rules = "\
+    let rules = "  \
   - match: [ { uri: { prefix: /moved } } ]
     redirect: { uri: /new, authority: else.test, redirectCode: 308 }
   - match: [ { uri: { prefix: /default } } ]
@@ -196,7 +196,7 @@ fn redirects_and_direct_responses_need_no_backend() {
 
 #[test]
 fn weights_divide_the_requests() {
-    let rule = "\
+    let rule = "  \
   - route:
     - { destination: { host: a.test, port: { number: 80 } }, weight: 80 }
     - { destination: { host: b.test, port: { number: 80 } }, weight: 20 }

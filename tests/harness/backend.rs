@@ -198,7 +198,11 @@ fn plain(
 }
 
 fn chunked(mut out: &TcpStream, mut body: &[u8], trailers: &str) -> std::io::Result<()> {
-    out.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    // A client learns which trailers to expect; hyper passes no others on to HTTP/1.1.
+    let announced = trailers.split_once(':').map(|(name, _)| format!("trailer: {name}\r\n"));
+    let announced = announced.unwrap_or_default();
+    let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{announced}\r\n");
+    out.write_all(head.as_bytes())?;
     let mut size = 1;
     while !body.is_empty() {
         let (piece, rest) = body.split_at(size.min(body.len()));

@@ -1,8 +1,7 @@
 //! ringgate, a TLS-terminating ingress gateway on io_uring.
 //!
 //! One process. A control thread turns resources into immutable snapshots; one worker per core,
-//! each
-//! on its own io_uring, serves from the newest snapshot and shares nothing that it writes.
+//! each on its own io_uring, serves from the newest snapshot and shares nothing that it writes.
 //!
 //! ```text
 //!   files ──> config ──> Snapshot ──arc-swap──> worker ─ worker ─ worker      one thread per core
@@ -16,42 +15,33 @@
 //! 1. `worker` accepts a connection and spawns a task for it. `tls` reads the ClientHello, the SNI
 //!    selects a server of the newest snapshot, the handshake is done with its configuration.
 //! 2. ALPN says which protocol hyper speaks with the client. For each request `http` takes the
-//! newest
-//!    snapshot, brings the path into its normal form, finds the virtual host and walks its trie.
+//!    newest snapshot, brings the path into its normal form, finds the virtual host and walks its
+//!    trie.
 //! 3. A redirect or a direct response is answered at once. Otherwise `upstream` picks an endpoint
-//! and a
-//!    pooled connection, writes the head into that connection's send buffer and reads the
-//! response's
-//!    head where it lies in the ring's buffer.
+//!    and a pooled connection, writes the head into that connection's send buffer and reads the
+//!    response's head where it lies in the ring's buffer.
 //! 4. Bodies stream both ways, each side waiting for the other. When the last byte has left, the
-//! request
-//!    is counted and logged; the connection goes back to its pool.
+//!    request is counted and logged; the connection goes back to its pool.
 //!
 //! # Words
 //!
 //! *downstream*: towards the client; *upstream*: towards the service; *listener*: an address and
-//! port;
-//! *identity*: certificate and key; *route*, *cluster*, *endpoint*: as in Envoy; *worker*: a thread
-//! with
-//! its own runtime; *snapshot*: one generation of the configuration; *rejection*: what was wrong
-//! with a
-//! resource; *drain*: letting open requests finish.
+//! port; *identity*: certificate and key; *route*, *cluster*, *endpoint*: as in Envoy; *worker*: a
+//! thread with its own runtime; *snapshot*: one generation of the configuration; *rejection*: what
+//! was wrong with a resource; *drain*: letting open requests finish.
 //!
 //! # What is deliberately absent
 //!
 //! - `config` and the data path never import each other; [`snapshot`] is all they share.
 //! - A worker takes no lock, never blocks and never touches a file. Log lines leave it in batches,
-//!   names
-//!   are resolved on the control thread.
+//!   names are resolved on the control thread.
 //! - `http`, `tls` and `upstream` see byte streams and a clock, never a ring: they run in tests
-//!   over
-//!   in-memory pipes.
+//!   over in-memory pipes.
 //! - `unsafe` exists in [`runtime`] alone.
 //! - No limit is missing and none is hidden: all are in [`snapshot::Limits`] or [`settings`].
 //!
 //! The modules stand in the order in which data flows; each may import only what stands below it,
-//! which
-//! `tidy.rs` checks.
+//! which `tidy.rs` checks.
 
 pub mod config;
 mod crypto;

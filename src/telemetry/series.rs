@@ -2,7 +2,7 @@
 //! histogram of durations.
 //!
 //! - Each worker has its own and writes it without atomics; a scrape gets a copy.
-//! - A known series costs four hashes of short keys and no allocation.
+//! - A known series costs two hashes of short keys and no allocation.
 //! - There are at most [`SERIES_MAX`] per worker; what would be one more is counted in the one
 //!   series [`Series::other`].
 
@@ -70,14 +70,16 @@ pub(super) struct Sample {
 impl Series {
     /// Counts one request. False when it went to the series of those that found no room.
     pub fn record(&mut self, record: &Record<'_>) -> bool {
-        let sample = self.sample(record);
-        let known = sample.is_some();
-        let sample = match sample {
-            Some(sample) => sample,
-            None => self.other.get_or_insert_default(),
-        };
-        sample.add(record.duration);
-        known
+        let service = record.upstream_service;
+        let outcome = Outcome { status: record.status, flags: record.flags, grpc: record.grpc };
+        let known = self.services.get_mut(service).and_then(|all| all.get_mut(&outcome));
+        if let Some(sample) = known {
+            sample.add(record.duration);
+            return true;
+        }
+        let has_room = self.len < SERIES_MAX;
+        self.make_room(service, outcome).add(record.duration);
+        has_room
     }
 
     /// Adds what `other` counted. Merging the workers may hold more than one worker may.
@@ -94,19 +96,13 @@ impl Series {
         }
     }
 
-    fn sample(&mut self, record: &Record<'_>) -> Option<&mut Sample> {
-        let service = record.upstream_service;
-        let outcome = Outcome { status: record.status, flags: record.flags, grpc: record.grpc };
-        let known = self.services.get(service).is_some_and(|all| all.contains_key(&outcome));
-        if !known {
-            if self.len == SERIES_MAX {
-                return None;
-            }
-            let samples = self.services.entry(service.into()).or_default();
-            samples.insert(outcome, Sample::default());
-            self.len += 1;
+    /// A sample for a series that there is not yet; the common one when there are too many.
+    fn make_room(&mut self, service: &str, outcome: Outcome) -> &mut Sample {
+        if self.len == SERIES_MAX {
+            return self.other.get_or_insert_default();
         }
-        self.services.get_mut(service)?.get_mut(&outcome)
+        self.len += 1;
+        self.services.entry(service.into()).or_default().entry(outcome).or_default()
     }
 }
 

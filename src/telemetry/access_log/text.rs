@@ -45,7 +45,7 @@ pub(super) fn write_line(out: &mut Vec<u8>, stamp: &mut Stamp, record: &Record<'
     out.push(b' ');
     bare(out, record.path.as_bytes());
     out.push(b' ');
-    bare(out, record.protocol.as_bytes());
+    ours(out, record.protocol.as_bytes());
     out.extend_from_slice(b"\" ");
     write_outcome(out, record);
     write_sizes(out, record);
@@ -59,7 +59,8 @@ fn write_outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     out.push(b' ');
     record.flags.write(out);
     out.push(b' ');
-    field(out, record.details.as_bytes());
+    ours(out, record.details.as_bytes());
+    out.push(b' ');
     field(out, record.termination_details.as_bytes());
     quoted(out, record.upstream_failure.as_bytes());
 }
@@ -81,7 +82,9 @@ fn write_sizes(out: &mut Vec<u8>, record: &Record<'_>) {
 fn write_request(out: &mut Vec<u8>, record: &Record<'_>) {
     quoted(out, record.forwarded_for);
     quoted(out, record.user_agent);
-    quoted(out, record.request_id);
+    out.push(b'"');
+    ours(out, record.request_id);
+    out.extend_from_slice(b"\" ");
     quoted(out, record.authority.as_bytes());
 }
 
@@ -115,13 +118,27 @@ fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
         let _ = write!(out, "{address}");
         return;
     };
+    // Put together apart, so that the buffer is asked for room once.
+    let mut text = [0; "255.255.255.255:65535".len()];
+    let mut end = 0;
     for octet in ip.octets() {
-        number(out, octet.into());
-        out.push(b'.');
+        end += copy(&mut text[end..], itoa::Buffer::new().format(octet));
+        text[end] = b'.';
+        end += 1;
     }
-    out.pop();
-    out.push(b':');
-    number(out, address.port().into());
+    text[end - 1] = b':';
+    end += copy(&mut text[end..], itoa::Buffer::new().format(address.port()));
+    out.extend_from_slice(&text[..end]);
+}
+
+fn copy(target: &mut [u8], digits: &str) -> usize {
+    target[..digits.len()].copy_from_slice(digits.as_bytes());
+    digits.len()
+}
+
+/// A value that the gateway made, so that there is nothing in it to escape.
+fn ours(out: &mut Vec<u8>, value: &[u8]) {
+    out.extend_from_slice(if value.is_empty() { b"-" } else { value });
 }
 
 /// An unquoted value and the space behind it.
@@ -131,24 +148,24 @@ fn field(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 fn bare(out: &mut Vec<u8>, value: &[u8]) {
-    escaped(out, value, |byte| byte == b' ');
+    escaped(out, value, &HARMFUL_BARE);
 }
 
 /// A value in quotes and the space behind it.
 fn quoted(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
-    escaped(out, value, |_| false);
+    escaped(out, value, &HARMFUL_QUOTED);
     out.extend_from_slice(b"\" ");
 }
 
 /// Appends `value`, or `-` when it is empty; runs of harmless bytes are copied at once.
-fn escaped(out: &mut Vec<u8>, value: &[u8], extra: impl Fn(u8) -> bool) {
+fn escaped(out: &mut Vec<u8>, value: &[u8], harmful: &[bool; 256]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     if value.is_empty() {
         return out.push(b'-');
     }
     let mut rest = value;
-    while let Some(at) = rest.iter().position(|byte| is_harmful(*byte) || extra(*byte)) {
+    while let Some(at) = rest.iter().position(|byte| harmful[usize::from(*byte)]) {
         let byte = rest[at];
         out.extend_from_slice(&rest[..at]);
         out.extend_from_slice(b"\\x");
@@ -159,8 +176,20 @@ fn escaped(out: &mut Vec<u8>, value: &[u8], extra: impl Fn(u8) -> bool) {
     out.extend_from_slice(rest);
 }
 
-fn is_harmful(byte: u8) -> bool {
-    !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\')
+/// The bytes that could end a quoted value or a line.
+const HARMFUL_QUOTED: [bool; 256] = harmful(b'\0');
+/// The same and the space, which ends an unquoted value.
+const HARMFUL_BARE: [bool; 256] = harmful(b' ');
+
+/// What is not visible ASCII or a space, quotes and backslashes, and `extra`.
+const fn harmful(extra: u8) -> [bool; 256] {
+    let mut table = [true; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        table[byte as usize] = matches!(byte, b'"' | b'\\') || byte == extra;
+        byte += 1;
+    }
+    table
 }
 
 #[cfg(test)]

@@ -14,10 +14,13 @@ use ringgate::runtime::{Backend, Config, Runtime};
 const CONNECTIONS: usize = 64;
 const MESSAGE: &[u8] = &[7; 128];
 
+/// Echoes on every connection to the socket, for ever.
+type Serve = fn(TcpListener);
+
 fn echo(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("echo");
     group.measurement_time(Duration::from_secs(5));
-    let servers: [(&str, fn(TcpListener)); 4] = [
+    let servers: [(&str, Serve); 4] = [
         ("ringgate io_uring", |listener| ours(Backend::IoUring, listener)),
         ("ringgate epoll", |listener| ours(Backend::Epoll, listener)),
         ("tokio", tokio),
@@ -37,7 +40,7 @@ fn echo(criterion: &mut Criterion) {
 }
 
 /// Starts `serve` on a thread, which ends with the process, and connects to it.
-fn clients(serve: fn(TcpListener)) -> Vec<TcpStream> {
+fn clients(serve: Serve) -> Vec<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || serve(listener));
@@ -76,13 +79,12 @@ fn ours(backend: Backend, listener: TcpListener) {
 
 async fn echo_on(mut stream: impl Stream) {
     std::future::poll_fn(|cx| {
-        loop {
-            let Ok(lent) = std::task::ready!(stream.poll_fill(cx)) else { break };
-            let (n, bytes) = (lent.len(), lent.to_vec());
-            if n == 0 || stream.write(&[IoSlice::new(&bytes)]).is_err() {
+        while let Ok(lent @ [_, ..]) = std::task::ready!(stream.poll_fill(cx)) {
+            let bytes = lent.to_vec();
+            stream.consume(bytes.len());
+            if stream.write(&[IoSlice::new(&bytes)]).is_err() {
                 break;
             }
-            stream.consume(n);
         }
         std::task::Poll::Ready(())
     })

@@ -114,17 +114,16 @@ impl Listener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         loop {
+            if let Some(accepted) = self.take_queued() {
+                return Poll::Ready(Ok(accepted));
+            }
             if let Some(pause) = &mut self.pause {
+                // Accepts that were under way may still succeed.
+                self.socket.acceptor.register(cx);
                 ready!(Future::poll(Pin::new(pause), cx));
                 self.pause = None;
             }
-            let (next, error) = {
-                let mut state = self.socket.state.borrow_mut();
-                (state.accepted.pop_front(), state.error)
-            };
-            if let Some((fd, peer)) = next {
-                return Poll::Ready(self.finish(fd, peer));
-            }
+            let error = self.socket.state.borrow().error;
             match error {
                 Some(errno) if is_shortage(errno) => self.wait_out_shortage(),
                 Some(errno) => return Poll::Ready(Err(errno.into())),
@@ -136,10 +135,25 @@ impl Listener {
         }
     }
 
+    /// The connection that waits longest. Those that the kernel refuses to set up are dropped.
+    fn take_queued(&self) -> Option<Accepted> {
+        loop {
+            let (fd, peer) = self.socket.state.borrow_mut().accepted.pop_front()?;
+            if let Ok(accepted) = self.finish(fd, peer) {
+                return Some(accepted);
+            }
+            self.count_refused();
+        }
+    }
+
     fn wait_out_shortage(&mut self) {
         self.socket.state.borrow_mut().error = None;
-        self.engine.supplies.count(|counters| counters.accepts_refused += 1);
+        self.count_refused();
         self.pause = Some(self.engine.sleep(REFUSED_PAUSE));
+    }
+
+    fn count_refused(&self) {
+        self.engine.supplies.count(|counters| counters.accepts_refused += 1);
     }
 
     fn finish(&self, fd: OwnedFd, peer: SocketAddr) -> io::Result<Accepted> {
@@ -147,8 +161,8 @@ impl Listener {
             Some(local) => local,
             None => SocketAddr::try_from(getsockname(&fd)?)?,
         };
-        self.engine.supplies.count(|counters| counters.accepts += 1);
         let stream = TcpStream::adopt(&self.engine, fd)?;
+        self.engine.supplies.count(|counters| counters.accepts += 1);
         Ok(Accepted { stream, peer: canonical(peer), local: canonical(local) })
     }
 

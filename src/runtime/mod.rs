@@ -35,6 +35,8 @@ mod uring;
 mod wake;
 
 #[cfg(test)]
+mod denied;
+#[cfg(test)]
 mod tests;
 
 use std::future::Future;

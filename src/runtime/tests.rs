@@ -49,7 +49,7 @@ macro_rules! config {
     };
 }
 
-fn run<F: Future<Output = ()>>(backend: Backend, config: Config, body: fn(Handle) -> F) {
+pub(super) fn run<F: Future<Output = ()>>(backend: Backend, config: Config, body: fn(Handle) -> F) {
     let runtime = match Runtime::new(&Config { backend, ..config }) {
         Err(StartError::Denied(denied)) => return eprintln!("skipped: {denied}"),
         made => made.unwrap(),
@@ -176,6 +176,7 @@ on_both! {
         handle.sleep(Duration::from_millis(10)).await;
         reset(peer);
         assert!(crate::io::flush(&mut stream).await.is_err());
+        assert!(handle.counters().sends_short > 0, "the kernel had taken a part");
     }
 
     fn dropping_a_stream_closes_it_in_any_state(handle: Handle) {
@@ -402,6 +403,43 @@ on_both! {
     }
 }
 
+/// What the kernel does is made certain by not entering it while the peers write.
+#[test]
+fn both_queues_of_a_ring_overflow_and_lose_nothing() {
+    run(Backend::IoUring, tiny_queues(), |handle| async move {
+        let mut pairs = Vec::new();
+        for _ in 0..40 {
+            pairs.push(pair(&handle).await);
+        }
+        for (stream, _) in &mut pairs {
+            assert!(poll_once(|cx| stream.poll_fill(cx).map(drop)).await.is_none());
+        }
+        handle.sleep(Duration::from_millis(1)).await;
+        for (_, peer) in &mut pairs {
+            peer.write_all(b"x").unwrap();
+        }
+        for (stream, _) in &mut pairs {
+            assert_eq!(read_exactly(stream, 1).await, b"x");
+        }
+        assert!(handle.counters().submissions_full > 0, "40 receives do not fit into 2 entries");
+        assert!(handle.counters().completions_overflowed > 0, "nor 40 completions into 4");
+    });
+}
+
+#[test]
+fn a_receive_without_a_buffer_goes_on_with_the_next() {
+    run(Backend::IoUring, tiny_buffers(), |handle| async move {
+        let (mut stream, mut peer) = pair(&handle).await;
+        assert!(poll_once(|cx| stream.poll_fill(cx).map(drop)).await.is_none());
+        handle.sleep(Duration::from_millis(1)).await;
+        peer.write_all(&pattern(10_000)).unwrap();
+        assert!(read_exactly(&mut stream, 10_000).await == pattern(10_000));
+        let counters = handle.counters();
+        assert!(counters.buffers_exhausted > 0, "10,000 bytes do not fit into 512");
+        assert!(counters.buffers_copied > 0);
+    });
+}
+
 #[test]
 fn a_ring_of_an_impossible_size_is_denied_and_epoll_takes_over() {
     let config = Config { submission_entries: 1 << 20, ..Config::default() };
@@ -572,7 +610,7 @@ async fn read_exactly(stream: &mut TcpStream, len: usize) -> Vec<u8> {
 }
 
 /// Polls once; `None` is pending.
-async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+pub(super) async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),
@@ -622,7 +660,7 @@ fn reset(peer: StdStream) {
 }
 
 /// Bytes of which every piece is different.
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len)
         .map(|n| n.wrapping_mul(31) ^ (n >> 8) ^ (n >> 16))
         .map(|n| n.to_le_bytes()[0])

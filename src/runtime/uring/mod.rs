@@ -258,3 +258,54 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+
+    /// A driver without a loop, where the kernel allows one.
+    fn driver() -> Option<Driver> {
+        let remote = Arc::new(Remote::new().unwrap());
+        Driver::new(&Config::default(), &remote)
+            .inspect_err(|denied| println!("skipped: {denied}"))
+            .ok()
+    }
+
+    fn pair() -> (Rc<Socket>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Socket::new(OwnedFd::from(listener.accept().unwrap().0)), peer)
+    }
+
+    fn write(driver: &Driver, socket: &Rc<Socket>, bytes: &[u8]) {
+        socket.state.borrow_mut().gathered.extend_from_slice(bytes);
+        driver.flush(socket);
+    }
+
+    #[test]
+    fn a_short_send_is_completed() {
+        const TOTAL: usize = 16 << 20;
+        let Some(driver) = driver() else { return };
+        let (socket, mut peer) = pair();
+        let bytes: Vec<u8> = (0..TOTAL).map(|n| ((n * 31) ^ (n >> 9)).to_le_bytes()[0]).collect();
+        write(&driver, &socket, &bytes);
+        driver.park(Some(Duration::from_millis(1)), 1);
+        // The kernel has taken what the socket holds and waits; now it has to stop.
+        let key = socket.state.borrow().sending.expect("16 MB do not fit into a socket");
+        driver.ring.borrow_mut().cancel(key);
+        driver.park(Some(Duration::from_millis(1)), 2);
+        assert_eq!(driver.supplies.counters().sends_short, 1);
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; TOTAL];
+            peer.read_exact(&mut all).unwrap();
+            all
+        });
+        while socket.state.borrow().unsent() > 0 {
+            driver.park(Some(Duration::from_secs(1)), 3);
+        }
+        assert!(reader.join().unwrap() == bytes, "in order, and none twice");
+    }
+}

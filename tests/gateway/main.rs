@@ -23,4 +23,5 @@ mod http2;
 mod reload;
 mod routing;
 mod self_check;
+mod syscalls;
 mod tls;

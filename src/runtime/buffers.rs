@@ -18,8 +18,9 @@ use io_uring::types::BufRingEntry;
 
 /// The kernel wants the buffer ring to begin on a page.
 const PAGE_BYTES: usize = 4096;
-/// Spare send buffers that are kept, and the largest that is: 4 MB in all.
-const SPARES_MAX: usize = 32;
+/// Spare send buffers that are kept, all together: two for each of 120 requests of one turn.
+const SPARES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest that is.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 /// A fresh send buffer: a TLS record, or a small response with all of its fields.
 const SPARE_BYTES: usize = 17 * 1024;
@@ -236,19 +237,24 @@ impl Chunk {
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     buffers: RefCell<Vec<Vec<u8>>>,
+    /// The sum of their capacities. Invariant: at most `SPARES_BYTES_MAX`.
+    bytes: Cell<usize>,
 }
 
 impl Spares {
     pub(super) fn take(&self) -> Vec<u8> {
         let spare = self.buffers.borrow_mut().pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+        let Some(spare) = spare else { return Vec::with_capacity(SPARE_BYTES) };
+        self.bytes.set(self.bytes.get() - spare.capacity());
+        spare
     }
 
     pub(super) fn put(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        let mut buffers = self.buffers.borrow_mut();
-        if buffers.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
-            buffers.push(buffer);
+        let bytes = self.bytes.get() + buffer.capacity();
+        if bytes <= SPARES_BYTES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+            self.bytes.set(bytes);
+            self.buffers.borrow_mut().push(buffer);
         }
     }
 }
@@ -329,5 +335,19 @@ mod tests {
         spares.put(Vec::with_capacity(SPARE_BYTES_MAX + 1));
         spares.put(Vec::new());
         assert!(spares.buffers.borrow().is_empty());
+    }
+
+    #[test]
+    fn send_buffers_are_kept_up_to_a_sum() {
+        let spares = Spares::default();
+        let kept = || spares.buffers.borrow().iter().map(Vec::capacity).sum::<usize>();
+        let used: Vec<_> = (0..300).map(|_| spares.take()).collect();
+        used.into_iter().for_each(|buffer| spares.put(buffer));
+        assert!(kept() <= SPARES_BYTES_MAX && kept() > SPARES_BYTES_MAX - 2 * SPARE_BYTES);
+        assert_eq!(kept(), spares.bytes.get());
+        spares.take();
+        assert_eq!(kept(), spares.bytes.get());
+        spares.put(Vec::with_capacity(SPARE_BYTES_MAX));
+        assert!(kept() <= SPARES_BYTES_MAX);
     }
 }

@@ -25,12 +25,18 @@ use crate::snapshot::{Limits, Rejection, Severity};
 /// A path does not exist or cannot be read, or `out` cannot be written.
 pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, String> {
     let (mut files, mut mounted_secrets) = (Vec::new(), Vec::new());
+    let shown = |error| format!("cannot print: {error}");
     for path in paths {
         if path.is_dir() {
             let mut directory = Directory::open(path).map_err(|error| error.to_string())?;
             directory.scan().map_err(|error| error.to_string())?;
-            files.extend(directory.files());
-            mounted_secrets.extend(directory.secrets());
+            let (found, secrets) = (directory.files(), directory.secrets());
+            if found.is_empty() && secrets.is_empty() {
+                let what = "warning: there is no *.yaml and no *.yml below it";
+                writeln!(out, "{}: {what}", path.display()).map_err(shown)?;
+            }
+            files.extend(found);
+            mounted_secrets.extend(secrets);
         } else {
             files.push(read_file(path)?);
         }
@@ -44,12 +50,16 @@ pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, Strin
         listen: listen(&settings),
         identities: Box::new(RealIdentities::new(settings.tls.provider)),
     };
-    check(subject, out).map_err(|error| format!("cannot print: {error}"))
+    check(subject, out).map_err(shown)
 }
 
 fn read_file(path: &Path) -> Result<SourceFile, String> {
     let words = |error: io::Error| format!("{}: {error}", path.display());
-    let bytes = std::fs::metadata(path).map_err(words)?.len();
+    let metadata = std::fs::metadata(path).map_err(words)?;
+    if !metadata.is_file() {
+        return Err(format!("{}: is no file and no directory", path.display()));
+    }
+    let bytes = metadata.len();
     let content = if bytes > FILE_BYTES_MAX as u64 {
         Err(format!("{bytes} bytes, more than the {FILE_BYTES_MAX} that a file may have"))
     } else {

@@ -87,10 +87,12 @@ impl Control {
             is_readable: true,
         };
         control.compiler.set_policy(policy(&settings.http));
-        control.compile();
+        // What this yields is dropped: it only finds out what is to be resolved and read.
+        control.gather();
         control.resolver.settle(NAMES_WAIT).await;
         control.look();
         control.compile();
+        control.warn_of_nothing();
         Ok(control)
     }
 
@@ -174,6 +176,12 @@ impl Control {
     /// Compiles until everything that the result wants is at hand; says whether `current` is new.
     fn compile(&mut self) -> bool {
         let started = Instant::now();
+        let snapshot = self.gather();
+        self.accept(snapshot, started)
+    }
+
+    /// Compiles until everything that the result wants is at hand.
+    fn gather(&mut self) -> Snapshot {
         let mut output = self.compile_once();
         for _ in 1..ROUNDS_MAX {
             let learned = self.resolver.want(&output.names, Instant::now());
@@ -183,7 +191,7 @@ impl Control {
             }
             output = self.compile_once();
         }
-        self.accept(output.snapshot, started)
+        output.snapshot
     }
 
     fn compile_once(&mut self) -> Output {
@@ -197,10 +205,23 @@ impl Control {
         })
     }
 
-    fn accept(&mut self, snapshot: Snapshot, started: Instant) -> bool {
+    /// A directory without resources is no error, they may come later; mostly it is the wrong one.
+    fn warn_of_nothing(&self) {
+        if self.directory.files().is_empty() && self.directory.secrets().is_empty() {
+            tracing::warn!(
+                "source.directory {} holds no *.yaml and no *.yml: nothing is served until one \
+                 appears",
+                self.settings.source.directory.display()
+            );
+        }
+    }
+
+    fn accept(&mut self, mut snapshot: Snapshot, started: Instant) -> bool {
         if self.current.generation > 0 && is_same(&self.current, &snapshot) {
             return false;
         }
+        // Compilations that nobody saw do not count.
+        snapshot.generation = self.current.generation + 1;
         log_new(&self.current.rejections, &snapshot.rejections);
         log_applied(&snapshot, self.compiler.resources(), started.elapsed());
         self.current = Arc::new(snapshot);
@@ -235,8 +256,8 @@ fn log_new(before: &[Rejection], now: &[Rejection]) {
 
 fn log_applied(snapshot: &Snapshot, resources: usize, took: Duration) {
     tracing::info!(
-        "applied generation {} in {} ms: {resources} resources, {} listeners, {} hosts, {} \
-         certificates, {} rejections",
+        "applied generation {} in {} ms: resources {resources}, listeners {}, hosts {}, \
+         certificates {}, rejections {}",
         snapshot.generation,
         took.as_millis(),
         snapshot.listeners.len(),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use super::compile::{BuiltIdentity, Identities, IdentityRequest, TlsVersions};
-use crate::crypto::{self, Choice, Provider, ServerRequest, TicketKeys, Version};
+use crate::crypto::{self, Choice, IdentityError, Provider, ServerRequest, TicketKeys, Version};
 use crate::settings;
 
 /// Makes real identities.
@@ -53,8 +53,8 @@ impl Identities for RealIdentities {
         let (certificate_pem, key_pem) = (request.certificate, request.key);
         let wanted = ServerRequest { certificate_pem, key_pem, version_min, version_max, tickets };
         let config =
-            crypto::server_config(&self.provider, &wanted).map_err(|error| error.to_string())?;
-        let description = crypto::describe(certificate_pem).map_err(|error| error.to_string())?;
+            crypto::server_config(&self.provider, &wanted).map_err(|error| words(&error))?;
+        let description = crypto::describe(certificate_pem).map_err(|error| words(&error))?;
         Ok(BuiltIdentity {
             config,
             serial: description.serial,
@@ -71,6 +71,11 @@ impl Identities for RealIdentities {
             }
         }
     }
+}
+
+/// Without the brackets that the finding puts around its own cause.
+fn words(error: &IdentityError) -> String {
+    format!("{}; {}", error.what(), error.cause())
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub(crate) enum IdentityError {
         /// It holds a private key instead: the two were probably swapped.
         holds_key: bool,
     },
+    /// The certificate or key is binary, DER or PKCS#12.
+    Binary,
     /// The certificate PEM is damaged.
     CertificatePem {
         /// Which PEM block, from 1.
@@ -61,6 +63,7 @@ impl IdentityError {
     pub(crate) fn what(&self) -> String {
         match self {
             Self::NoCertificate { .. } => "there is no certificate in it".into(),
+            Self::Binary => "certificate or key is binary, not PEM".into(),
             Self::CertificatePem { block, fault } => {
                 format!("PEM block {block} of the certificate {fault}")
             }
@@ -88,6 +91,11 @@ impl IdentityError {
             Self::NoCertificate { .. } => {
                 "put the leaf certificate first, as a PEM block that begins a line with \
                  `-----BEGIN CERTIFICATE-----`"
+                    .into()
+            }
+            Self::Binary => {
+                "convert DER with `openssl x509 -inform der` and `openssl pkey -inform der`, \
+                 PKCS#12 with `openssl pkcs12 -nodes`"
                     .into()
             }
             Self::CertificatePem { .. } | Self::KeyPem { .. } => {

@@ -44,6 +44,9 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
         .into_iter()
         .filter_map(|(kind, der)| CertificateDer::from_pem(kind, der))
         .collect();
+    if certificates.is_empty() && is_binary(pem) {
+        return Err(IdentityError::Binary);
+    }
     if certificates.is_empty() {
         return Err(IdentityError::NoCertificate { holds_key });
     }
@@ -61,6 +64,7 @@ pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Identity
     let mut keys: Vec<_> =
         sections.into_iter().filter_map(|(kind, der)| PrivateKeyDer::from_pem(kind, der)).collect();
     match (keys.pop(), keys.len()) {
+        (None, _) if is_binary(pem) => Err(IdentityError::Binary),
         (None, _) => Err(IdentityError::NoKey { holds_certificate }),
         (Some(key), 0) => Ok(key),
         (Some(_), others) => Err(IdentityError::SeveralKeys { found: others + 1 }),
@@ -96,6 +100,11 @@ fn fault(error: &pem::Error) -> Fault {
 
 fn is_key(kind: SectionKind) -> bool {
     matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey)
+}
+
+/// DER and PKCS#12 both begin with the tag of a SEQUENCE, and hold bytes that no text has.
+fn is_binary(pem: &[u8]) -> bool {
+    pem.first() == Some(&0x30) && std::str::from_utf8(pem).is_err()
 }
 
 /// PKCS#8 says so in its BEGIN line, the older formats in a header inside the block.

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::sources::{Placed, Resources};
 use super::{BuiltIdentity, Identities, IdentityRequest, MountedSecret, TlsVersions};
-use crate::config::model::{Credential, Key, Kind, SecretBytes, Server, Spec, Tls};
-use crate::snapshot::{Certificate, CertificateState, Identity, Origin, Rejection, Severity};
+use crate::config::model::{Credential, Key, Kind, SecretBytes, Server, Spec, Tls, did_you_mean};
+use crate::snapshot::{
+    Certificate, CertificateState, HostPattern, Identity, Origin, Rejection, Severity,
+};
+
+/// Names of a certificate that a message lists.
+const NAMES_SHOWN_MAX: usize = 3;
 
 /// Identities of the generation before, by the name of their server.
 #[derive(Default)]
@@ -60,6 +66,8 @@ pub(super) struct Vault<'a> {
     pub(super) before: &'a Kept,
     pub(super) kept: Kept,
     pub(super) paths: BTreeSet<String>,
+    /// What the validity of certificates is held against.
+    pub(super) now: SystemTime,
 }
 
 impl Vault<'_> {
@@ -82,7 +90,7 @@ impl Vault<'_> {
             });
             let severity = if fault.absent { self.absent } else { Severity::Error };
             let place = (gateway, server, &tls.credential);
-            rejections.push(complaint(place, severity, &fault.reason, kept.is_some()));
+            rejections.push(complaint(place, severity, &fault, kept.is_some()));
             kept.ok_or(fault.reason)
         });
         let origin = gateway.origin(server.line);
@@ -90,6 +98,9 @@ impl Vault<'_> {
         self.record(Certificate { source, origin, state });
         match kept {
             Ok(kept) => {
+                let doubts = doubts(&kept.built, server, self.now);
+                let place = (gateway, server, &tls.credential);
+                rejections.extend(doubts.into_iter().map(|doubt| doubt.about(place)));
                 let identity = Identity::Ready(Arc::clone(&kept.built.config));
                 self.kept.servers.insert(name.to_owned(), kept);
                 identity
@@ -132,7 +143,8 @@ impl Vault<'_> {
         }
         let (certificate, key) = (&*pair.certificate, &*pair.key);
         let request = IdentityRequest { server, certificate, key, versions };
-        let built = self.identities.server(&request).map_err(Fault::wrong)?;
+        let built = self.identities.server(&request);
+        let built = built.map_err(|reason| Fault::wrong(self.located(&tls.credential, reason)))?;
         Ok(KeptIdentity { source: source.to_owned(), pair, versions, built })
     }
 
@@ -157,6 +169,28 @@ impl Vault<'_> {
         })
     }
 
+    /// `reason`, after the files or the Secret that it is about.
+    fn located(&self, credential: &Credential, reason: String) -> String {
+        match credential {
+            Credential::Files { certificate, key } => {
+                format!("{} with {}: {reason}", certificate.value, key.value)
+            }
+            Credential::Secret(name) => {
+                let place = self.secret_place(&name.value);
+                format!("Secret {}/{}{place}: {reason}", self.namespace, name.value)
+            }
+        }
+    }
+
+    /// Where the Secret stands, in brackets.
+    fn secret_place(&self, name: &str) -> String {
+        if let Some(placed) = self.resources.get(&self.secret_key(name)) {
+            return format!(" ({})", placed.origin(placed.resource.line));
+        }
+        let mounted = self.mounted.iter().find(|secret| secret.name == name);
+        mounted.map_or_else(String::new, |secret| format!(" ({})", secret.path.display()))
+    }
+
     fn find_secret(&self, name: &str) -> Result<Pair, Fault> {
         let keys = self.secret_keys(name).ok_or_else(|| {
             let namespace = self.namespace;
@@ -164,20 +198,35 @@ impl Vault<'_> {
             let elsewhere = self.elsewhere(name);
             Fault::absent(format!("there is no Secret `{name}` in {place}{elsewhere}"))
         })?;
-        choose_pair(&keys)
+        choose_pair(&keys).map_err(|reason| {
+            let credential = format!("Secret {}/{name}", self.namespace);
+            Fault::wrong(format!("{credential}{}: {reason}", self.secret_place(name)))
+        })
     }
 
-    /// The commonest mistake: it is beside the Gateway instead of beside the gateway.
+    /// The commonest mistakes: it is beside the Gateway instead of beside the gateway, or misspelt.
     fn elsewhere(&self, name: &str) -> String {
-        let mut keys = self.resources.keys();
-        keys.find(|key| key.kind == Kind::Secret && key.name == name)
-            .map_or_else(String::new, |key| format!("; there is one in {}", key.namespace))
+        let secrets = || self.resources.keys().filter(|key| key.kind == Kind::Secret);
+        if let Some(key) = secrets().find(|key| key.name == name) {
+            let (there, here) = (&key.namespace, self.namespace);
+            return format!("; there is one in {there}, write `namespace: {here}` in it");
+        }
+        let own = secrets().filter(|key| key.namespace == self.namespace);
+        let own = own.map(|key| key.name.as_str());
+        let mounted = self.mounted.iter().map(|secret| secret.name.as_str());
+        match did_you_mean(name, own.chain(mounted)) {
+            meant if meant.is_empty() => meant,
+            meant => format!("; {meant}"),
+        }
+    }
+
+    fn secret_key(&self, name: &str) -> Key {
+        Key { kind: Kind::Secret, namespace: self.namespace.to_owned(), name: name.to_owned() }
     }
 
     fn secret_keys(&self, name: &str) -> Option<BTreeMap<String, Arc<[u8]>>> {
-        let (namespace, owned) = (self.namespace.to_owned(), name.to_owned());
-        let key = Key { kind: Kind::Secret, namespace, name: owned };
-        if let Some(Spec::Secret(secret)) = self.resources.get(&key).map(|p| &p.resource.spec) {
+        let placed = self.resources.get(&self.secret_key(name));
+        if let Some(Spec::Secret(secret)) = placed.map(|placed| &placed.resource.spec) {
             let copy = |(key, bytes): (&String, &_)| (key.clone(), secret_bytes(bytes));
             return Some(secret.keys.iter().map(copy).collect());
         }
@@ -190,7 +239,7 @@ fn secret_bytes(bytes: &SecretBytes) -> Arc<[u8]> {
 }
 
 /// The pair among the keys of a Secret, by either of the names that Istio knows.
-fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, Fault> {
+fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, String> {
     let mut empty = None;
     for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
         let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
@@ -199,14 +248,14 @@ fn choose_pair(keys: &BTreeMap<String, Arc<[u8]>>) -> Result<Pair, Fault> {
         }
         empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
     }
-    Err(Fault::wrong(empty.unwrap_or_else(|| {
+    Err(empty.unwrap_or_else(|| {
         let found: Vec<_> = keys.keys().map(String::as_str).collect();
         format!(
             "found secret, but didn't have expected keys (cert and key) or (tls.crt and tls.key); \
              found: {}",
             found.join(", ")
         )
-    })))
+    }))
 }
 
 fn describe(built: Result<&BuiltIdentity, &str>) -> CertificateState {
@@ -221,21 +270,92 @@ fn describe(built: Result<&BuiltIdentity, &str>) -> CertificateState {
     }
 }
 
-fn complaint(
-    (gateway, server, credential): (&Placed, &Server, &Credential),
-    severity: Severity,
-    reason: &str,
-    kept: bool,
-) -> Rejection {
+/// The Gateway, the server and what in it names a certificate.
+type Place<'a> = (&'a Placed, &'a Server, &'a Credential);
+
+fn complaint(place: Place<'_>, severity: Severity, fault: &Fault, kept: bool) -> Rejection {
+    let cause = if kept {
+        "the last good certificate stays in use"
+    } else if fault.absent {
+        "its hosts are closed until it appears; no restart is needed then"
+    } else {
+        "its hosts are closed until this is mended; no restart is needed then"
+    };
+    finding(place, severity, fault.reason.clone(), cause)
+}
+
+fn finding(place: Place<'_>, severity: Severity, what: String, cause: &str) -> Rejection {
+    let (gateway, server, credential) = place;
     let (line, field) = match credential {
         Credential::Files { certificate, .. } => (certificate.line, "serverCertificate"),
         Credential::Secret(name) => (name.line, "credentialName"),
     };
     let field = format!("spec.servers[{}].tls.{field}", server.index);
-    let cause = if kept {
-        "the last good certificate stays in use"
-    } else {
-        "until then its hosts are closed; it will be served once it appears, without a restart"
-    };
-    gateway.reject(severity, line, field, reason.to_owned(), cause)
+    gateway.reject(severity, line, field, what, cause)
+}
+
+/// Why clients will not like a certificate that can be served.
+struct Doubt {
+    what: String,
+    cause: &'static str,
+}
+
+impl Doubt {
+    fn about(self, place: Place<'_>) -> Rejection {
+        finding(place, Severity::Warning, self.what, self.cause)
+    }
+}
+
+fn doubts(built: &BuiltIdentity, server: &Server, now: SystemTime) -> Vec<Doubt> {
+    validity_doubt(built, now).into_iter().chain(name_doubt(built, server)).collect()
+}
+
+fn validity_doubt(built: &BuiltIdentity, now: SystemTime) -> Option<Doubt> {
+    if let Ok(since) = now.duration_since(built.expires) {
+        let what = format!("the certificate expired {} ago", days(since));
+        return Some(Doubt { what, cause: "it is served, but clients refuse it: renew it" });
+    }
+    let ahead = built.valid_from.duration_since(now).ok()?;
+    let what = format!("the certificate becomes valid only in {}", days(ahead));
+    let cause = "it is served, but clients refuse it until then; is the clock of this host right?";
+    (!ahead.is_zero()).then_some(Doubt { what, cause })
+}
+
+fn days(time: Duration) -> String {
+    match time.as_secs() / (24 * 60 * 60) {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+/// A certificate without alternative names is judged by its subject, by the clients that still do.
+fn name_doubt(built: &BuiltIdentity, server: &Server) -> Option<Doubt> {
+    let names = &built.subject_alt_names;
+    let mut hosts = server.hosts.iter().map(|host| &host.value.pattern);
+    let uncovered = hosts.find(|host| !names.iter().any(|name| covers(name, host)))?;
+    if names.is_empty() {
+        return None;
+    }
+    let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>();
+    let more = if names.len() > NAMES_SHOWN_MAX { ", ..." } else { "" };
+    let what = format!("the certificate is for {}{more}, not for {uncovered}", shown.join(", "));
+    Some(Doubt { what, cause: "clients that check the name refuse it" })
+}
+
+/// Whether a certificate for `name` convinces clients of some host that `pattern` takes. What takes
+/// any host promises none.
+fn covers(name: &str, pattern: &HostPattern) -> bool {
+    let name = name.to_ascii_lowercase();
+    let suffix = name.strip_prefix("*.");
+    match pattern {
+        HostPattern::Any => true,
+        HostPattern::Exact(host) => {
+            name == *host || suffix.is_some() && host.split_once('.').map(|(_, s)| s) == suffix
+        }
+        HostPattern::Wildcard(domain) => {
+            let below = suffix.unwrap_or(&name);
+            suffix == Some(domain) || below.ends_with(&format!(".{domain}"))
+        }
+    }
 }

@@ -236,6 +236,7 @@ impl Compiler {
                 before: &self.before.identities,
                 kept: Kept::default(),
                 paths: BTreeSet::new(),
+                now: SystemTime::now(),
             },
             rejections,
         };

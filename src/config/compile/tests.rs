@@ -6,6 +6,7 @@ use crate::snapshot::{Action, Cluster};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 /// Takes what starts with `good` for a certificate, and a key that ends like it for its key.
 #[derive(Default)]
@@ -21,12 +22,20 @@ impl Identities for TestIdentities {
             return Err("the key does not belong to the certificate".into());
         }
         self.built += 1;
+        let names = serial.strip_prefix("for ").map(|names| names.split(',').map(str::to_owned));
+        let (now, days) = (SystemTime::now(), |days: u64| Duration::from_hours(24 * days));
+        let is_early = serial == "early";
         Ok(BuiltIdentity {
             config: server_config(),
             serial: serial.to_owned(),
-            subject_alt_names: Vec::new(),
-            valid_from: SystemTime::UNIX_EPOCH,
-            expires: SystemTime::UNIX_EPOCH,
+            subject_alt_names: names.map_or_else(Vec::new, Iterator::collect),
+            // Half a day more, so that a slow test counts the same days.
+            valid_from: if is_early { now + days(3) - days(1) / 2 } else { now - days(9) },
+            expires: if serial == "expired" {
+                now - days(3) - days(1) / 2
+            } else {
+                now + days(100)
+            },
         })
     }
 }
@@ -56,6 +65,7 @@ pub(crate) fn listen() -> Listen {
 struct World {
     compiler: Compiler,
     files: BTreeMap<String, SourceFile>,
+    mounted: Vec<MountedSecret>,
     pem: HashMap<String, Arc<[u8]>>,
     dns: HashMap<String, Vec<IpAddr>>,
 }
@@ -65,7 +75,8 @@ impl World {
         let identities = Box::new(TestIdentities::default());
         let compiler = Compiler::new(gateway(), listen(), Limits::default(), identities);
         let (pem, dns) = (HashMap::new(), HashMap::new());
-        let mut world = Self { compiler, files: BTreeMap::new(), pem, dns };
+        let (files_read, mounted) = (BTreeMap::new(), Vec::new());
+        let mut world = Self { compiler, files: files_read, mounted, pem, dns };
         files.iter().for_each(|(name, text)| world.write(name, text));
         world
     }
@@ -94,7 +105,7 @@ impl World {
         let (pem, dns) = (&self.pem, &self.dns);
         self.compiler.compile(Inputs {
             files: &files,
-            mounted_secrets: &[],
+            mounted_secrets: &self.mounted,
             pem: &mut |path| pem.get(path).cloned().ok_or_else(not_found),
             resolved: &|name| dns.get(name).cloned(),
         })
@@ -258,9 +269,7 @@ fn a_broken_resource_keeps_its_last_good_version_and_a_deleted_one_goes() {
 
 #[test]
 fn a_secret_is_found_in_the_gateways_namespace() {
-    let page = PAGE
-        .replace("serverCertificate: /etc/istio/ingressgateway-certs/tls.crt", "")
-        .replace("privateKey: /etc/istio/ingressgateway-certs/tls.key", "credentialName: cred");
+    let page = page_with_credential();
     let secret = "
 apiVersion: v1
 kind: Secret
@@ -275,6 +284,125 @@ stringData: {tls.key: key 7}
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
     assert!(said(&snapshot).contains("there is no Secret `cred` in namespace istio-system"));
+}
+
+fn page_with_credential() -> String {
+    PAGE.replace("serverCertificate: /etc/istio/ingressgateway-certs/tls.crt", "")
+        .replace("privateKey: /etc/istio/ingressgateway-certs/tls.key", "credentialName: cred")
+}
+
+fn mounted(keys: &[(&str, &str)]) -> MountedSecret {
+    let copy = |(key, text): &(&str, &str)| ((*key).to_owned(), text.as_bytes().into());
+    MountedSecret {
+        name: "cred".to_owned(),
+        keys: keys.iter().map(copy).collect(),
+        path: Arc::new(Path::new("secrets/cred").to_owned()),
+    }
+}
+
+#[test]
+fn a_mounted_secret_is_found_by_its_name() {
+    let mut world = World::new(&[("page.yaml", &page_with_credential())]);
+    world.mounted = vec![mounted(&[("tls.crt", "good 8"), ("tls.key", "key 8")])];
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    world.mounted = vec![mounted(&[("tls.crt", "good 9"), ("tls.key", "key 8")])];
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    let expected = "Secret istio-system/cred (secrets/cred): the key does not belong";
+    assert!(said(&snapshot).contains(expected), "{}", said(&snapshot));
+}
+
+#[test]
+fn a_misspelt_secret_is_suggested() {
+    let page = page_with_credential().replace("credentialName: cred", "credentialName: creed");
+    let mut world = World::new(&[("page.yaml", &page)]);
+    world.mounted = vec![mounted(&[])];
+    let said = said(&world.compile());
+    assert!(said.contains("the gateway's own; did you mean `cred`?"), "{said}");
+}
+
+#[test]
+fn a_certificate_that_clients_will_refuse_is_served_with_a_warning() {
+    let mut world = World::page();
+    world.write_pair("expired", "expired");
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    let expired = said(&snapshot);
+    assert!(expired.contains("warning: Gateway default/mygateway"), "{expired}");
+    assert!(expired.contains("the certificate expired 3 days ago"), "{expired}");
+    world.write_pair("early", "early");
+    let early = said(&world.compile());
+    assert!(early.contains("the certificate becomes valid only in 2 days"), "{early}");
+    world.write_pair("for a.test,*.test", "for a.test,*.test");
+    let other = said(&world.compile());
+    let expected = "the certificate is for a.test, *.test, not for httpbin.example.com";
+    assert!(other.contains(expected), "{other}");
+    world.write_pair("for *.EXAMPLE.com", "for *.EXAMPLE.com");
+    assert_eq!(said(&world.compile()), "");
+}
+
+#[test]
+fn a_file_that_becomes_unreadable_keeps_what_it_held() {
+    let mut world = World::page();
+    let before = world.compile();
+    let path = Arc::new(Path::new("page.yaml").to_owned());
+    let content = Err("Permission denied".to_owned());
+    world.files.insert("page.yaml".to_owned(), SourceFile { path, content });
+    let after = world.compile();
+    assert!(Arc::ptr_eq(&before.listeners[0], &after.listeners[0]));
+    let said = said(&after);
+    assert!(said.contains("page.yaml: error: cannot be read: Permission denied"), "{said}");
+    assert!(said.contains("what was read before the error stays in use"), "{said}");
+}
+
+#[test]
+fn an_external_name_leads_to_its_addresses() {
+    let backend = "
+apiVersion: v1
+kind: Service
+metadata: {name: httpbin}
+spec: {type: ExternalName, externalName: elsewhere.test, ports: [{port: 8000}]}
+";
+    let mut world = World::page();
+    world.write("backend.yaml", backend);
+    let output = world.output();
+    assert_eq!(output.names.iter().collect::<Vec<_>>(), ["elsewhere.test"]);
+    world.dns.insert("elsewhere.test".into(), vec![Ipv4Addr::new(10, 8, 8, 8).into()]);
+    let first = first_route(&world.compile());
+    assert!(first.ends_with("httpbin.default.svc.cluster.local [10.8.8.8:8000]"), "{first}");
+}
+
+#[test]
+fn a_service_entry_may_be_resolved_by_dns() {
+    let entry = BACKEND.replace("resolution: STATIC", "resolution: DNS");
+    let entry = entry.replace("{address: 10.0.0.2}", "{address: localhost}");
+    let mut world = World::page();
+    world.write("backend.yaml", &entry);
+    assert!(world.output().names.contains("localhost"), "{:?}", world.output().names);
+    world.dns.insert("localhost".into(), vec![Ipv4Addr::LOCALHOST.into()]);
+    let first = first_route(&world.compile());
+    assert!(first.contains("127.0.0.1:80"), "{first}");
+}
+
+#[test]
+fn a_service_entry_is_seen_where_it_is_exported_to() {
+    // Whoever looks is the gateway, in istio-system, whatever namespace the route is in.
+    let exports =
+        [("['.']", false), ("[istio-system]", true), ("[default]", false), ("['*']", true)];
+    for (export, seen) in exports {
+        let entry = BACKEND
+            .replace("{name: httpbin}", "{name: httpbin, namespace: backends}")
+            .replace("spec:", &format!("spec:\n  exportTo: {export}"));
+        let mut world = World::page();
+        world.write("backend.yaml", &entry);
+        let first = first_route(&world.compile());
+        assert_eq!(first.contains("10.0.0.2:80"), seen, "{export}: {first}");
+    }
+}
+
+fn first_route(snapshot: &Snapshot) -> String {
+    routes(&server(snapshot, "httpbin.example.com").routes, "httpbin.example.com").remove(0)
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn one_of(names: &[&str]) -> String {
 }
 
 /// ``did you mean `x`?``, or nothing when no name is near.
-pub(crate) fn did_you_mean(wrong: &str, names: impl Iterator<Item = &'static str>) -> String {
+pub(crate) fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let near = names
         .map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance <= TYPO_DISTANCE_MAX.min(name.len() / 3))

@@ -19,7 +19,7 @@ mod service_entry;
 mod virtual_service;
 
 pub(crate) use endpoint_slice::EndpointSlice;
-pub(crate) use fields::{Finding, Located};
+pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Credential, Gateway, Server, ServerHost, ServerProtocol, Tls};
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::{Secret, SecretBytes};

@@ -101,6 +101,9 @@ pub(crate) struct Resource {
     pub(crate) spec: Spec,
 }
 
+/// Keys that tell a settings file.
+const SETTINGS_ONLY: [&str; 4] = ["access_log", "limits", "listen", "workers"];
+
 /// What a resource says.
 #[derive(Debug)]
 pub(crate) enum Spec {
@@ -195,6 +198,15 @@ impl Parsed {
 }
 
 fn type_of<'a>(fields: &mut Fields<'a>, problems: &mut Problems) -> Option<(&'a str, &'a str)> {
+    if fields.take("apiVersion").is_none() && fields.take("kind").is_none() {
+        let cause = if fields.all().any(|(name, _)| SETTINGS_ONLY.contains(&name)) {
+            "a settings file of ringgate does not belong below the source directory"
+        } else {
+            "a resource starts with `apiVersion:` and `kind:`"
+        };
+        problems.error(&fields.parent, "is no Kubernetes resource", cause);
+        return None;
+    }
     let version = fields.require("apiVersion", problems);
     let kind = fields.require("kind", problems);
     Some((version?.string(problems)?, kind?.string(problems)?))

@@ -61,7 +61,13 @@ pub(crate) struct DirectoryError {
 impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (root, error) = (self.root.display(), &self.error);
-        write!(f, "source.directory {root} cannot be read: {error}")
+        let cure = match error.kind() {
+            io::ErrorKind::NotFound => "; make it, or change `source.directory` in the settings",
+            io::ErrorKind::NotADirectory => "; name the directory that the files are in",
+            io::ErrorKind::PermissionDenied => "; let the user that ringgate runs as read it",
+            _ => "",
+        };
+        write!(f, "source.directory {root} cannot be read: {error}{cure}")
     }
 }
 
@@ -313,4 +319,102 @@ fn is_hidden(name: &OsStr) -> bool {
 /// Whether a file of this name may hold resources.
 pub(super) fn is_yaml(name: &OsStr) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// The files below `root` and what was read of each.
+    fn found(directory: &Directory, root: &Path) -> Vec<String> {
+        let show = |file: SourceFile| {
+            let path = file.path.strip_prefix(root).unwrap().display().to_string();
+            match file.content {
+                Ok(bytes) => format!("{path}: {}", String::from_utf8_lossy(&bytes)),
+                Err(why) => format!("{path}! {why}"),
+            }
+        };
+        directory.files().into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn yaml_at_any_depth_and_no_hidden_file_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir_all(root.join(".git")).unwrap();
+        for file in ["a/b/x.yaml", "y.yml", "a/.swap.yaml", ".git/z.yaml", "notes.txt"] {
+            fs::write(root.join(file), "k: v").unwrap();
+        }
+        let directory = Directory::open(root).unwrap();
+        assert_eq!(found(&directory, root), ["a/b/x.yaml: k: v", "y.yml: k: v"]);
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_large_is_an_entry_that_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("a-fifo.yaml"), mode).unwrap();
+        let large = fs::File::create(root.join("b-large.yaml")).unwrap();
+        // Sparse: nothing is written.
+        large.set_len(document::FILE_BYTES_MAX as u64 + 1).unwrap();
+        symlink("missing.yaml", root.join("c-dangling.yaml")).unwrap();
+        let directory = Directory::open(root).unwrap();
+        let found = found(&directory, root);
+        assert_eq!(found[0], "a-fifo.yaml! is no regular file");
+        assert!(found[1].starts_with("b-large.yaml! is larger than 10485760 bytes"), "{found:?}");
+        assert!(found[2].starts_with("c-dangling.yaml! No such file"), "{found:?}");
+        assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_loop_of_links_ends_and_nothing_is_read_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir(root.join("a")).unwrap();
+        fs::write(root.join("a/x.yaml"), "k: v").unwrap();
+        symlink("..", root.join("a/up")).unwrap();
+        symlink("a", root.join("again")).unwrap();
+        symlink("itself.yaml", root.join("itself.yaml")).unwrap();
+        let directory = Directory::open(root).unwrap();
+        let found = found(&directory, root);
+        assert_eq!(found[0], "a/x.yaml: k: v");
+        assert!(
+            found[1].starts_with("itself.yaml! Too many levels of symbolic links"),
+            "{found:?}"
+        );
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn too_deep_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join(["d"; DEPTH_MAX + 1].join("/"));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("x.yaml"), "k: v").unwrap();
+        let found = found(&Directory::open(dir.path()).unwrap(), dir.path());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("! is more than 32 directories deep"), "{found:?}");
+    }
+
+    #[test]
+    fn directories_below_secrets_are_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        // As Kubernetes mounts it.
+        fs::create_dir_all(root.join("secrets/cred/..1")).unwrap();
+        fs::write(root.join("secrets/cred/..1/tls.crt"), "c").unwrap();
+        symlink("..1", root.join("secrets/cred/..data")).unwrap();
+        symlink("..data/tls.crt", root.join("secrets/cred/tls.crt")).unwrap();
+        fs::write(root.join("secrets/beside.yaml"), "k: v").unwrap();
+        let directory = Directory::open(root).unwrap();
+        assert_eq!(found(&directory, root), ["secrets/beside.yaml: k: v"]);
+        let secrets = directory.secrets();
+        assert_eq!(secrets.len(), 1);
+        assert_eq!(secrets[0].name, "cred");
+        assert_eq!(secrets[0].keys.keys().collect::<Vec<_>>(), ["tls.crt"]);
+        assert_eq!(&*secrets[0].keys["tls.crt"], b"c");
+    }
 }

@@ -191,7 +191,13 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
     };
     let line = error.location().map_or(1, |location| location.line().max(1));
     let tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
-    let cause = if tab { "a line is indented with a tab; YAML allows only spaces" } else { "" };
+    let cause = if tab {
+        "a line is indented with a tab; YAML allows only spaces"
+    } else if ["the key `apiVersion`", "the key `kind`"].iter().any(|key| what.starts_with(key)) {
+        "a line `---` is missing before the next resource"
+    } else {
+        ""
+    };
     SyntaxError { line, what, cause: cause.into() }
 }
 

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -399,6 +400,10 @@ impl std::error::Error for SettingsError {}
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
+    // A directory, or a FIFO that would be waited for.
+    if std::fs::metadata(path).is_ok_and(|found| found.is_dir() || found.file_type().is_fifo()) {
+        return Err("is no file; name the settings file itself".to_owned());
+    }
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot be read: {error}"))?;
@@ -625,6 +630,35 @@ r.yaml:15: surprise: unknown key, there are workers, listen, gateway, source, fi
 limits, admin, status, metrics, access_log
 r.yaml:16: admin: stands here for the second time";
         assert_eq!(errors(text), expected);
+    }
+
+    #[test]
+    fn what_is_no_settings_file_is_said() {
+        let two = errors("workers: {}\n---\nlisten: {}\n");
+        assert_eq!(two, "r.yaml:3: holds several documents; a settings file is a single one");
+        let resource = "apiVersion: v1\nkind: Secret\nmetadata: {}\n";
+        assert_eq!(
+            errors(resource),
+            "r.yaml:1: is a Kubernetes resource, not a settings file; resources belong below \
+             `source.directory`"
+        );
+        assert!(
+            errors("a:\n\tb: c\n").ends_with("YAML is indented with spaces, never with tabs"),
+            "{}",
+            errors("a:\n\tb: c\n")
+        );
+        let directory = Settings::load(Path::new("/")).unwrap_err().to_string();
+        assert_eq!(directory, "/: is no file; name the settings file itself");
+    }
+
+    #[test]
+    fn numbers_in_quotes_and_windows_line_ends() {
+        assert_eq!(
+            errors("listen: { ports: { 443: '8443' } }"),
+            "r.yaml:1: listen.ports.443: must be a number from 0 to 65535, not the text `8443` \
+             (leave out the quotes)"
+        );
+        assert_eq!(parsed("workers:\r\n  count: 3\r\n"), parsed("workers:\n  count: 3\n"));
     }
 
     #[test]

@@ -58,6 +58,12 @@ pub(super) fn document<T>(
         with_snippet: false,
     };
     match serde_yaml::from_slice_with_options(bytes, options) {
+        Ok(node) if is_resource(&node) => {
+            let what = "is a Kubernetes resource, not a settings file; resources belong below \
+                        `source.directory`";
+            problems.push(Problem { line: node.line, key: String::new(), what: what.to_owned() });
+            None
+        }
         Ok(node) => Some(Section::read(node, String::new(), problems, read)),
         Err(error) => {
             let line = error.location().map_or(0, |location| location.line());
@@ -67,12 +73,27 @@ pub(super) fn document<T>(
     }
 }
 
-/// The parser's own words, without the position that the problem has apart.
+fn is_resource(node: &Node) -> bool {
+    let Value::Mapping(pairs) = &node.value else { return false };
+    ["apiVersion", "kind"].iter().all(|name| {
+        pairs.iter().any(|(key, _)| matches!(&key.value, Value::Text(text) if text == name))
+    })
+}
+
+/// The parser's own words where it has good ones, without the position that the problem has apart.
 fn message(error: &serde_yaml::Error) -> String {
     let text = error.without_snippet().to_string();
     let text = text.lines().next().unwrap_or_default();
-    let end = text.find(" at line ").unwrap_or(text.len());
-    format!("is not YAML: {}", &text[..end])
+    let text = &text[..text.find(" at line ").unwrap_or(text.len())];
+    if text.contains("multiple YAML documents") {
+        return "holds several documents; a settings file is a single one".to_owned();
+    }
+    let cure = if text.contains("tabs disallowed") {
+        "; YAML is indented with spaces, never with tabs"
+    } else {
+        ""
+    };
+    format!("is not YAML: {text}{cure}")
 }
 
 /// A mapping of the file that is being read, key by key.
@@ -189,7 +210,13 @@ impl<'a> Section<'a> {
 
 impl Node {
     fn problem(&self, key: String, expected: &str) -> Problem {
-        let what = format!("{expected}, not {}", self.value.shown());
+        let wants_number = expected.contains("a number from");
+        let is_quoted = matches!(&self.value, Value::Text(text) if text.parse::<i64>().is_ok());
+        let what = if wants_number && is_quoted {
+            format!("{expected}, not the text {} (leave out the quotes)", self.value.shown())
+        } else {
+            format!("{expected}, not {}", self.value.shown())
+        };
         Problem { line: self.line, key, what }
     }
 

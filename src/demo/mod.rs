@@ -33,9 +33,25 @@ pub struct Ports {
     pub admin: u16,
 }
 
-/// Command lines to paste, each with a word on what it shows. `ca` is the CA's certificate.
+/// What to do with a demo that is running. `ca` is the CA's certificate, `dir` holds all files.
 #[must_use]
-pub fn curl_lines(ports: Ports, ca: &Path) -> String {
+pub fn instructions(ports: Ports, ca: &Path, dir: &Path) -> String {
+    let (lines, resources) = (curl_lines(ports, ca), dir.join("resources"));
+    let (resources, admin) = (resources.display(), ports.admin);
+    format!(
+        "
+The demo is running. Paste these lines into another terminal:
+
+{lines}
+Edit a file in {resources} and ask again: it is served as soon as it is saved.
+More about what is loaded is at http://127.0.0.1:{admin}/. Ctrl-C ends the demo.
+The access log follows, one line for each request.
+"
+    )
+}
+
+/// Command lines to paste, each with a word on what it shows.
+fn curl_lines(ports: Ports, ca: &Path) -> String {
     let Ports { https, http, admin } = ports;
     let ca = quoted(ca);
     let secure = format!("curl --cacert {ca} --resolve {HOST}:{https}:127.0.0.1");
@@ -78,5 +94,7 @@ mod tests {
         let plain = "curl --resolve httpbin.example.com:8080:127.0.0.1 \
             http://httpbin.example.com:8080/status/418 -i";
         assert!(lines.lines().any(|line| line == plain), "{lines}");
+        let all = instructions(ports, Path::new("/tmp/it's/ca.crt"), Path::new("/tmp/it's"));
+        assert!(all.contains(&lines) && all.contains("/tmp/it's/resources"), "{all}");
     }
 }

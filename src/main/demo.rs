@@ -17,19 +17,23 @@ use crate::run::{Failure, on_control_thread, serve, start_log};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flags {
     /// Serve HTTPS here.
-    #[arg(long, default_value_t = 8443, value_name = "PORT")]
+    #[arg(long, default_value_t = 8443, value_name = "PORT", value_parser = port())]
     https_port: u16,
     /// Serve plain HTTP here.
-    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    #[arg(long, default_value_t = 8080, value_name = "PORT", value_parser = port())]
     http_port: u16,
     /// Serve the administration here.
-    #[arg(long, default_value_t = 15000, value_name = "PORT")]
+    #[arg(long, default_value_t = 15000, value_name = "PORT", value_parser = port())]
     admin_port: u16,
     /// Write certificates, resources and settings here and keep them. Default: a temporary
-    /// directory
-    /// that is removed at exit.
+    /// directory that is removed at exit.
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+/// The lines to paste name the port, so it cannot be one that the kernel chooses.
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
 }
 
 /// Serves the demo until Ctrl-C.
@@ -48,6 +52,10 @@ fn try_demo(flags: &Flags) -> Result<(), Failure> {
     flags.check_ports()?;
     let place = Place::open(flags.dir.as_deref())?;
     let dir = place.path();
+    println!(
+        "Starting a gateway and a backend for this host alone; files are in {}.",
+        dir.display()
+    );
     let cannot = |what: &'static str| {
         move |error: io::Error| Failure::new(format!("cannot {what}: {error}"))
     };
@@ -59,8 +67,7 @@ fn try_demo(flags: &Flags) -> Result<(), Failure> {
     let load = || Settings::load(&resources.settings).map_err(|error| error.to_string());
     let settings = load().map_err(Failure::new)?;
     on_control_thread(serve(settings, load, || {
-        println!("{}", demo::curl_lines(ports, &certificates.ca));
-        println!("Files are in {}. Ctrl-C ends it.", dir.display());
+        println!("{}", demo::instructions(ports, &certificates.ca, dir));
     }))
 }
 
@@ -76,12 +83,14 @@ impl Flags {
             ("--http-port", self.http_port),
             ("--admin-port", self.admin_port),
         ];
+        // All are held until all are bound, so that the same port twice is found, too.
+        let mut bound = Vec::new();
         for (flag, port) in ports {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
-                Failure::new(format!(
-                    "cannot listen on port {port}: {error}; choose another {flag}"
-                ))
-            })?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+            bound.push(listener.map_err(|error| {
+                let what = format!("cannot listen on port {port}: {error}");
+                Failure::new(format!("{what}; choose another port with {flag}"))
+            })?);
         }
         Ok(())
     }
@@ -103,8 +112,10 @@ impl Place {
             });
         };
         let made = std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
-        made.map(Self::Kept)
-            .map_err(|error| Failure::new(format!("cannot make {}: {error}", dir.display())))
+        made.map(Self::Kept).map_err(|error| {
+            let dir = dir.display();
+            Failure::new(format!("cannot make {dir}: {error}; name a directory with --dir"))
+        })
     }
 
     fn path(&self) -> &Path {

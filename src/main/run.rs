@@ -2,8 +2,7 @@
 //!
 //! The control thread's story: compile, start workers, open listeners, then wait for changes and
 //! signals. Whatever cannot be started is an error that names the setting to change; once it
-//! serves,
-//! nothing that is wrong with a resource ends it.
+//! serves, nothing that is wrong with a resource ends it.
 
 use std::fmt;
 use std::io;
@@ -32,7 +31,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     let settings = match Settings::load(path) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("ringgate run: the settings cannot be used:\n{error}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -40,7 +39,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     match on_control_thread(serve(settings, reload, || {})) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringgate: {error}");
+            eprintln!("ringgate run: {error}");
             ExitCode::FAILURE
         }
     }
@@ -48,11 +47,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
 
 /// The program's own messages go to standard error, the access log to its own file.
 pub(crate) fn start_log() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
 }
 
 /// Runs `story` on this thread, which becomes the control thread.
@@ -86,8 +81,7 @@ fn failure(error: impl fmt::Display) -> Failure {
 }
 
 /// Serves `settings` until a signal ends it. `reload` reads the settings again; `ready` is called
-/// once
-/// everything is up.
+/// once everything is up.
 pub(crate) async fn serve(
     settings: Settings,
     reload: impl Fn() -> Result<Settings, String>,
@@ -165,14 +159,14 @@ impl Gateway {
         let config = fleet_config(&settings.workers);
         let (fleet, driver) =
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
-        tracing::info!("{} workers on {driver}", config.cores.len());
+        tracing::info!("workers: {} on {driver}", config.cores.len());
         let shared = Arc::new(Shared::default());
         let state = state(&publisher, &fleet, log.as_ref(), &shared);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
         let mut gateway = Self { publisher, fleet, shared, admin, log };
         gateway.announce();
         gateway.apply(first);
-        tracing::info!("ready");
+        gateway.announce_readiness();
         Ok(gateway)
     }
 
@@ -182,6 +176,15 @@ impl Gateway {
             if let Some(address) = address {
                 tracing::info!("{name} on {address}");
             }
+        }
+    }
+
+    fn announce_readiness(&self) {
+        let readiness = self.shared.readiness.load();
+        if readiness.ready {
+            tracing::info!("ready");
+        } else {
+            tracing::error!("not ready: {}", readiness.reasons.join("; "));
         }
     }
 
@@ -236,12 +239,31 @@ fn log_applied(applied: &Applied) {
     }
     for (key, address, error) in &applied.failed {
         let port = key.gateway_port;
-        tracing::error!(
-            "cannot listen on {address} for Gateway port {port}: {error}; change listen"
-        );
+        let cure = cure(error);
+        tracing::error!("cannot listen on {address} for Gateway port {port}: {error}; {cure}");
     }
     if applied.stuck > 0 {
         tracing::error!("{} workers did not report in time", applied.stuck);
+    }
+}
+
+/// What an operator can do about an address that cannot be bound. It is tried again at each change
+/// and at SIGHUP.
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "find who listens there with `ss -ltnp`, end it and send SIGHUP, or change \
+             `listen.ports` and restart"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; or map this one to a higher port in \
+             `listen.ports` and restart"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has that address; change `listen.address` and restart, or \
+             the Gateway's `bind`"
+        }
+        _ => "change `listen` in the settings and restart",
     }
 }
 

@@ -20,6 +20,7 @@ mod demo;
 mod drain;
 mod http1;
 mod http2;
+mod page;
 mod reload;
 mod routing;
 mod self_check;

@@ -145,6 +145,11 @@ impl Gateway {
         replace(&self.path("resources").join(name), text);
     }
 
+    /// Replaces any file in the gateway's own directory at once.
+    pub fn write_file(&self, path: &str, text: &str) {
+        replace(&self.path(path), text);
+    }
+
     pub fn remove_resource(&self, name: &str) {
         fs::remove_file(self.path("resources").join(name)).unwrap();
     }

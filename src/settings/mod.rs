@@ -680,4 +680,44 @@ r.yaml:16: admin: stands here for the second time";
         assert_eq!(old.changed_needs_restart(&after), [""; 0]);
         assert_eq!(old.changed_needs_restart(&old), [""; 0]);
     }
+
+    /// The keys of a mapping of mappings, with the section before each.
+    fn keys_of(yaml: &str) -> Vec<String> {
+        let sections: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
+        let sections = sections.as_object().unwrap();
+        let keys = |section: &str, keys: &serde_json::Value| -> Vec<String> {
+            keys.as_object().unwrap().keys().map(|key| format!("{section}.{key}")).collect()
+        };
+        sections.iter().flat_map(|(name, section)| keys(name, section)).collect()
+    }
+
+    #[test]
+    fn the_readme_has_a_row_for_every_key_and_says_what_a_hangup_does() {
+        let readme = include_str!("../../README.md");
+        let shipped = include_str!("../../config/ringgate.yaml");
+        let other = parsed(
+            "workers: { count: 3, pin: true, backend: epoll }
+listen: { address: '::1', ports: { 443: 0 } }
+tls: { provider: ring }
+admin: { address: '127.0.0.1:1' }
+status: { address: '127.0.0.1:2' }
+metrics: { address: '127.0.0.1:3' }
+access_log: { path: off }
+",
+        );
+        let mut restart = Settings::default().changed_needs_restart(&other);
+        // It has only one value so far.
+        restart.push("access_log.format");
+        let keys = keys_of(shipped);
+        for key in &keys {
+            let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+            let row = row.unwrap_or_else(|| panic!("no row for {key}"));
+            let hangup = row.split(" | ").nth(2);
+            let expected = if restart.contains(&key.as_str()) { "no" } else { "yes" };
+            assert_eq!(hangup, Some(expected), "{row}");
+        }
+        let table = readme.split("## Settings").nth(1).unwrap().split("## Ports").next().unwrap();
+        let rows = table.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, keys.len(), "a row for a key that is not in config/ringgate.yaml");
+    }
 }

@@ -212,4 +212,13 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), runs);
     }
+
+    #[test]
+    fn the_readme_names_every_number() {
+        let readme = include_str!("../../README.md");
+        for (number, _) in Counters::default().each() {
+            let row = format!("| `{}` |", number.name);
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
 }

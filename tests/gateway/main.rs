@@ -21,6 +21,7 @@ mod drain;
 mod http1;
 mod http2;
 mod page;
+mod readme;
 mod reload;
 mod routing;
 mod self_check;

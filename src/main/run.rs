@@ -250,21 +250,25 @@ fn log_applied(applied: &Applied) {
 /// What an operator can do about an address that cannot be bound. It is tried again at each change
 /// and at SIGHUP.
 fn cure(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
+    let cures = [
+        (
+            io::ErrorKind::AddrInUse,
             "find who listens there with `ss -ltnp`, end it and send SIGHUP, or change \
-             `listen.ports` and restart"
-        }
-        io::ErrorKind::PermissionDenied => {
+             `listen.ports` and restart",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
             "ports below 1024 need CAP_NET_BIND_SERVICE; or map this one to a higher port in \
-             `listen.ports` and restart"
-        }
-        io::ErrorKind::AddrNotAvailable => {
+             `listen.ports` and restart",
+        ),
+        (
+            io::ErrorKind::AddrNotAvailable,
             "no interface of this host has that address; change `listen.address` and restart, or \
-             the Gateway's `bind`"
-        }
-        _ => "change `listen` in the settings and restart",
-    }
+             the Gateway's `bind`",
+        ),
+    ];
+    let found = cures.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or("change `listen` in the settings and restart", |(_, cure)| cure)
 }
 
 /// Ready when every worker has reported and every listener is bound.

@@ -64,6 +64,9 @@ pub(crate) enum Credential {
     Secret(Located<String>),
 }
 
+/// What a finding about one server of several does.
+const SERVER_ONLY: &str = "only this server is left out";
+
 /// What Istio's `ServerTLSSettings` has beyond what is read here.
 const TLS_UNSUPPORTED: [&str; 13] = [
     "caCertificates",
@@ -190,7 +193,7 @@ impl ServerReader<'_> {
             "HTTPS" => return Some(true),
             "TLS" | "TCP" | "MONGO" => {
                 let what = not_supported(&format!("protocol {text}"));
-                self.partial.error(field, what, "only this server is left out");
+                self.partial.error(field, what, SERVER_ONLY);
             }
             _ => {
                 let what = format!("must be HTTP, HTTP2, GRPC or HTTPS, not `{text}`");
@@ -273,7 +276,7 @@ impl ServerReader<'_> {
         if let Some(field) = tls.take("credentialName") {
             self.whole.warn(&field, "ignored: a server with protocol HTTP has no certificate", "");
         }
-        tls.refuse(&TLS_UNSUPPORTED, self.partial);
+        tls.refuse_with(&TLS_UNSUPPORTED, SERVER_ONLY, self.partial);
         tls.finish(self.whole);
         Some(ServerProtocol::Http { https_redirect: redirect.unwrap_or(Some(false))? })
     }
@@ -291,7 +294,11 @@ impl ServerReader<'_> {
         let credential = self.read_credential(field, &mut tls, simple);
         let versions = self.read_versions(&mut tls);
         let mut unused = Problems::default();
-        tls.refuse(&TLS_UNSUPPORTED, if simple { self.partial } else { &mut unused });
+        tls.refuse_with(
+            &TLS_UNSUPPORTED,
+            SERVER_ONLY,
+            if simple { self.partial } else { &mut unused },
+        );
         tls.finish(self.whole);
         Some(Tls { credential: credential?, versions: versions? })
     }
@@ -308,8 +315,7 @@ impl ServerReader<'_> {
         match text {
             "SIMPLE" => return true,
             "MUTUAL" | "OPTIONAL_MUTUAL" | "PASSTHROUGH" | "AUTO_PASSTHROUGH" | "ISTIO_MUTUAL" => {
-                let cause = "only this server is left out";
-                self.partial.error(field, not_supported(&format!("mode {text}")), cause);
+                self.partial.error(field, not_supported(&format!("mode {text}")), SERVER_ONLY);
             }
             _ => {
                 let names = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "PASSTHROUGH"].into_iter();

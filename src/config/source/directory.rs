@@ -61,13 +61,16 @@ pub(crate) struct DirectoryError {
 impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (root, error) = (self.root.display(), &self.error);
-        let cure = match error.kind() {
-            io::ErrorKind::NotFound => "; make it, or change `source.directory` in the settings",
-            io::ErrorKind::NotADirectory => "; name the directory that the files are in",
-            io::ErrorKind::PermissionDenied => "; let the user that ringgate runs as read it",
-            _ => "",
-        };
-        write!(f, "source.directory {root} cannot be read: {error}{cure}")
+        let cures = [
+            (io::ErrorKind::NotFound, "make it, or change `source.directory` in the settings"),
+            (io::ErrorKind::NotADirectory, "name the directory that the files are in"),
+            (io::ErrorKind::PermissionDenied, "let the user that ringgate runs as read it"),
+        ];
+        write!(f, "source.directory {root} cannot be read: {error}")?;
+        match cures.iter().find(|(kind, _)| *kind == error.kind()) {
+            Some((_, cure)) => write!(f, "; {cure}"),
+            None => Ok(()),
+        }
     }
 }
 

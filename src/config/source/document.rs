@@ -187,7 +187,7 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
             let key = rest.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
             format!("the key `{key}` stands twice in the same map")
         }
-        None => format!("is no YAML: {what}"),
+        None => format!("is no YAML: {}", what.trim_end_matches(" (block indentation)")),
     };
     let line = error.location().map_or(1, |location| location.line().max(1));
     let tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));

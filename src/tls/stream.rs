@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use rustls::{HandshakeKind, ProtocolVersion, SupportedCipherSuite};
+use rustls::HandshakeKind;
 
 use crate::io::Stream;
 
@@ -41,16 +41,10 @@ impl<S: Stream> TlsStream<S> {
         self.sni.as_deref()
     }
 
-    /// The version of TLS.
-    pub(crate) fn protocol_version(&self) -> ProtocolVersion {
-        let version = self.engine.connection().protocol_version();
-        version.expect("a finished handshake has agreed on a version")
-    }
-
-    /// What encrypts the records.
-    pub(crate) fn cipher_suite(&self) -> SupportedCipherSuite {
-        let suite = self.engine.connection().negotiated_cipher_suite();
-        suite.expect("a finished handshake has agreed on a suite")
+    /// What was negotiated, for tests to look at.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &rustls::ServerConnection {
+        self.engine.connection()
     }
 
     /// Whether a ticket shortened the handshake.

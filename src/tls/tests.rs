@@ -230,10 +230,13 @@ fn both_versions_shake_hands_in_every_chunking() {
             config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
             let client = connect(&Arc::new(config), "a.example.com");
             let (mut server, mut client) = joined(&site, client, chunking);
-            assert_eq!(server.protocol_version(), agreed);
+            assert_eq!(server.connection().protocol_version(), Some(agreed));
             assert_eq!(server.alpn(), Some(&b"h2"[..]), "our order decides");
             assert_eq!(server.server_name(), Some("a.example.com"));
-            assert!(format!("{:?}", server.cipher_suite()).contains("AES_128_GCM"));
+            assert!(
+                format!("{:?}", server.connection().negotiated_cipher_suite())
+                    .contains("AES_128_GCM")
+            );
             assert!(!server.resumed());
             server.write(&[IoSlice::new(b"good "), IoSlice::new(b"morning")]).unwrap();
             server.close_write();

@@ -108,7 +108,6 @@ enum Wire {
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    pub version: String,
     /// Names in lower case, in the order of arrival.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -214,11 +213,10 @@ impl Client {
     /// The connection broke, or it is not HTTP.
     pub fn response_head(&mut self) -> std::io::Result<Response> {
         let line = self.line()?;
-        let (version, rest) = line.split_once(' ').ok_or_else(|| invalid(&line))?;
+        let (_, rest) = line.split_once(' ').ok_or_else(|| invalid(&line))?;
         let code = rest.split(' ').next().unwrap_or_default();
         Ok(Response {
             status: code.parse().map_err(|_| invalid(&line))?,
-            version: version.to_owned(),
             headers: self.fields()?,
             body: Vec::new(),
             trailers: Vec::new(),

@@ -90,7 +90,10 @@ where
                 return Ok(Exchange { response, remote, local: None });
             }
             // hyper gave it back: the connection was going away and none of it was sent.
-            Err(Failed { unsent: Some(again), .. }) if !fresh => request = again,
+            Err(Failed { unsent: Some(again), .. }) if !fresh => {
+                pools.counters().upstream_retries.increment();
+                request = again;
+            }
             Err(Failed { kind, unsent }) => {
                 let retry = if unsent.is_some() { Retry::IfUnsent } else { Retry::Never };
                 return Err(Error { retry, ..Error::at(remote, kind) });
@@ -168,6 +171,7 @@ async fn open<N: Net>(
         Err(failed) => return Err(failed),
     };
     let active = pools.choose(cluster, failed.remote)?;
+    pools.counters().upstream_retries.increment();
     let stream = open_stream(pools, &active, cluster, limits).await?;
     Ok((active, stream))
 }
@@ -181,6 +185,7 @@ async fn open_stream<N: Net>(
 ) -> Result<Stream, Error> {
     loop {
         if let Some(shared) = active.shared.with_room() {
+            pools.counters().upstream_reused.increment();
             return Ok(Stream::new(shared, false));
         }
         if let Some(_connecting) = Connecting::begin(&active.shared) {
@@ -465,7 +470,7 @@ mod tests {
     use crate::io::pipe::Chunking;
     use crate::snapshot::UpstreamProtocol;
     use crate::upstream::Upstreams;
-    use crate::upstream::world::{Fed, World, bare, cluster};
+    use crate::upstream::world::{Fed, World, bare, cluster, telemetry};
     use ::http::HeaderMap;
     use http_body::Body as _;
     use hyper::server::conn::http2 as server;
@@ -485,7 +490,7 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let world = World::new(Chunking::UpTo(4096));
-            let upstreams = Upstreams::new(world.clone());
+            let upstreams = Upstreams::new(world.clone(), telemetry());
             let cluster = cluster(1, UpstreamProtocol::Http2);
             Self { world, upstreams, cluster, limits: Limits::default() }
         }

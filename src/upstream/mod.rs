@@ -22,7 +22,7 @@ mod h2;
 mod patience;
 mod pool;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub(crate) use body::Body;
 pub(crate) use error::{Error, Kind, Retry};
@@ -36,6 +36,7 @@ use bytes::Bytes;
 
 use crate::io::Net;
 use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
+use crate::telemetry::WorkerTelemetry;
 
 use self::pool::{Active, Lease, Pools};
 
@@ -96,9 +97,9 @@ impl<N: Net> Clone for Upstreams<N> {
 }
 
 impl<N: Net> Upstreams<N> {
-    /// No connections yet.
-    pub(crate) fn new(net: N) -> Self {
-        Self(Pools::new(net))
+    /// No connections yet; what is opened, used again or tried again is counted in `telemetry`.
+    pub(crate) fn new(net: N, telemetry: Rc<WorkerTelemetry>) -> Self {
+        Self(Pools::new(net, telemetry))
     }
 
     /// Sends `request` to an endpoint of `cluster` and returns at the final response head.
@@ -149,6 +150,7 @@ impl<N: Net> Upstreams<N> {
             done => return done,
         };
         let second = self.0.choose(cluster, failed.remote)?;
+        self.0.counters().upstream_retries.increment();
         self.0.lease(second, cluster).await
     }
 }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::io::{Net, Stream, timeout};
 use crate::snapshot::{Cluster, UpstreamProtocol};
+use crate::telemetry::{Counters, WorkerTelemetry};
 
 use super::Bounds;
 use super::error::{Error, Kind};
@@ -35,6 +36,7 @@ type Key = (SocketAddr, UpstreamProtocol);
 /// The endpoints that one worker has used lately.
 pub(super) struct Pools<N: Net> {
     pub(super) net: N,
+    telemetry: Rc<WorkerTelemetry>,
     endpoints: RefCell<HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>>,
     random: Cell<u64>,
     sweeping: Cell<bool>,
@@ -67,14 +69,19 @@ pub(super) struct Lease<N: Net> {
 }
 
 impl<N: Net> Pools<N> {
-    pub(super) fn new(net: N) -> Rc<Self> {
+    pub(super) fn new(net: N, telemetry: Rc<WorkerTelemetry>) -> Rc<Self> {
         Rc::new(Self {
             net,
+            telemetry,
             endpoints: RefCell::default(),
             // Only balance depends on it. xorshift stays at zero if it starts there.
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             sweeping: Cell::new(false),
         })
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        self.telemetry.counters()
     }
 
     /// Counts a request at the less busy of two random endpoints, other than `avoid` if possible.
@@ -104,7 +111,10 @@ impl<N: Net> Pools<N> {
         cluster: &Cluster,
     ) -> Result<Lease<N>, Error> {
         match active.take_idle(self.net.now()) {
-            Some(stream) => Ok(Lease { stream, active, reused: true }),
+            Some(stream) => {
+                self.counters().upstream_reused.increment();
+                Ok(Lease { stream, active, reused: true })
+            }
             None => self.connect(active, cluster).await,
         }
     }
@@ -117,10 +127,14 @@ impl<N: Net> Pools<N> {
     ) -> Result<Lease<N>, Error> {
         let connecting = self.net.connect(active.remote);
         let kind = match timeout(&self.net, cluster.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => return Ok(Lease { stream, active, reused: false }),
+            Ok(Ok(stream)) => {
+                self.counters().upstream_connects.increment();
+                return Ok(Lease { stream, active, reused: false });
+            }
             Ok(Err(error)) => Kind::Connect(error),
             Err(_) => Kind::ConnectTimeout,
         };
+        self.counters().upstream_connect_failures.increment();
         Err(Error::unsent(Some(active.remote), kind))
     }
 

@@ -19,6 +19,7 @@ use http_body::Frame;
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Clock, Connect, Sleep, Spawn, Stream};
 use crate::snapshot::{Cluster, UpstreamProtocol};
+use crate::telemetry::{Counters, WorkerTelemetry};
 
 thread_local! {
     /// Sleeps are plain data, so they find the time here. Each test has its own thread.
@@ -27,7 +28,7 @@ thread_local! {
 
 /// A handle to the world of one test.
 #[derive(Clone)]
-pub(super) struct World(Rc<Inner>);
+pub(crate) struct World(Rc<Inner>);
 
 struct Inner {
     chunking: Chunking,
@@ -35,11 +36,11 @@ struct Inner {
     accepted: RefCell<VecDeque<(SocketAddr, End)>>,
     refusing: RefCell<HashSet<SocketAddr>>,
     silent: Cell<bool>,
-    pub(super) connects: Cell<usize>,
+    pub(crate) connects: Cell<usize>,
 }
 
 impl World {
-    pub(super) fn new(chunking: Chunking) -> Self {
+    pub(crate) fn new(chunking: Chunking) -> Self {
         Self(Rc::new(Inner {
             chunking,
             tasks: RefCell::default(),
@@ -51,26 +52,26 @@ impl World {
     }
 
     /// Connects to `endpoint` fail from now on.
-    pub(super) fn refuse(&self, endpoint: SocketAddr) {
+    pub(crate) fn refuse(&self, endpoint: SocketAddr) {
         self.0.refusing.borrow_mut().insert(endpoint);
     }
 
     /// Connects never complete from now on.
-    pub(super) fn black_hole(&self) {
+    pub(crate) fn black_hole(&self) {
         self.0.silent.set(true);
     }
 
     /// The oldest connection that no test took yet.
-    pub(super) fn accept(&self) -> (SocketAddr, End) {
+    pub(crate) fn accept(&self) -> (SocketAddr, End) {
         self.0.accepted.borrow_mut().pop_front().expect("a connection")
     }
 
-    pub(super) fn connects(&self) -> usize {
+    pub(crate) fn connects(&self) -> usize {
         self.0.connects.get()
     }
 
     /// Runs `future` and all tasks until nothing moves any more.
-    pub(super) fn settle<F: Future + ?Sized>(&self, future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    pub(crate) fn settle<F: Future + ?Sized>(&self, future: &mut Pin<Box<F>>) -> Poll<F::Output> {
         loop {
             let flag = Arc::new(Flag::default());
             let waker = Waker::from(Arc::clone(&flag));
@@ -86,20 +87,20 @@ impl World {
     }
 
     /// Runs the tasks alone.
-    pub(super) fn idle(&self) {
+    pub(crate) fn idle(&self) {
         let never: Pin<Box<dyn Future<Output = ()>>> = Box::pin(std::future::pending());
         assert!(self.settle(&mut { never }).is_pending());
     }
 
     /// Runs `future` to its end.
-    pub(super) fn finish<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) fn finish<F: Future>(&self, future: F) -> F::Output {
         match self.settle(&mut Box::pin(future)) {
             Poll::Ready(output) => output,
             Poll::Pending => panic!("stalled"),
         }
     }
 
-    pub(super) fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         NOW.set(NOW.get() + by);
     }
 
@@ -168,7 +169,7 @@ impl Clock for World {
 }
 
 /// A pending sleep. Nobody wakes it: `settle` polls everything after time was advanced.
-pub(super) struct Until(Instant);
+pub(crate) struct Until(Instant);
 
 impl Future for Until {
     type Output = ();
@@ -185,7 +186,7 @@ impl Sleep for Until {
 }
 
 /// A cluster with endpoints on ports 1 to `endpoints`.
-pub(super) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
+pub(crate) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
     Cluster {
         name: "outbound|80||x.default.svc.cluster.local".to_owned(),
         host: "x.default.svc.cluster.local".to_owned(),
@@ -195,9 +196,14 @@ pub(super) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
     }
 }
 
+/// What counts, without a log.
+pub(crate) fn telemetry() -> Rc<WorkerTelemetry> {
+    Rc::new(WorkerTelemetry::new(Counters::shared(), None))
+}
+
 /// A request body that a test feeds frame by frame.
 #[derive(Clone, Default)]
-pub(super) struct Fed(Rc<RefCell<Feed>>);
+pub(crate) struct Fed(Rc<RefCell<Feed>>);
 
 #[derive(Default)]
 struct Feed {
@@ -208,22 +214,22 @@ struct Feed {
 
 impl Fed {
     /// All of `frames`, then the end.
-    pub(super) fn whole(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
+    pub(crate) fn whole(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
         let fed = Self::default();
         frames.into_iter().for_each(|frame| fed.push(Ok(frame)));
         fed.end();
         fed
     }
 
-    pub(super) fn push(&self, frame: Result<Frame<Bytes>, io::Error>) {
+    pub(crate) fn push(&self, frame: Result<Frame<Bytes>, io::Error>) {
         self.change(|feed| feed.frames.push_back(frame));
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.change(|feed| feed.ended = true);
     }
 
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.0.borrow().frames.len()
     }
 
@@ -262,7 +268,7 @@ impl http_body::Body for Fed {
 }
 
 /// A request without a body.
-pub(super) fn bare(method: &str) -> Request<Fed> {
+pub(crate) fn bare(method: &str) -> Request<Fed> {
     Request::builder()
         .method(method)
         .uri("/")
@@ -272,7 +278,7 @@ pub(super) fn bare(method: &str) -> Request<Fed> {
 }
 
 /// All that `end` can read now.
-pub(super) fn read(end: &mut End) -> String {
+pub(crate) fn read(end: &mut End) -> String {
     let mut all = Vec::new();
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(Ok(lent)) = end.poll_fill(&mut cx) {
@@ -286,6 +292,6 @@ pub(super) fn read(end: &mut End) -> String {
     String::from_utf8(all).unwrap()
 }
 
-pub(super) fn write(end: &mut End, bytes: impl AsRef<[u8]>) {
+pub(crate) fn write(end: &mut End, bytes: impl AsRef<[u8]>) {
     end.write(&[IoSlice::new(bytes.as_ref())]).unwrap();
 }

@@ -84,7 +84,7 @@ impl Start {
         let gateway = Gateway {
             net: handle.clone(),
             snapshots: self.snapshots.subscribe().into(),
-            upstreams: Upstreams::new(handle),
+            upstreams: Upstreams::new(handle, Rc::clone(&telemetry)),
             telemetry,
         };
         let worker =

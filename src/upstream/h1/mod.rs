@@ -103,6 +103,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
             }
             Err(_) => {}
         }
+        pools.counters().upstream_retries.increment();
         // Drops the dead connection, keeps the request counted.
         let mut lease = pools.connect(lease.active, cluster).await?;
         match self.exchange(&pools.net, &mut lease).await {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use proptest::prelude::*;
 use crate::io::Stream;
 use crate::io::pipe::{Chunking, End, HIGH_WATER_BYTES};
 use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
-use crate::upstream::world::{Fed, World, bare, cluster, read, write};
+use crate::telemetry::WorkerTelemetry;
+use crate::upstream::world::{Fed, World, bare, cluster, read, telemetry, write};
 use crate::upstream::{Error, Exchange, Kind, Retry, Upgraded, Upstreams};
 
 type Outcome = Result<Exchange<World, Fed>, Error>;
@@ -21,6 +23,7 @@ type Sending = Pin<Box<dyn Future<Output = Outcome>>>;
 
 struct Rig {
     world: World,
+    telemetry: Rc<WorkerTelemetry>,
     upstreams: Upstreams<World>,
     cluster: Cluster,
     limits: Limits,
@@ -29,9 +32,10 @@ struct Rig {
 impl Rig {
     fn new(chunking: Chunking) -> Self {
         let world = World::new(chunking);
-        let upstreams = Upstreams::new(world.clone());
+        let telemetry = telemetry();
+        let upstreams = Upstreams::new(world.clone(), Rc::clone(&telemetry));
         let cluster = cluster(1, UpstreamProtocol::Http1);
-        Self { world, upstreams, cluster, limits: Limits::default() }
+        Self { world, telemetry, upstreams, cluster, limits: Limits::default() }
     }
 
     fn roomy() -> Self {
@@ -262,6 +266,8 @@ fn a_dead_idle_connection_is_not_used() {
     let (rig, end) = kept();
     drop(end);
     assert!(!rig.reuses(), "closed by the peer");
+    assert_eq!(rig.telemetry.counters().upstream_connects.value(), 2);
+    assert_eq!(rig.telemetry.counters().upstream_reused.value(), 0);
     let (rig, mut end) = kept();
     write(&mut end, "HTTP/1.1 408 Request Timeout\r\n\r\n");
     assert!(!rig.reuses(), "spoken to unasked");
@@ -318,6 +324,10 @@ fn a_request_that_met_a_closing_connection_is_sent_again() {
         assert!(read(&mut end).starts_with(method));
         write(&mut end, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
         assert!(rig.head(&mut sending).is_ok());
+        let counters = rig.telemetry.counters();
+        assert_eq!(counters.upstream_reused.value(), 1);
+        assert_eq!(counters.upstream_retries.value(), 1);
+        assert_eq!(counters.upstream_connects.value(), 2);
     }
 }
 

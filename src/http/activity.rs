@@ -23,13 +23,29 @@ pub(crate) struct Activity {
     latest: Cell<Instant>,
     /// When the first byte of an incomplete head arrived.
     head_begun: Cell<Option<Instant>>,
+    /// HTTP/2: bytes may be PING, SETTINGS or WINDOW_UPDATE, which neither begin a head nor make a
+    /// request progress.
+    multiplexed: Cell<bool>,
+    /// A request progressed since `latest` was set.
+    moved: Cell<bool>,
 }
 
 impl Activity {
     /// A connection that is open since `now`. Its first head is due at once: who connects and says
     /// nothing is not idle but slow.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { requests: Cell::new(0), latest: Cell::new(now), head_begun: Cell::new(Some(now)) }
+        Self {
+            requests: Cell::new(0),
+            latest: Cell::new(now),
+            head_begun: Cell::new(Some(now)),
+            multiplexed: Cell::new(false),
+            moved: Cell::new(false),
+        }
+    }
+
+    /// From now on only requests and the data of their bodies count, not bytes.
+    pub(crate) fn multiplex(&self) {
+        self.multiplexed.set(true);
     }
 
     /// A head has arrived whole.
@@ -45,6 +61,21 @@ impl Activity {
         self.latest.set(now);
     }
 
+    /// Whether many requests share the connection.
+    pub(crate) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
+    }
+
+    /// Data of a request or response passed.
+    pub(crate) fn moved(&self) {
+        self.moved.set(true);
+    }
+
+    /// Whether it waits for the rest of a head, or for its first.
+    pub(crate) fn awaits_head(&self) -> bool {
+        self.requests.get() == 0 && self.head_begun.get().is_some()
+    }
+
     /// When the connection has waited long enough for whatever it waits for.
     pub(crate) fn deadline(&self, limits: &Limits) -> Instant {
         if self.requests.get() > 0 {
@@ -58,9 +89,15 @@ impl Activity {
     }
 
     fn bytes_arrived(&self, now: Instant) {
-        self.latest.set(now);
-        if self.requests.get() == 0 && self.head_begun.get().is_none() {
+        self.bytes_passed(now);
+        if self.requests.get() == 0 && self.head_begun.get().is_none() && !self.multiplexed.get() {
             self.head_begun.set(Some(now));
+        }
+    }
+
+    fn bytes_passed(&self, now: Instant) {
+        if self.moved.take() || !self.multiplexed.get() {
+            self.latest.set(now);
         }
     }
 }
@@ -96,7 +133,7 @@ impl<S: Stream, C: Clock> Stream for Observed<S, C> {
     }
 
     fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<()> {
-        self.downstream.activity.latest.set(self.clock.now());
+        self.downstream.activity.bytes_passed(self.clock.now());
         self.stream.write(bytes)
     }
 
@@ -129,5 +166,25 @@ mod tests {
         activity.bytes_arrived(at(3));
         activity.bytes_arrived(at(4));
         assert_eq!(activity.deadline(&limits), at(3) + limits.head_timeout, "from its first byte");
+    }
+
+    #[test]
+    fn bytes_of_http_2_are_neither_a_head_nor_progress() {
+        let limits = Limits::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let activity = Activity::new(start);
+        activity.multiplex();
+        activity.request_began(at(1));
+        activity.bytes_arrived(at(2));
+        activity.bytes_passed(at(2));
+        let slow = limits.stream_idle_timeout + limits.linger_timeout;
+        assert_eq!(activity.deadline(&limits), at(1) + slow, "a PING");
+        activity.moved();
+        activity.bytes_passed(at(3));
+        assert_eq!(activity.deadline(&limits), at(3) + slow, "data");
+        activity.request_ended(at(4));
+        activity.bytes_arrived(at(5));
+        assert_eq!(activity.deadline(&limits), at(4) + limits.idle_timeout, "a PING while idle");
     }
 }

@@ -91,6 +91,9 @@ impl<N: Net> Body for ResponseBody<N> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, upstream::Error>>> {
+        if self.is_done {
+            return Poll::Ready(None);
+        }
         let frame = match &mut self.source {
             Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
             Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -108,11 +111,12 @@ impl<N: Net> Body for ResponseBody<N> {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(text) => text.is_none(),
-            Source::Upstream(body) => body.is_end_stream(),
-            Source::Refused(body) => body.is_end_stream(),
-        }
+        self.is_done
+            || match &self.source {
+                Source::Own(text) => text.is_none(),
+                Source::Upstream(body) => body.is_end_stream(),
+                Source::Refused(body) => body.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {

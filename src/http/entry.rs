@@ -158,11 +158,13 @@ impl Entry {
     /// `n` more bytes of the request's body arrived.
     pub(crate) fn received(&self, n: u64) {
         self.bytes_received.set(self.bytes_received.get() + n);
+        self.downstream.activity.moved();
     }
 
     /// `n` more bytes of the response's body were sent.
     pub(crate) fn sent(&self, n: u64) {
         self.bytes_sent.set(self.bytes_sent.get() + n);
+        self.downstream.activity.moved();
     }
 
     fn authority(&self) -> &str {

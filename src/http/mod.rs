@@ -24,11 +24,15 @@ mod entry;
 mod error;
 mod forward;
 mod headers;
+mod hurry;
 mod path;
 mod respond;
 mod serve;
 mod service;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use hurry::hurry;
 pub(crate) use serve::serve;
 
 use std::cell::RefCell;

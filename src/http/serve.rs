@@ -13,17 +13,19 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::activity::Observed;
 use super::detect::detect;
+use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
 use super::service::OneAtATime;
-use super::{Downstream, Gateway, Protocol};
+use super::{Downstream, Gateway, Protocol, hurry};
 use crate::drain::Watch;
-use crate::io::relay::{Moved, relay};
+use crate::io::relay::{Moved, relay_active};
 use crate::io::{Net, Sleep, Stream, linger};
 use crate::snapshot::Limits;
 use crate::telemetry::request::{Flags, Record};
@@ -64,9 +66,9 @@ struct Serving<N: Net> {
 impl<N: Net> Serving<N> {
     async fn detected<S: Stream>(self, stream: S) {
         let detecting = detect(stream);
-        let limit = self.limits.head_timeout;
+        let limits = (self.limits.head_timeout, self.limits.linger_timeout);
         let Ok(Ok((stream, protocol))) =
-            crate::io::timeout(&self.gateway.net, limit, detecting).await
+            hurry(&self.gateway.net, &self.watch, limits, detecting).await
         else {
             return;
         };
@@ -88,10 +90,11 @@ impl<N: Net> Serving<N> {
         let mut connection = self.http1_builder().serve_connection(self.adapt(stream), service);
         let mut guard = Guard::new(&self);
         let ended = poll_fn(|cx| {
-            if guard.poll_draining(cx) {
+            let mut ended = connection.poll_without_shutdown(cx);
+            if ended.is_pending() && guard.poll_draining(cx) {
                 Pin::new(&mut connection).graceful_shutdown();
+                ended = connection.poll_without_shutdown(cx);
             }
-            let ended = connection.poll_without_shutdown(cx);
             guard.poll(ended, cx)
         })
         .await;
@@ -114,6 +117,7 @@ impl<N: Net> Serving<N> {
     }
 
     async fn http2<S: Stream>(self, stream: S) {
+        self.downstream.activity.multiplex();
         let forwarder = self.forwarder();
         let service = service_fn(move |request| {
             let forwarder = Rc::clone(&forwarder);
@@ -124,10 +128,11 @@ impl<N: Net> Serving<N> {
         let mut guard = Guard::new(&self);
         // How it ended makes no difference: each request has logged its own end.
         let _: Ended = poll_fn(|cx| {
-            if guard.poll_draining(cx) {
+            let mut ended = connection.as_mut().poll(cx);
+            if ended.is_pending() && guard.poll_draining(cx) {
                 connection.as_mut().graceful_shutdown();
+                ended = connection.as_mut().poll(cx);
             }
-            let ended = connection.as_mut().poll(cx);
             guard.poll(ended, cx)
         })
         .await;
@@ -157,14 +162,17 @@ impl<N: Net> Serving<N> {
     /// Joins a connection that has switched protocols to its upstream, until both are done.
     async fn join<S: Stream>(&self, mut stream: S, early: &[u8], switched: Switched<N>) {
         let Switched { stream: mut upstream, entry, active: _active } = switched;
-        let mut moved = Moved::default();
+        let net = &self.gateway.net;
+        entry.received(early.len() as u64);
+        let tally = Tally { moved: Moved::default(), entry, clock: net.clone() };
         if upstream.write(&[IoSlice::new(early)]).is_ok() {
-            // A side that breaks ends the other; there is nobody left to tell.
-            let _: std::io::Result<()> = relay(&mut stream, &mut upstream, &mut moved).await;
+            let patience = (net, self.limits.stream_idle_timeout);
+            // A side that breaks or stands still ends the other; there is nobody left to tell.
+            let _: std::io::Result<()> =
+                relay_active(patience, &mut stream, &mut upstream, &tally.moved).await;
         }
-        entry.received(moved.forth + early.len() as u64);
-        entry.sent(moved.back);
-        entry.touch(self.gateway.net.now());
+        drop((tally, upstream));
+        linger(net, self.limits.linger_timeout, stream).await;
     }
 
     /// Logs bytes that hyper could not read as a request. It has answered them itself.
@@ -186,6 +194,21 @@ impl<N: Net> Serving<N> {
     }
 }
 
+/// Enters what a relay moved, also when a drain cuts it.
+struct Tally<N: Net> {
+    moved: Moved,
+    entry: Rc<Entry>,
+    clock: N,
+}
+
+impl<N: Net> Drop for Tally<N> {
+    fn drop(&mut self) {
+        self.entry.received(self.moved.forth.get());
+        self.entry.sent(self.moved.back.get());
+        self.entry.touch(self.clock.now());
+    }
+}
+
 /// How a connection ended.
 enum Ended {
     /// It has nothing more to say.
@@ -198,27 +221,45 @@ enum Ended {
 /// What can end a connection from outside: the drain, and its deadline.
 struct Guard<'a, N: Net> {
     serving: &'a Serving<N>,
-    is_draining: bool,
+    /// When the drain was noticed.
+    draining: Option<Instant>,
+    /// hyper was told to take no more requests.
+    is_told: bool,
     /// Armed not later than the deadline; when it fires too early it is armed again.
     sleep: N::Sleep,
     /// When `sleep` fires.
-    armed: std::time::Instant,
+    armed: Instant,
 }
 
 impl<'a, N: Net> Guard<'a, N> {
     fn new(serving: &'a Serving<N>) -> Self {
         let armed = serving.downstream.activity.deadline(&serving.limits);
         let sleep = serving.gateway.net.sleep_until(armed);
-        Self { serving, is_draining: false, sleep, armed }
+        Self { serving, draining: None, is_told: false, sleep, armed }
     }
 
-    /// Whether the drain has begun since the last call.
+    /// Whether hyper is to be told now, once, to take no more requests. One whose head is on its
+    /// way is still taken: hyper would drop what has arrived of it.
     fn poll_draining(&mut self, cx: &Context<'_>) -> bool {
-        if self.is_draining || self.serving.watch.poll_draining(cx).is_pending() {
+        let Serving { watch, downstream, gateway, .. } = self.serving;
+        if self.is_told || watch.poll_draining(cx).is_pending() {
             return false;
         }
-        self.is_draining = true;
-        true
+        self.draining.get_or_insert_with(|| gateway.net.now());
+        self.is_told = !downstream.activity.awaits_head() || downstream.activity.is_multiplexed();
+        self.is_told
+    }
+
+    /// By when the connection has to make progress; soon if it holds a drain up without a request.
+    fn deadline(&self) -> Instant {
+        let Serving { downstream, limits, .. } = self.serving;
+        let deadline = downstream.activity.deadline(limits);
+        match self.draining {
+            Some(since) if downstream.activity.awaits_head() => {
+                deadline.min(since + limits.linger_timeout)
+            }
+            Some(_) | None => deadline,
+        }
     }
 
     /// Passes on how the connection ended, or ends it at its deadline.
@@ -231,7 +272,7 @@ impl<'a, N: Net> Guard<'a, N> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.serving.downstream.activity.deadline(&self.serving.limits);
+        let deadline = self.deadline();
         if deadline < self.armed {
             self.arm(deadline);
         }
@@ -244,7 +285,7 @@ impl<'a, N: Net> Guard<'a, N> {
         Poll::Pending
     }
 
-    fn arm(&mut self, deadline: std::time::Instant) {
+    fn arm(&mut self, deadline: Instant) {
         self.sleep.reset(deadline);
         self.armed = deadline;
     }

@@ -3,20 +3,24 @@
 //! - The end of one direction closes that write half only; the other goes on (half-close).
 //! - A side that does not read makes the other side wait (back-pressure): never more than its
 //!   high-water mark plus one chunk is held.
+//! - When nothing moves in either direction for too long, both are given up.
 
-use std::future::poll_fn;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use super::Stream;
+use super::{Clock, Sleep, Stream};
 
 /// Bytes that a finished relay moved.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Moved {
     /// From the first stream to the second.
-    pub forth: u64,
+    pub forth: Cell<u64>,
     /// From the second stream to the first.
-    pub back: u64,
+    pub back: Cell<u64>,
 }
 
 /// Relays between `near` and `far` until both directions have ended or one side breaks; `moved`
@@ -24,18 +28,54 @@ pub struct Moved {
 ///
 /// # Errors
 /// The first error of either side.
-pub async fn relay(
-    near: &mut impl Stream,
-    far: &mut impl Stream,
-    moved: &mut Moved,
-) -> io::Result<()> {
+pub async fn relay(near: &mut impl Stream, far: &mut impl Stream, moved: &Moved) -> io::Result<()> {
     let (mut forth, mut back) = (Direction::Open, Direction::Open);
     poll_fn(|cx| {
-        let forth = forth.poll(near, far, &mut moved.forth, cx)?;
-        let back = back.poll(far, near, &mut moved.back, cx)?;
+        let forth = forth.poll(near, far, &moved.forth, cx)?;
+        let back = back.poll(far, near, &moved.back, cx)?;
         if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
+}
+
+/// As [`relay`], and gives up when nothing has moved for `limit`.
+///
+/// # Errors
+/// The first error of either side; `TimedOut` when nothing moved.
+pub async fn relay_active<C: Clock>(
+    (clock, limit): (&C, Duration),
+    near: &mut impl Stream,
+    far: &mut impl Stream,
+    moved: &Moved,
+) -> io::Result<()> {
+    let mut relaying = pin!(relay(near, far, moved));
+    let (mut seen, mut deadline) = (0, clock.now() + limit);
+    let mut sleep = clock.sleep_until(deadline);
+    poll_fn(|cx| {
+        let ended = relaying.as_mut().poll(cx);
+        if ended.is_ready() {
+            return ended;
+        }
+        if seen != moved.sum() {
+            seen = moved.sum();
+            deadline = clock.now() + limit;
+        }
+        // Moved only when it goes off too early: bytes come more often than that.
+        while Pin::new(&mut sleep).poll(cx).is_ready() {
+            if clock.now() >= deadline {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            sleep.reset(deadline);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Moved {
+    fn sum(&self) -> u64 {
+        self.forth.get() + self.back.get()
+    }
 }
 
 /// Open -> Flushing (the source ended) -> Ended (its last byte has left).
@@ -50,7 +90,7 @@ impl Direction {
         &mut self,
         source: &mut impl Stream,
         target: &mut impl Stream,
-        moved: &mut u64,
+        moved: &Cell<u64>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         if matches!(self, Self::Open) {
@@ -69,7 +109,7 @@ impl Direction {
 fn poll_copy(
     source: &mut impl Stream,
     target: &mut impl Stream,
-    moved: &mut u64,
+    moved: &Cell<u64>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     loop {
@@ -81,7 +121,7 @@ fn poll_copy(
         let n = bytes.len();
         target.write(&[io::IoSlice::new(bytes)])?;
         source.consume(n);
-        *moved += n as u64;
+        moved.set(moved.get() + n as u64);
     }
 }
 
@@ -96,9 +136,9 @@ mod tests {
     fn both_directions_flow_and_half_close() {
         let (mut client, mut near) = pipe::pair(Chunking::UpTo(3));
         let (mut far, mut server) = pipe::pair(Chunking::UpTo(3));
-        let mut moved = Moved::default();
+        let moved = Moved::default();
         let mut cx = Context::from_waker(Waker::noop());
-        let mut relaying = Box::pin(relay(&mut near, &mut far, &mut moved));
+        let mut relaying = Box::pin(relay(&mut near, &mut far, &moved));
 
         client.write(&[IoSlice::new(b"question")]).unwrap();
         client.close_write();
@@ -112,7 +152,7 @@ mod tests {
         assert_eq!(drain(&mut client), b"answer");
         assert!(matches!(relaying.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
         drop(relaying);
-        assert_eq!(moved, Moved { forth: 8, back: 6 });
+        assert_eq!((moved.forth.get(), moved.back.get()), (8, 6));
     }
 
     fn drain(end: &mut pipe::End) -> Vec<u8> {

@@ -1,0 +1,397 @@
+//! Whole connections in memory: a client's bytes on one side, a scripted endpoint on the other.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use ::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+
+use super::{Downstream, Gateway, Protocol, serve};
+use crate::drain::Drain;
+use crate::io::pipe::{self, Chunking, End};
+use crate::io::{Clock, Spawn, Stream};
+use crate::snapshot::{
+    Action, Cluster, DirectResponse, Forward, Limits, Listener, ListenerKey, PathMatch, Publisher,
+    Route, RouteTable, Serves, Snapshot, Target, UpstreamProtocol, VirtualHost,
+};
+use crate::telemetry::Counters;
+use crate::upstream::Upstreams;
+use crate::upstream::adapt::{Adapted, Tasks};
+use crate::upstream::world::{Fed, World, cluster, read, telemetry, write};
+
+const KEY: ListenerKey =
+    ListenerKey { address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), gateway_port: 80 };
+
+/// A gateway that answers `own.test` itself and forwards everything else.
+struct Rig {
+    world: World,
+    gateway: Rc<Gateway<World>>,
+    publisher: Publisher,
+    drain: Drain,
+    limits: Limits,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let world = World::new(Chunking::UpTo(16 * 1024));
+        let mut publisher = Publisher::default();
+        let limits = Limits::default();
+        publisher.publish(Arc::new(snapshot(&limits)));
+        let telemetry = telemetry();
+        let gateway = Rc::new(Gateway {
+            net: world.clone(),
+            snapshots: publisher.source().subscribe().into(),
+            upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),
+            telemetry,
+        });
+        Self { world, gateway, publisher, drain: Drain::default(), limits }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.gateway.telemetry.counters()
+    }
+
+    /// Opens a connection; the client's end of it.
+    fn open(&self, protocol: Protocol) -> End {
+        let (near, far) = pipe::pair(Chunking::UpTo(16 * 1024));
+        let addresses = ("10.0.0.9:1234".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        let downstream = Rc::new(Downstream::new(addresses, KEY, None, self.world.now()));
+        let (gateway, watch) = (Rc::clone(&self.gateway), self.drain.watch());
+        self.world.spawn(serve(gateway, downstream, far, protocol, watch));
+        self.world.idle();
+        near
+    }
+
+    /// Sends `request` and returns what has been answered when nothing moves any more.
+    fn ask(&self, client: &mut End, request: &str) -> String {
+        write(client, request);
+        self.world.idle();
+        read(client)
+    }
+
+    /// Sends `request` and returns the endpoint's end of a new connection, and what arrived there.
+    fn forwarded(&self, client: &mut End, request: &str) -> (End, String) {
+        write(client, request);
+        self.world.idle();
+        let (_, mut endpoint) = self.world.accept();
+        let seen = read(&mut endpoint);
+        (endpoint, seen)
+    }
+
+    fn pass(&self, time: Duration) {
+        self.world.advance(time);
+        self.world.idle();
+    }
+
+    fn drain(&self) {
+        self.drain.start();
+        self.world.idle();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.drain.watches() == 0
+    }
+
+    fn h2(&self) -> SendRequest<Fed> {
+        let client = self.open(Protocol::Http2);
+        let shaking = http2::handshake(Tasks(self.world.clone()), Adapted::new(client));
+        let (sender, connection) = self.world.finish(shaking).unwrap();
+        self.world.spawn(async move { drop(connection.await) });
+        sender
+    }
+}
+
+fn snapshot(limits: &Limits) -> Snapshot {
+    let body = Bytes::from_static(b"hello");
+    let own = Action::Respond(DirectResponse { status: StatusCode::OK, body });
+    let cluster = Some(Arc::<Cluster>::new(cluster(1, UpstreamProtocol::Http1)));
+    let forward = Action::Forward(Forward { targets: vec![Target { weight: 1, cluster }] });
+    let mut table = RouteTable::default();
+    for (host, action) in [("own.test", own), ("*", forward)] {
+        let route = Route { name: String::new(), path: PathMatch::Any, action };
+        let host_routes = VirtualHost::new(host.to_owned(), false, vec![route]);
+        table.hosts.insert(host.parse().unwrap(), Arc::new(host_routes));
+    }
+    let listener = Listener { key: KEY, bind_port: 80, serves: Serves::Http(Arc::new(table)) };
+    let listeners = vec![Arc::new(listener)];
+    Snapshot { listeners, limits: limits.clone(), ..Snapshot::default() }
+}
+
+fn is_closed(end: &mut End) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(end.poll_fill(&mut cx), Poll::Ready(Ok(bytes)) if bytes.is_empty())
+}
+
+const OWN: &str = "GET / HTTP/1.1\r\nhost: own.test\r\n\r\n";
+const FORWARDED: &str = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[test]
+fn a_connection_serves_one_request_after_the_other() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Detect);
+    let (mut endpoint, seen) = rig.forwarded(&mut client, FORWARDED);
+    assert!(seen.starts_with("GET / HTTP/1.1\r\nhost: a.test\r\n"), "{seen}");
+    write(&mut endpoint, OK);
+    rig.world.idle();
+    assert!(read(&mut client).ends_with("\r\n\r\nok"));
+    assert!(rig.ask(&mut client, OWN).ends_with("\r\n\r\nhello"));
+    assert_eq!(rig.counters().requests.value(), 2);
+    assert_eq!(rig.counters().requests_active.value(), 0);
+}
+
+#[test]
+fn head_gets_no_body_whatever_the_source() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http1);
+    let own = rig.ask(&mut client, "HEAD / HTTP/1.1\r\nhost: own.test\r\n\r\n");
+    assert!(own.starts_with("HTTP/1.1 200") && own.ends_with("\r\n\r\n"), "{own}");
+    let (mut endpoint, _) = rig.forwarded(&mut client, "HEAD / HTTP/1.1\r\nhost: a.test\r\n\r\n");
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
+    rig.world.idle();
+    let answer = read(&mut client);
+    assert!(answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+
+    let mut sender = rig.h2();
+    let mut response = h2_own(&rig, &mut sender, Method::HEAD);
+    assert!(response.body().is_end_stream(), "hyper would send DATA after it");
+    assert!(rig.world.finish(next(&mut response)).is_none());
+}
+
+fn h2_own(rig: &Rig, sender: &mut SendRequest<Fed>, method: Method) -> Response<Incoming> {
+    let request = Request::builder().method(method).uri("http://own.test/");
+    let sending = sender.send_request(request.body(Fed::whole([])).unwrap());
+    rig.world.finish(sending).unwrap()
+}
+
+async fn next(response: &mut Response<Incoming>) -> Option<Bytes> {
+    let frame = std::future::poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await?;
+    frame.unwrap().into_data().ok()
+}
+
+#[test]
+fn a_client_that_expects_to_be_asked_is_asked() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http1);
+    let head =
+        "POST / HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    let (mut endpoint, seen) = rig.forwarded(&mut client, head);
+    assert!(!seen.contains("expect"), "{seen}");
+    assert_eq!(read(&mut client), "HTTP/1.1 100 Continue\r\n\r\n");
+    write(&mut client, "abc");
+    rig.world.idle();
+    assert_eq!(read(&mut endpoint), "abc");
+}
+
+#[test]
+fn a_slow_head_and_a_silent_client_are_closed_in_their_time() {
+    let rig = Rig::new();
+    for first in ["", "GET / HT"] {
+        let mut client = rig.open(Protocol::Http1);
+        write(&mut client, first);
+        rig.world.idle();
+        rig.pass(rig.limits.head_timeout - Duration::from_secs(1));
+        assert!(!is_closed(&mut client), "{first:?}");
+        rig.pass(Duration::from_secs(1));
+        assert!(is_closed(&mut client), "{first:?}");
+    }
+    let mut idle = rig.open(Protocol::Http1);
+    rig.ask(&mut idle, OWN);
+    rig.pass(rig.limits.idle_timeout - Duration::from_secs(1));
+    assert!(!is_closed(&mut idle));
+    rig.pass(Duration::from_secs(1));
+    assert!(is_closed(&mut idle));
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
+
+/// HEADERS of `GET /`, complete, for the host `own.test` or `a.test`.
+fn h2_get(host: &str) -> Vec<u8> {
+    let length = u8::try_from(host.len()).unwrap();
+    let mut frame = vec![0, 0, 5 + length, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, length];
+    frame.extend_from_slice(host.as_bytes());
+    frame
+}
+
+#[test]
+fn pings_neither_shorten_nor_prolong_an_http_2_connection() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http2);
+    write(&mut client, PREFACE);
+    write(&mut client, h2_get("own.test"));
+    rig.world.idle();
+    write(&mut client, PING);
+    rig.pass(rig.limits.head_timeout + Duration::from_secs(1));
+    assert_eq!(rig.drain.watches(), 1, "a PING is not the beginning of a head");
+    write(&mut client, PING);
+    rig.pass(rig.limits.idle_timeout - rig.limits.head_timeout);
+    assert_eq!(rig.drain.watches(), 0);
+}
+
+#[test]
+fn a_stalled_http_2_stream_is_not_kept_alive_by_pings() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http2);
+    write(&mut client, PREFACE);
+    write(&mut client, h2_get("a.test"));
+    rig.world.idle();
+    let (_, mut endpoint) = rig.world.accept();
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
+    for _ in 0..20 {
+        endpoint.write(&[std::io::IoSlice::new(&[0; 16 * 1024])]).unwrap();
+        rig.world.idle();
+    }
+    for _ in 0..5 {
+        write(&mut client, PING);
+        rig.pass(rig.limits.stream_idle_timeout / 3);
+    }
+    assert_eq!(rig.drain.watches(), 0, "its windows are full and nobody reads");
+    assert_eq!(rig.counters().requests_active.value(), 0);
+}
+
+#[test]
+fn a_drain_closes_what_is_idle_and_lets_open_requests_finish() {
+    let rig = Rig::new();
+    let (mut idle, mut busy) = (rig.open(Protocol::Http1), rig.open(Protocol::Http1));
+    rig.ask(&mut idle, OWN);
+    let (mut endpoint, _) = rig.forwarded(&mut busy, FORWARDED);
+    rig.drain();
+    assert!(is_closed(&mut idle));
+    assert!(!is_closed(&mut busy));
+    write(&mut endpoint, OK);
+    rig.world.idle();
+    let answer = read(&mut busy);
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("ok"), "{answer}");
+    assert!(is_closed(&mut busy));
+    drop((idle, busy));
+    rig.world.idle();
+    assert!(rig.is_drained());
+}
+
+#[test]
+fn a_drain_serves_whoever_has_connected_and_waits_for_nobody_silent() {
+    for protocol in [Protocol::Detect, Protocol::Http1, Protocol::Http2] {
+        let rig = Rig::new();
+        let silent = rig.open(protocol);
+        rig.drain();
+        assert!(!rig.is_drained(), "{protocol:?}");
+        rig.pass(rig.limits.linger_timeout);
+        drop(silent);
+        rig.world.idle();
+        assert!(rig.is_drained(), "{protocol:?}");
+    }
+    for protocol in [Protocol::Detect, Protocol::Http1] {
+        let rig = Rig::new();
+        let mut late = rig.open(protocol);
+        rig.drain();
+        let answer = rig.ask(&mut late, OWN);
+        assert!(answer.ends_with("hello"), "{protocol:?}: {answer}");
+        assert!(is_closed(&mut late), "{protocol:?}");
+    }
+}
+
+#[test]
+fn a_drain_lets_open_streams_finish() {
+    let rig = Rig::new();
+    let mut sender = rig.h2();
+    let request = Request::get("http://a.test/").body(Fed::whole([])).unwrap();
+    let mut sending: Pin<Box<dyn Future<Output = _>>> = Box::pin(sender.send_request(request));
+    assert!(rig.world.settle(&mut sending).is_pending());
+    let (_, mut endpoint) = rig.world.accept();
+    rig.drain();
+    write(&mut endpoint, OK);
+    let Poll::Ready(Ok(mut response)) = rig.world.settle(&mut sending) else { panic!("no answer") };
+    assert_eq!(rig.world.finish(next(&mut response)).unwrap(), "ok");
+    drop((response, sending, sender));
+    rig.world.idle();
+    assert!(rig.is_drained());
+}
+
+#[test]
+fn a_request_whose_client_goes_away_is_over() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http1);
+    let (endpoint, _) = rig.forwarded(&mut client, FORWARDED);
+    assert_eq!(rig.counters().requests_active.value(), 1);
+    drop(client);
+    rig.world.idle();
+    assert_eq!(rig.counters().requests_active.value(), 0);
+    assert_eq!(rig.counters().requests.value(), 1);
+    assert!(rig.is_drained());
+    drop(endpoint);
+}
+
+#[test]
+fn neither_idle_connections_nor_bodies_under_way_keep_a_snapshot() {
+    let mut rig = Rig::new();
+    let old = Arc::downgrade(&rig.publisher.source().current());
+    let mut idle = rig.open(Protocol::Http1);
+    rig.ask(&mut idle, OWN);
+    let mut busy = rig.open(Protocol::Http1);
+    let (mut endpoint, _) = rig.forwarded(&mut busy, FORWARDED);
+    rig.publisher.publish(Arc::new(snapshot(&rig.limits)));
+    rig.gateway.snapshots.borrow_mut().current();
+    rig.publisher.free_retired();
+    assert!(old.upgrade().is_some(), "a request keeps its own");
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
+    rig.world.idle();
+    rig.publisher.free_retired();
+    assert_eq!(Weak::strong_count(&old), 0, "its body does not");
+    write(&mut endpoint, "k");
+    rig.world.idle();
+    assert!(read(&mut busy).ends_with("\r\n\r\nok"));
+}
+
+const WEBSOCKET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\n\
+                         upgrade: websocket\r\n\r\nearly";
+const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// A connection that has switched, and the endpoint's end of it.
+fn websocket(rig: &Rig) -> (End, End) {
+    let mut client = rig.open(Protocol::Http1);
+    let (mut endpoint, _) = rig.forwarded(&mut client, WEBSOCKET);
+    write(&mut endpoint, SWITCHING.to_owned() + "first");
+    rig.world.idle();
+    let answer = read(&mut client);
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("first"), "{answer}");
+    assert_eq!(read(&mut endpoint), "early");
+    (client, endpoint)
+}
+
+#[test]
+fn a_websocket_is_relayed_until_both_sides_end() {
+    let rig = Rig::new();
+    let (mut client, mut endpoint) = websocket(&rig);
+    assert_eq!(rig.counters().requests_active.value(), 1);
+    rig.pass(rig.limits.stream_idle_timeout - Duration::from_secs(1));
+    write(&mut client, "more");
+    rig.world.idle();
+    assert_eq!(read(&mut endpoint), "more");
+    rig.pass(rig.limits.stream_idle_timeout - Duration::from_secs(1));
+    endpoint.close_write();
+    client.close_write();
+    rig.world.idle();
+    assert_eq!(rig.counters().requests_active.value(), 0);
+    assert!(rig.is_drained());
+}
+
+#[test]
+fn a_websocket_that_stands_still_is_closed() {
+    let rig = Rig::new();
+    let (mut client, endpoint) = websocket(&rig);
+    rig.pass(rig.limits.stream_idle_timeout);
+    assert!(is_closed(&mut client));
+    drop(client);
+    rig.world.idle();
+    assert!(rig.is_drained());
+    drop(endpoint);
+}

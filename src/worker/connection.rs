@@ -9,6 +9,7 @@
 //! - A snapshot is held only while something is looked up in it, never as long as the connection.
 //! - What is over a limit is closed at once and counted: nobody waits for a slot.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use super::Worker;
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
-use crate::io::{Clock, Net, Stream, timeout};
+use crate::io::{Net, Stream};
 use crate::snapshot::{Identity, ListenerKey, Serves};
 use crate::telemetry::request::{Flags, Record};
 use crate::tls::{self, AcceptError, Hello, TlsStream};
@@ -34,20 +35,11 @@ impl<N: Net> Connection<N> {
     /// Serves the connection from its first byte to its last.
     pub(super) async fn serve<S: Stream>(self, stream: S) {
         let worker = Rc::clone(&self.worker);
-        let counters = worker.gateway.telemetry.counters();
-        counters.connections_accepted.increment();
-        if self.is_over_limit() {
-            counters.connections_over_limit.increment();
-            return;
-        }
-        counters.connections_active.increment();
+        worker.gateway.telemetry.counters().connections_accepted.increment();
+        let Some(_open) = Open::begin(&worker) else {
+            return self.note(&Failure::TooManyConnections);
+        };
         self.serve_within_limits(stream).await;
-        counters.connections_active.decrement();
-    }
-
-    fn is_over_limit(&self) -> bool {
-        let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
-        self.worker.drain.watches() > snapshots.current().limits.connections_max
     }
 
     async fn serve_within_limits<S: Stream>(self, stream: S) {
@@ -90,20 +82,16 @@ impl<N: Net> Connection<N> {
     }
 
     async fn handshake<S: Stream>(&self, stream: S) -> Result<TlsStream<S>, Failure> {
-        let (limit, handshakes_max) = {
+        let (limits, handshakes_max) = {
             let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
             let limits = &snapshots.current().limits;
-            (limits.handshake_timeout, limits.handshakes_max)
+            ((limits.handshake_timeout, limits.linger_timeout), limits.handshakes_max)
         };
-        let under_way = &self.worker.handshakes;
-        if under_way.get() >= handshakes_max {
-            return Err(Failure::OverLimit);
-        }
-        under_way.set(under_way.get() + 1);
+        let Some(_shaking) = Shaking::begin(&self.worker.handshakes, handshakes_max) else {
+            return Err(Failure::TooManyHandshakes);
+        };
         let accepting = tls::accept(stream, |hello| self.choose(hello));
-        let accepted = timeout(&self.worker.gateway.net, limit, accepting).await;
-        under_way.set(under_way.get() - 1);
-        match accepted {
+        match http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(Failure::Refused(error)),
             Err(_) => Err(Failure::TooSlow),
@@ -136,8 +124,11 @@ impl<N: Net> Connection<N> {
     fn note(&self, failure: &Failure) {
         let counters = self.worker.gateway.telemetry.counters();
         let (counter, flags, details) = match failure {
-            Failure::OverLimit => {
-                (&counters.connections_over_limit, Flags::NONE, "handshake_limit")
+            Failure::TooManyConnections => {
+                (&counters.connections_over_limit, Flags::LOCAL_RESET, "connection_limit")
+            }
+            Failure::TooManyHandshakes => {
+                (&counters.connections_over_limit, Flags::LOCAL_RESET, "handshake_limit")
             }
             Failure::TooSlow => (&counters.handshakes_timeout, Flags::NONE, "handshake_timeout"),
             Failure::Refused(AcceptError::NoServer { .. }) => {
@@ -166,9 +157,152 @@ impl<N: Net> Connection<N> {
 
 /// Why a connection did not get through its handshake.
 enum Failure {
-    /// Too many others were under way.
-    OverLimit,
+    /// `connections_max` others are open.
+    TooManyConnections,
+    /// `handshakes_max` others are under way.
+    TooManyHandshakes,
     /// It was not done in time.
     TooSlow,
     Refused(AcceptError),
+}
+
+/// A connection within the limit, counted until it is dropped: also by a panic, or a drain.
+#[must_use]
+struct Open<'a, N: Net>(&'a Worker<N>);
+
+impl<'a, N: Net> Open<'a, N> {
+    fn begin(worker: &'a Worker<N>) -> Option<Self> {
+        let connections_max =
+            worker.gateway.snapshots.borrow_mut().current().limits.connections_max;
+        let active = &worker.gateway.telemetry.counters().connections_active;
+        if active.value() >= connections_max as u64 {
+            return None;
+        }
+        active.increment();
+        Some(Self(worker))
+    }
+}
+
+impl<N: Net> Drop for Open<'_, N> {
+    fn drop(&mut self) {
+        self.0.gateway.telemetry.counters().connections_active.decrement();
+    }
+}
+
+/// A handshake within the limit, counted as [`Open`] is.
+#[must_use]
+struct Shaking<'a>(&'a Cell<usize>);
+
+impl<'a> Shaking<'a> {
+    fn begin(under_way: &'a Cell<usize>, max: usize) -> Option<Self> {
+        if under_way.get() >= max {
+            return None;
+        }
+        under_way.set(under_way.get() + 1);
+        Some(Self(under_way))
+    }
+}
+
+impl Drop for Shaking<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Drain;
+    use crate::http::Gateway;
+    use crate::io::Spawn;
+    use crate::io::pipe::{self, Chunking, End};
+    use crate::snapshot::{HostMap, Limits, Listener, Publisher, Snapshot};
+    use crate::upstream::Upstreams;
+    use crate::upstream::world::{World, telemetry};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    const KEY: ListenerKey =
+        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), gateway_port: 443 };
+
+    /// A worker with one TLS listener.
+    fn worker(world: &World, limits: Limits) -> Rc<Worker<World>> {
+        let listener =
+            Listener { key: KEY, bind_port: 443, serves: Serves::Tls(HostMap::default()) };
+        let listeners = vec![Arc::new(listener)];
+        let mut publisher = Publisher::default();
+        publisher.publish(Arc::new(Snapshot { listeners, limits, ..Snapshot::default() }));
+        let telemetry = telemetry();
+        let gateway = Rc::new(Gateway {
+            net: world.clone(),
+            snapshots: publisher.source().subscribe().into(),
+            upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),
+            telemetry,
+        });
+        Rc::new(Worker { gateway, drain: Drain::default(), handshakes: Cell::new(0) })
+    }
+
+    fn open(world: &World, worker: &Rc<Worker<World>>) -> End {
+        let (near, far) = pipe::pair(Chunking::UpTo(4096));
+        let address = "10.0.0.9:1234".parse().unwrap();
+        let watch = worker.drain.watch();
+        let worker = Rc::clone(worker);
+        let connection =
+            Connection { worker, listener: KEY, remote: address, local: address, watch };
+        world.spawn(connection.serve(far));
+        world.idle();
+        near
+    }
+
+    #[test]
+    fn what_is_over_a_limit_is_closed_and_counted() {
+        let cases = [
+            Limits { connections_max: 1, ..Limits::default() },
+            Limits { handshakes_max: 1, ..Limits::default() },
+        ];
+        for limits in cases {
+            let world = World::new(Chunking::UpTo(4096));
+            let worker = worker(&world, limits);
+            // A listener holds a watch too: it is no connection.
+            let _listening = worker.drain.watch();
+            let counters = worker.gateway.telemetry.counters();
+            let first = open(&world, &worker);
+            let _second = open(&world, &worker);
+            assert_eq!(counters.connections_active.value(), 1);
+            assert_eq!(counters.connections_over_limit.value(), 1);
+            drop(first);
+            world.idle();
+            assert_eq!((counters.connections_active.value(), worker.handshakes.get()), (0, 0));
+            let _third = open(&world, &worker);
+            assert_eq!(counters.connections_active.value(), 1, "there is room again");
+        }
+    }
+
+    #[test]
+    fn a_dropped_connection_is_not_counted_on() {
+        let world = World::new(Chunking::UpTo(4096));
+        let worker = worker(&world, Limits::default());
+        let open = Open::begin(&worker);
+        let shaking = Shaking::begin(&worker.handshakes, 1);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _held = (open, shaking);
+            panic!("a bug in a connection");
+        }));
+        assert!(caught.is_err());
+        let counters = worker.gateway.telemetry.counters();
+        assert_eq!((counters.connections_active.value(), worker.handshakes.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_drain_does_not_wait_for_a_handshake_that_stands_still() {
+        let world = World::new(Chunking::UpTo(4096));
+        let limits = Limits::default();
+        let worker = worker(&world, limits.clone());
+        let _silent = open(&world, &worker);
+        worker.drain.start();
+        world.idle();
+        assert_eq!(worker.drain.watches(), 1, "it may still come");
+        world.advance(limits.linger_timeout);
+        world.idle();
+        assert_eq!(worker.drain.watches(), 0);
+    }
 }

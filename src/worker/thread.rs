@@ -101,6 +101,8 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
         match order {
             Order::Listen { open, close, generation, done } => {
                 listeners.apply(open, &close);
+                // An idle worker must not keep the last generation alive until its next request.
+                worker.gateway.snapshots.borrow_mut().current();
                 worker.gateway.telemetry.counters().generation.set(generation);
                 // Nobody waits any more when the control thread gave up on this worker.
                 let _: Result<(), _> = done.send(());

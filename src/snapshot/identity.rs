@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::server::ProducesTickets;
+
 use super::Origin;
 
 /// How a TLS server proves who it is.
@@ -15,6 +17,53 @@ pub enum Identity {
     Ready(Arc<rustls::ServerConfig>),
     /// There is no usable certificate: connections are closed before any is shown.
     Missing,
+}
+
+/// What a handshake proved, and to whom: the server and its TLS policy at that time.
+///
+/// Two are equal if a session of one may resume under the other; a renewed certificate changes
+/// nothing about that.
+#[derive(Clone)]
+pub struct TlsPolicy(Arc<dyn ProducesTickets>);
+
+impl TlsPolicy {
+    /// The policy of those servers whose sessions resume with `tickets`.
+    #[must_use]
+    pub fn new(tickets: Arc<dyn ProducesTickets>) -> Self {
+        Self(tickets)
+    }
+
+    /// The one that `config` holds clients to.
+    #[must_use]
+    pub fn of(config: &rustls::ServerConfig) -> Self {
+        Self::new(Arc::clone(&config.ticketer))
+    }
+}
+
+impl PartialEq for TlsPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for TlsPolicy {}
+
+impl fmt::Debug for TlsPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the keys.
+        f.write_str("TlsPolicy")
+    }
+}
+
+impl Identity {
+    /// What a client proves that handshakes now; `None` if it cannot.
+    #[must_use]
+    pub fn policy(&self) -> Option<TlsPolicy> {
+        match self {
+            Self::Ready(config) => Some(TlsPolicy::of(config)),
+            Self::Missing => None,
+        }
+    }
 }
 
 impl fmt::Debug for Identity {

@@ -22,7 +22,7 @@ mod trie;
 
 pub use cluster::{Cluster, UpstreamProtocol};
 pub use host::{HostMap, HostPattern, HostPatternError};
-pub use identity::{Certificate, CertificateState, Identity};
+pub use identity::{Certificate, CertificateState, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
 pub use listener::{Listener, ListenerKey, Serves, TlsServer};
 pub use publish::{Publisher, Source, Subscription, View};

@@ -28,6 +28,8 @@ pub(crate) struct Activity {
     multiplexed: Cell<bool>,
     /// A request progressed since `latest` was set.
     moved: Cell<bool>,
+    /// No more requests are to come by this connection.
+    retired: Cell<bool>,
 }
 
 impl Activity {
@@ -40,6 +42,7 @@ impl Activity {
             head_begun: Cell::new(Some(now)),
             multiplexed: Cell::new(false),
             moved: Cell::new(false),
+            retired: Cell::new(false),
         }
     }
 
@@ -64,6 +67,15 @@ impl Activity {
     /// Whether many requests share the connection.
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.multiplexed.get()
+    }
+
+    /// From now on requests belong on another connection.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     /// Data of a request or response passed.

@@ -1,6 +1,6 @@
 //! What is to be done with a request, from its head and the snapshot alone: no I/O, no state.
 
-use ::http::header::{HOST, HeaderMap};
+use ::http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use ::http::request::Parts;
 use ::http::uri::{PathAndQuery, Uri};
 use ::http::{StatusCode, Version};
@@ -40,6 +40,9 @@ pub(crate) fn decide<'a>(
     if head.headers.len() > snapshot.limits.header_fields_max {
         return Err(Refusal::TooManyFields);
     }
+    if !is_framed_plainly(&head.headers) {
+        return Err(Refusal::BadEncoding);
+    }
     let listener = snapshot.listener(downstream.listener).ok_or(Refusal::NoRoute)?;
     let authority = authority(head)?;
     let normal = normal_path(&head.uri)?;
@@ -71,6 +74,14 @@ pub(crate) fn decide<'a>(
     })
 }
 
+/// Whether the body needs no decoding beyond its chunks. hyper also lets `gzip, chunked` pass; the
+/// field concerns one hop only, so the upstream would never learn of the `gzip`.
+fn is_framed_plainly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
+}
+
 /// The host that the request is for, with its port if it names one (RFC 9112, section 3.2).
 fn authority(head: &Parts) -> Result<&str, Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -79,6 +90,8 @@ fn authority(head: &Parts) -> Result<&str, Refusal> {
         return Err(Refusal::BadHost);
     }
     let authority = match (head.uri.authority(), host) {
+        // Not even an absolute URI replaces it (RFC 9112, section 3.2).
+        (Some(_), None) if head.version == Version::HTTP_11 => return Err(Refusal::BadHost),
         (Some(authority), _) => authority.as_str(),
         (None, Some(host)) => host.to_str().map_err(|_| Refusal::BadHost)?,
         (None, None) => return Err(Refusal::BadHost),
@@ -133,6 +146,9 @@ fn table<'a>(
         None => servers.any(),
     };
     let server = server.ok_or(Refusal::NoRoute)?;
+    if downstream.tls.as_ref().is_some_and(|tls| tls.policy != server.identity.policy()) {
+        return Err(Refusal::Outdated(snapshot.policy.misdirected));
+    }
     if name.is_some_and(|name| name.eq_ignore_ascii_case(authority)) {
         return Ok(&server.routes);
     }
@@ -174,4 +190,155 @@ fn choose(forward: &Forward) -> Option<&Target> {
         left = left.saturating_sub(target.weight);
         hit
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Tls;
+    use crate::snapshot::{
+        HostMap, HostPattern, Identity, ListenerKey, PathMatch, TlsPolicy, TlsServer, VirtualHost,
+    };
+    use ::http::Request;
+    use rustls::server::ProducesTickets;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    const KEY: ListenerKey =
+        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), gateway_port: 443 };
+
+    /// A server for `pattern` with a route for `host`.
+    fn server(pattern: &str, host: &str) -> (HostPattern, Arc<TlsServer>) {
+        let body = bytes::Bytes::new();
+        let action = Action::Respond(DirectResponse { status: StatusCode::OK, body });
+        let route = Route { name: String::new(), path: PathMatch::Any, action };
+        let mut routes = RouteTable::default();
+        let virtual_host = VirtualHost::new(host.to_owned(), false, vec![route]);
+        routes.hosts.insert(host.parse().unwrap(), Arc::new(virtual_host));
+        let server = TlsServer {
+            name: pattern.to_owned(),
+            identity: Identity::Missing,
+            routes: Arc::new(routes),
+        };
+        (pattern.parse().unwrap(), Arc::new(server))
+    }
+
+    /// The servers of the conformance test of Gateway API.
+    fn snapshot() -> Snapshot {
+        let mut servers = HostMap::default();
+        for (pattern, host) in [
+            ("*", "example.org"),
+            ("second-example.org", "second-example.org"),
+            ("*.wildcard.org", "*.wildcard.org"),
+            ("fourth-example.wildcard.org", "fourth-example.wildcard.org"),
+        ] {
+            let (pattern, server) = server(pattern, host);
+            servers.insert(pattern, server);
+        }
+        let listener = Listener { key: KEY, bind_port: 443, serves: Serves::Tls(servers) };
+        Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }
+    }
+
+    fn downstream(server_name: Option<&str>, policy: Option<TlsPolicy>) -> Downstream {
+        let addresses = ("10.0.0.9:1".parse().unwrap(), "10.0.0.1:443".parse().unwrap());
+        let tls = Tls { server_name: server_name.map(Into::into), policy };
+        Downstream::new(addresses, KEY, Some(tls), Instant::now())
+    }
+
+    fn head(request: ::http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn status(snapshot: &Snapshot, downstream: &Downstream, head: &Parts) -> u16 {
+        match decide(snapshot, downstream, head) {
+            Ok(Decision::Respond { response, .. }) => response.status.as_u16(),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => refusal.answer().status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_host_of_another_server_is_misdirected() {
+        let snapshot = snapshot();
+        let cases = [
+            ("example.org", "example.org", 200),
+            ("example.org", "second-example.org", 421),
+            ("example.org", "unknown-example.org", 404),
+            ("second-example.org", "second-example.org", 200),
+            ("second-example.org", "example.org", 421),
+            ("second-example.org", "unknown-example.org", 421),
+            ("third-example.wildcard.org", "third-example.wildcard.org", 200),
+            ("third-example.wildcard.org", "fith-example.wildcard.org", 200),
+            ("third-example.wildcard.org", "fourth-example.wildcard.org", 421),
+            ("third-example.wildcard.org", "second-example.org", 421),
+            ("third-example.wildcard.org", "unknown-example.org", 421),
+            ("fourth-example.wildcard.org", "fourth-example.wildcard.org", 200),
+            ("fourth-example.wildcard.org", "fith-example.wildcard.org", 421),
+            ("unknown-example.org", "example.org", 200),
+            ("unknown-example.org", "unknown-example.org", 404),
+        ];
+        for (sni, host, expected) in cases {
+            let http2 = head(Request::get(format!("https://{host}/")).version(Version::HTTP_2));
+            let http1 = head(Request::get("/").header(HOST, format!("{host}:443")));
+            for head in [http2, http1] {
+                let found = status(&snapshot, &downstream(Some(sni), None), &head);
+                assert_eq!(found, expected, "SNI {sni}, host {host}, {:?}", head.version);
+            }
+        }
+        let own = head(Request::get("/").header(HOST, "example.org"));
+        assert_eq!(status(&snapshot, &downstream(None, None), &own), 200, "no SNI is `*`");
+        let other = head(Request::get("/").header(HOST, "second-example.org"));
+        assert_eq!(status(&snapshot, &downstream(None, None), &other), 421);
+    }
+
+    #[derive(Debug)]
+    struct NoTickets;
+
+    impl ProducesTickets for NoTickets {
+        fn enabled(&self) -> bool {
+            false
+        }
+        fn lifetime(&self) -> u32 {
+            0
+        }
+        fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+            None
+        }
+        fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_handshake_under_another_policy_opens_nothing() {
+        let old = downstream(Some("example.org"), Some(TlsPolicy::new(Arc::new(NoTickets))));
+        let request = head(Request::get("/").header(HOST, "example.org"));
+        let refusal = decide(&snapshot(), &old, &request).unwrap_err();
+        assert!(matches!(refusal, Refusal::Outdated(StatusCode::MISDIRECTED_REQUEST)));
+    }
+
+    #[test]
+    fn a_request_that_could_be_read_in_two_ways_is_refused() {
+        let get = || Request::get("/").header(HOST, "example.org");
+        let cases = [
+            (Request::get("/"), 400),
+            (Request::get("http://example.org/"), 400),
+            (get().header(HOST, "example.org"), 400),
+            (Request::get("/").header(HOST, ""), 400),
+            (Request::get("/").header(HOST, "a@example.org"), 400),
+            (Request::get("/").header(HOST, "example.org/x"), 400),
+            (Request::get("*").header(HOST, "example.org"), 400),
+            (Request::get("/%00").header(HOST, "example.org"), 400),
+            (get().header(TRANSFER_ENCODING, "gzip, chunked"), 501),
+            (get().header(TRANSFER_ENCODING, "chunked").header(TRANSFER_ENCODING, "chunked"), 501),
+            (get().header(TRANSFER_ENCODING, "Chunked"), 200),
+            (Request::get("http://example.org/").header(HOST, "second-example.org"), 200),
+        ];
+        let (snapshot, downstream) = (snapshot(), downstream(Some("example.org"), None));
+        for (request, expected) in cases {
+            let head = head(request);
+            assert_eq!(status(&snapshot, &downstream, &head), expected, "{head:?}");
+        }
+    }
 }

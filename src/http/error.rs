@@ -18,6 +18,11 @@ pub(crate) enum Refusal {
     TooManyFields,
     /// The host belongs to another server than the connection's. The client should open another.
     Misdirected(StatusCode),
+    /// The server's TLS policy is not the one that the connection's handshake was held to. The
+    /// client should open another.
+    Outdated(StatusCode),
+    /// Its body is encoded in a way that does not pass from hop to hop. The client's fault.
+    BadEncoding,
     /// No route takes it: the client's fault or the configuration's.
     NoRoute,
     /// The route leads to a service that does not exist. The configuration's fault.
@@ -58,6 +63,12 @@ impl Refusal {
             Self::Misdirected(status) => {
                 Answer::new(*status, Flags::NO_ROUTE, "misdirected_request")
             }
+            Self::Outdated(status) => Answer::new(*status, Flags::NO_ROUTE, "tls_policy_changed"),
+            Self::BadEncoding => Answer::new(
+                StatusCode::NOT_IMPLEMENTED,
+                MALFORMED,
+                "http1.invalid_transfer_encoding",
+            ),
             Self::NoRoute => Answer::new(StatusCode::NOT_FOUND, Flags::NO_ROUTE, "route_not_found"),
             Self::NoCluster => {
                 Answer::new(StatusCode::SERVICE_UNAVAILABLE, Flags::NO_CLUSTER, "cluster_not_found")

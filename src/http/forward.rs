@@ -62,7 +62,7 @@ impl<N: Net> Forwarder<N> {
         let view = Rc::clone(self.gateway.snapshots.borrow_mut().current());
         let (head, incoming) = request.into_parts();
         Ok(match decide(&view, &self.downstream, &head) {
-            Err(refusal) => responder.refuse(&refusal),
+            Err(refusal) => self.refuse(&refusal, responder),
             Ok(Decision::Respond { route, response }) => {
                 responder.entry.routed(route, None);
                 responder.direct(response)
@@ -150,7 +150,7 @@ impl<N: Net> Forwarder<N> {
         let Responder { entry, clock, is_head } = responder;
         let (mut head, body) = exchange.response.into_parts();
         entry.answered(head.status, Flags::NONE, "via_upstream");
-        headers::to_downstream(&mut head.headers, time);
+        headers::to_downstream(&mut head.headers, head.status, time);
         // The version is the hop's own; hyper writes the client's.
         head.version = Version::default();
         Response::from_parts(head, ResponseBody::new(source(body), entry, clock, is_head))
@@ -170,6 +170,13 @@ impl<N: Net> Forwarder<N> {
         self.switched.replace(Some(Switched { stream, active, entry: Rc::clone(&entry) }));
         let (head, ()) = response.into_parts();
         Response::from_parts(head, ResponseBody::own(Bytes::new(), entry, responder.clock, true))
+    }
+
+    fn refuse(&self, refusal: &Refusal, responder: Responder<N>) -> Response<ResponseBody<N>> {
+        if matches!(refusal, Refusal::Outdated(_)) {
+            self.downstream.activity.retire();
+        }
+        responder.refuse(refusal)
     }
 
     fn fail(&self, error: upstream::Error, responder: Responder<N>) -> Response<ResponseBody<N>> {

@@ -10,9 +10,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ::http::header::{
-    CONNECTION, DATE, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
+
+use ::http::StatusCode;
 
 use crate::snapshot::Policy;
 
@@ -70,8 +72,16 @@ pub(crate) fn to_upstream(
 }
 
 /// Makes the headers of an upstream's response those that the client gets.
-pub(crate) fn to_downstream(headers: &mut HeaderMap, service_time: HeaderValue) {
+pub(crate) fn to_downstream(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    service_time: HeaderValue,
+) {
     remove_hop_by_hop(headers);
+    if status == StatusCode::NO_CONTENT {
+        // Forbidden there (RFC 9110, section 8.6), and HTTP/2 clients reset the stream for it.
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.insert(SERVER, SERVER_NAME);
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, service_time);
 }
@@ -120,15 +130,29 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 }
 
 fn remove_privileged(headers: &mut HeaderMap) {
-    headers.remove(X_FORWARDED_CLIENT_CERT);
-    let has_envoy = headers.keys().any(|name| name.as_str().starts_with("x-envoy-"));
-    if has_envoy {
+    if headers.keys().any(is_privileged) {
         let names: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with("x-envoy-")).cloned().collect();
+            headers.keys().filter(|name| is_privileged(name)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
     }
+}
+
+fn is_privileged(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    text.starts_with("x-envoy-")
+        || *name == X_FORWARDED_CLIENT_CERT
+        || (text.contains('_') && is_lookalike(text))
+}
+
+/// Whether a backend that makes no difference between `_` and `-` (CGI, WSGI) takes `name` for one
+/// that the gateway vouches for.
+fn is_lookalike(name: &str) -> bool {
+    let dashed = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    ["x-forwarded-", "x-envoy-", "x-request-id"]
+        .iter()
+        .any(|start| dashed.clone().take(start.len()).eq(start.bytes()))
 }
 
 /// The client's address as far as the trusted proxies can tell: the peer, or with `n` trusted
@@ -260,6 +284,10 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-request-id", "mine"),
             ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x-forwarded_client-cert", "Hash=2"),
+            ("x_envoy_internal", "true"),
+            ("x_harmless", "1"),
         ]);
         let forwarded = to_upstream(&mut headers, &peer(), false, &trusting(0));
         assert_eq!(forwarded.x_forwarded_for, "6.6.6.6,10.0.0.9");
@@ -270,6 +298,20 @@ mod tests {
         assert_ne!(headers["x-request-id"], "mine");
         for name in ["x-envoy-internal", "x-envoy-retry-on", "x-forwarded-client-cert"] {
             assert!(!headers.contains_key(name), "{name}");
+        }
+        for name in ["x_forwarded_for", "x-forwarded_client-cert", "x_envoy_internal"] {
+            assert!(!headers.contains_key(name), "{name}");
+        }
+        assert!(headers.contains_key("x_harmless"));
+    }
+
+    #[test]
+    fn no_content_has_no_length() {
+        for (status, left) in [(204, false), (200, true), (304, true)] {
+            let mut headers = map(&[("content-length", "5")]);
+            let status = StatusCode::from_u16(status).unwrap();
+            to_downstream(&mut headers, status, HeaderValue::from_static("1"));
+            assert_eq!(headers.contains_key("content-length"), left, "{status}");
         }
     }
 

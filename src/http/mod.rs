@@ -41,7 +41,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::io::Net;
-use crate::snapshot::{ListenerKey, Subscription};
+use crate::snapshot::{ListenerKey, Subscription, TlsPolicy};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Upstreams;
 use activity::Activity;
@@ -70,6 +70,8 @@ pub(crate) struct Downstream {
 pub(crate) struct Tls {
     /// The SNI, in lower case.
     pub(crate) server_name: Option<Box<str>>,
+    /// What the handshake was held to. `None` only where tests make none.
+    pub(crate) policy: Option<TlsPolicy>,
 }
 
 /// How a connection speaks HTTP.

@@ -242,7 +242,14 @@ impl<'a, N: Net> Guard<'a, N> {
     /// way is still taken: hyper would drop what has arrived of it.
     fn poll_draining(&mut self, cx: &Context<'_>) -> bool {
         let Serving { watch, downstream, gateway, .. } = self.serving;
-        if self.is_told || watch.poll_draining(cx).is_pending() {
+        if self.is_told {
+            return false;
+        }
+        if downstream.activity.is_retired() {
+            self.is_told = true;
+            return true;
+        }
+        if watch.poll_draining(cx).is_pending() {
             return false;
         }
         self.draining.get_or_insert_with(|| gateway.net.now());

@@ -18,7 +18,7 @@ use super::Worker;
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
 use crate::io::{Net, Stream};
-use crate::snapshot::{Identity, ListenerKey, Serves};
+use crate::snapshot::{Identity, ListenerKey, Serves, TlsPolicy};
 use crate::telemetry::request::{Flags, Record};
 use crate::tls::{self, AcceptError, Hello, TlsStream};
 
@@ -62,8 +62,8 @@ impl<N: Net> Connection<N> {
     }
 
     async fn secure<S: Stream>(self, stream: S) {
-        let stream = match self.handshake(stream).await {
-            Ok(stream) => stream,
+        let (stream, policy) = match self.handshake(stream).await {
+            Ok(secured) => secured,
             Err(failure) => return self.note(&failure),
         };
         let counters = self.worker.gateway.telemetry.counters();
@@ -76,12 +76,15 @@ impl<N: Net> Connection<N> {
             _ => Protocol::Http1,
         };
         let server_name = stream.server_name().map(Into::into);
-        let downstream = self.downstream(Some(http::Tls { server_name }));
+        let downstream = self.downstream(Some(http::Tls { server_name, policy }));
         let gateway = Rc::clone(&self.worker.gateway);
         http::serve(gateway, downstream, stream, protocol, self.watch).await;
     }
 
-    async fn handshake<S: Stream>(&self, stream: S) -> Result<TlsStream<S>, Failure> {
+    async fn handshake<S: Stream>(
+        &self,
+        stream: S,
+    ) -> Result<(TlsStream<S>, Option<TlsPolicy>), Failure> {
         let (limits, handshakes_max) = {
             let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
             let limits = &snapshots.current().limits;
@@ -90,9 +93,14 @@ impl<N: Net> Connection<N> {
         let Some(_shaking) = Shaking::begin(&self.worker.handshakes, handshakes_max) else {
             return Err(Failure::TooManyHandshakes);
         };
-        let accepting = tls::accept(stream, |hello| self.choose(hello));
+        let mut policy = None;
+        let accepting = tls::accept(stream, |hello| {
+            let config = self.choose(hello)?;
+            policy = Some(TlsPolicy::of(&config));
+            Some(config)
+        });
         match http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => Ok((stream, policy)),
             Ok(Err(error)) => Err(Failure::Refused(error)),
             Err(_) => Err(Failure::TooSlow),
         }

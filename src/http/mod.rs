@@ -28,12 +28,11 @@ mod hurry;
 mod path;
 mod respond;
 mod serve;
-mod service;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use hurry::hurry;
-pub(crate) use serve::serve;
+pub(crate) use serve::{Served, serve};
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

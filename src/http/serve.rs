@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
@@ -22,7 +23,6 @@ use super::activity::Observed;
 use super::detect::detect;
 use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
-use super::service::OneAtATime;
 use super::{Downstream, Gateway, Protocol, hurry};
 use crate::drain::Watch;
 use crate::io::relay::{Moved, relay_active};
@@ -37,20 +37,23 @@ const HYPER_HEADER_FIELDS: usize = 100;
 /// Bytes of a response that hyper's HTTP/2 holds for one stream before the upstream has to wait.
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// A connection's future. Boxed, so that none carries the largest of them.
+pub(crate) type Served = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Serves HTTP on `stream` until it ends, or `watch` says that it is to.
-pub(crate) async fn serve<N: Net, S: Stream>(
+pub(crate) fn serve<N: Net, S: Stream>(
     gateway: Rc<Gateway<N>>,
     downstream: Rc<Downstream>,
     stream: S,
     protocol: Protocol,
     watch: Watch,
-) {
+) -> Served {
     let limits = gateway.snapshots.borrow_mut().current().limits.clone();
     let serving = Serving { gateway, downstream, limits, watch };
     match protocol {
-        Protocol::Http1 => serving.http1(stream).await,
-        Protocol::Http2 => serving.http2(stream).await,
-        Protocol::Detect => serving.detected(stream).await,
+        Protocol::Http1 => Box::pin(serving.http1(stream)),
+        Protocol::Http2 => Box::pin(serving.http2(stream)),
+        Protocol::Detect => Box::pin(serving.detected(stream)),
     }
 }
 
@@ -63,6 +66,8 @@ struct Serving<N: Net> {
     watch: Watch,
 }
 
+/// What lives as long as a connection is made before its future, which then owns it once: what an
+/// `async fn` moves out of its arguments lies in it twice.
 impl<N: Net> Serving<N> {
     async fn detected<S: Stream>(self, stream: S) {
         let detecting = detect(stream);
@@ -72,38 +77,43 @@ impl<N: Net> Serving<N> {
         else {
             return;
         };
-        match protocol {
-            Protocol::Http2 => self.http2(stream).await,
-            Protocol::Http1 | Protocol::Detect => self.http1(stream).await,
-        }
+        let served: Served = match protocol {
+            Protocol::Http2 => Box::pin(self.http2(stream)),
+            Protocol::Http1 | Protocol::Detect => Box::pin(self.http1(stream)),
+        };
+        served.await;
     }
 
-    async fn http1<S: Stream>(self, stream: S) {
+    fn http1<S: Stream>(self, stream: S) -> impl Future<Output = ()> {
         let forwarder = self.forwarder();
         let service = {
             let forwarder = Rc::clone(&forwarder);
-            OneAtATime::new(move |request| {
+            service_fn(move |request| {
                 let forwarder = Rc::clone(&forwarder);
-                async move { forwarder.serve(request).await }
+                // hyper wants to move it. Freed with the request: it is larger than all the rest.
+                Box::pin(async move { forwarder.serve(request).await })
             })
         };
         let mut connection = self.http1_builder().serve_connection(self.adapt(stream), service);
-        let mut guard = Guard::new(&self);
-        let ended = poll_fn(|cx| {
-            let mut ended = connection.poll_without_shutdown(cx);
-            if ended.is_pending() && guard.poll_draining(cx) {
-                Pin::new(&mut connection).graceful_shutdown();
-                ended = connection.poll_without_shutdown(cx);
-            }
-            guard.poll(ended, cx)
-        })
-        .await;
-        self.note_malformed(&ended);
-        let parts = connection.into_parts();
-        let stream = parts.io.into_inner();
-        match forwarder.take_switched() {
-            Some(switched) => self.join(stream, &parts.read_buf, switched).await,
-            None => linger(&self.gateway.net, self.limits.linger_timeout, stream).await,
+        async move {
+            let mut guard = Guard::new(&self);
+            let ended = poll_fn(|cx| {
+                let mut ended = connection.poll_without_shutdown(cx);
+                if ended.is_pending() && guard.poll_draining(cx) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    ended = connection.poll_without_shutdown(cx);
+                }
+                guard.poll(ended, cx)
+            })
+            .await;
+            self.note_malformed(&ended);
+            let parts = connection.into_parts();
+            let (stream, switched) = (parts.io.into_inner(), forwarder.take_switched());
+            let finishing: Pin<Box<dyn Future<Output = ()> + '_>> = match switched {
+                Some(switched) => Box::pin(self.join(stream, parts.read_buf, switched)),
+                None => Box::pin(linger(&self.gateway.net, self.limits.linger_timeout, stream)),
+            };
+            finishing.await;
         }
     }
 
@@ -116,26 +126,27 @@ impl<N: Net> Serving<N> {
         builder
     }
 
-    async fn http2<S: Stream>(self, stream: S) {
+    fn http2<S: Stream>(self, stream: S) -> impl Future<Output = ()> {
         self.downstream.activity.multiplex();
         let forwarder = self.forwarder();
         let service = service_fn(move |request| {
             let forwarder = Rc::clone(&forwarder);
             async move { forwarder.serve(request).await }
         });
-        let connection = self.http2_builder().serve_connection(self.adapt(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut guard = Guard::new(&self);
-        // How it ended makes no difference: each request has logged its own end.
-        let _: Ended = poll_fn(|cx| {
-            let mut ended = connection.as_mut().poll(cx);
-            if ended.is_pending() && guard.poll_draining(cx) {
-                connection.as_mut().graceful_shutdown();
-                ended = connection.as_mut().poll(cx);
-            }
-            guard.poll(ended, cx)
-        })
-        .await;
+        let mut connection = self.http2_builder().serve_connection(self.adapt(stream), service);
+        async move {
+            let mut guard = Guard::new(&self);
+            // How it ended makes no difference: each request has logged its own end.
+            let _: Ended = poll_fn(|cx| {
+                let mut ended = Pin::new(&mut connection).poll(cx);
+                if ended.is_pending() && guard.poll_draining(cx) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    ended = Pin::new(&mut connection).poll(cx);
+                }
+                guard.poll(ended, cx)
+            })
+            .await;
+        }
     }
 
     fn http2_builder(&self) -> http2::Builder<Tasks<N>> {
@@ -160,12 +171,14 @@ impl<N: Net> Serving<N> {
     }
 
     /// Joins a connection that has switched protocols to its upstream, until both are done.
-    async fn join<S: Stream>(&self, mut stream: S, early: &[u8], switched: Switched<N>) {
+    async fn join<S: Stream>(&self, mut stream: S, early: Bytes, switched: Switched<N>) {
         let Switched { stream: mut upstream, entry, active: _active } = switched;
         let net = &self.gateway.net;
         entry.received(early.len() as u64);
         let tally = Tally { moved: Moved::default(), entry, clock: net.clone() };
-        if upstream.write(&[IoSlice::new(early)]).is_ok() {
+        let written = upstream.write(&[IoSlice::new(&early)]);
+        drop(early);
+        if written.is_ok() {
             let patience = (net, self.limits.stream_idle_timeout);
             // A side that breaks or stands still ends the other; there is nobody left to tell.
             let _: std::io::Result<()> =

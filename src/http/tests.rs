@@ -350,6 +350,22 @@ fn neither_idle_connections_nor_bodies_under_way_keep_a_snapshot() {
     assert!(read(&mut busy).ends_with("\r\n\r\nok"));
 }
 
+/// A budget for as long as a connection lives, beside the stream itself, which lies in it once, and
+/// hyper's buffers. What a request needs comes and goes with it.
+#[test]
+fn a_connection_is_small() {
+    let rig = Rig::new();
+    let addresses = ("10.0.0.9:1234".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    let budgets = [(Protocol::Http1, 1280), (Protocol::Http2, 1920), (Protocol::Detect, 1280)];
+    for (protocol, budget) in budgets {
+        let (_, far) = pipe::pair(Chunking::UpTo(16 * 1024));
+        let downstream = Rc::new(Downstream::new(addresses, KEY, None, rig.world.now()));
+        let (gateway, watch) = (Rc::clone(&rig.gateway), rig.drain.watch());
+        let bytes = size_of_val(&*serve(gateway, downstream, far, protocol, watch));
+        assert!(bytes <= budget, "{protocol:?}: {bytes} bytes");
+    }
+}
+
 const WEBSOCKET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\n\
                          upgrade: websocket\r\n\r\nearly";
 const SWITCHING: &str =

@@ -46,7 +46,7 @@ pub(crate) fn decide<'a>(
     let listener = snapshot.listener(downstream.listener).ok_or(Refusal::NoRoute)?;
     let authority = authority(head)?;
     let normal = normal_path(&head.uri)?;
-    let path = normal.as_ref().map_or(head.uri.path(), PathAndQuery::path);
+    let path = normal.as_ref().map_or_else(|| head.uri.path(), PathAndQuery::path);
     let table = table(snapshot, listener, downstream, authority)?;
     let found = table.find(authority, path);
     let asked = Asked {

@@ -38,9 +38,9 @@ fn decode_unreserved(path: &str) -> Result<String, EscapedNul> {
     while let Some(at) = rest.find(['%', '\\']) {
         out.push_str(&rest[..at]);
         let tail = &rest[at..];
-        if tail.starts_with('\\') {
+        if let Some(after) = tail.strip_prefix('\\') {
             out.push('/');
-            rest = &tail[1..];
+            rest = after;
             continue;
         }
         match escaped(tail) {

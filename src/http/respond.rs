@@ -129,7 +129,7 @@ pub(crate) fn location(redirect: &Redirect, asked: &Asked<'_>) -> String {
     let is_default = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
     let port = port.filter(|_| !is_default).map(|port| format!(":{port}")).unwrap_or_default();
     let query = asked.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = redirect.path.as_deref().unwrap_or(asked.uri.path());
+    let path = redirect.path.as_deref().unwrap_or_else(|| asked.uri.path());
     format!("{scheme}://{host}{port}{path}{query}")
 }
 

@@ -167,7 +167,10 @@ impl<N: Net> Connection<N> {
         counter.increment();
         let server_name = match failure {
             Failure::Refused(AcceptError::NoServer { sni: Some(name) }) => name,
-            _ => "",
+            Failure::Refused(_)
+            | Failure::TooManyConnections
+            | Failure::TooManyHandshakes
+            | Failure::TooSlow => "",
         };
         self.worker.gateway.telemetry.record(&Record {
             flags,

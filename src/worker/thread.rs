@@ -82,7 +82,7 @@ impl Start {
         let handle = runtime.handle();
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {
-            net: handle.clone(),
+            net: handle,
             snapshots: self.snapshots.subscribe().into(),
             upstreams: Upstreams::new(handle, Rc::clone(&telemetry)),
             telemetry,

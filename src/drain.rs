@@ -2,8 +2,7 @@
 //!
 //! - [`Drain`] is the worker's end: it starts the drain once and waits for the last [`Watch`].
 //! - A [`Watch`] is what each connection holds: it tells when to finish, and by being dropped that
-//!   it
-//!   has. A connection cannot forget to report.
+//!   it has. A connection cannot forget to report.
 //! - Single-threaded and without a clock: the deadline is the worker's business.
 //!
 //! ```text

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::entry::Entry;
+use super::headers;
 use crate::io::Net;
 use crate::telemetry::request::Flags;
 use crate::upstream::{self, Nothing};
@@ -36,9 +37,12 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
+        let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
             self.entry.received(data_bytes(frame));
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
         }
         Poll::Ready(frame)
     }

@@ -58,11 +58,36 @@ struct Upstream {
     time: Option<Duration>,
 }
 
-/// Names out of the snapshot, which the entry outlives.
+/// Names out of the snapshot, which the entry outlives; in one allocation.
 struct Names {
-    route: Box<str>,
-    cluster: Box<str>,
-    service: Box<str>,
+    /// The route's name, then the cluster's, then the service's.
+    text: Box<str>,
+    /// Invariant: `route_end <= cluster_end <= text.len()`.
+    route_end: usize,
+    cluster_end: usize,
+}
+
+impl Names {
+    fn new(route: &str, cluster: &str, service: &str) -> Self {
+        let mut text = String::with_capacity(route.len() + cluster.len() + service.len());
+        text.push_str(route);
+        text.push_str(cluster);
+        let (route_end, cluster_end) = (route.len(), text.len());
+        text.push_str(service);
+        Self { text: text.into_boxed_str(), route_end, cluster_end }
+    }
+
+    fn route(&self) -> &str {
+        &self.text[..self.route_end]
+    }
+
+    fn cluster(&self) -> &str {
+        &self.text[self.route_end..self.cluster_end]
+    }
+
+    fn service(&self) -> &str {
+        &self.text[self.cluster_end..]
+    }
 }
 
 impl Entry {
@@ -130,13 +155,9 @@ impl Entry {
 
     /// It goes to `cluster` by `route`.
     pub(crate) fn routed(&self, route: &Route, cluster: Option<&Cluster>) {
-        let of_cluster = |name: fn(&Cluster) -> &str| cluster.map_or("", name).into();
+        let (cluster, service) = cluster.map_or(("", ""), |c| (&*c.name, &*c.host));
         // A request is routed once; a second time would be a retry, which stays with its route.
-        let _: Result<(), Names> = self.names.set(Names {
-            route: route.name.as_str().into(),
-            cluster: of_cluster(|cluster| &cluster.name),
-            service: of_cluster(|cluster| &cluster.host),
-        });
+        let _: Result<(), Names> = self.names.set(Names::new(&route.name, cluster, service));
     }
 
     /// It carries these values upstream.
@@ -197,13 +218,13 @@ impl Entry {
             request_id: forwarded.map_or(b"", |f| f.request_id.as_bytes()),
             authority: self.authority(),
             upstream_host: upstream.remote,
-            upstream_cluster: names.map_or("", |names| &names.cluster),
-            upstream_service: names.map_or("", |names| &names.service),
+            upstream_cluster: names.map_or("", Names::cluster),
+            upstream_service: names.map_or("", Names::service),
             upstream_local: upstream.local,
             downstream_local: Some(self.downstream.local),
             downstream_remote: Some(self.downstream.remote),
             server_name: self.downstream.server_name().unwrap_or_default(),
-            route_name: names.map_or("", |names| &names.route),
+            route_name: names.map_or("", Names::route),
             ..Record::new(self.start)
         }
     }

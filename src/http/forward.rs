@@ -10,6 +10,7 @@ use ::http::request::Parts;
 use ::http::uri::PathAndQuery;
 use ::http::{Method, Request, Response, Uri, Version};
 use bytes::Bytes;
+use http_body::Body;
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody, Source};
@@ -105,7 +106,7 @@ impl<N: Net> Forwarder<N> {
         let Some(cluster) = cluster else {
             return responder.refuse(&Refusal::NoCluster);
         };
-        let protocol = wanted_protocol(&head);
+        let protocol = wanted_protocol(&head).filter(|_| incoming.is_end_stream());
         let is_tls = self.downstream.is_tls();
         let forwarded = headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy);
         responder.entry.forwards(forwarded);
@@ -193,8 +194,7 @@ impl<N: Net> Forwarder<N> {
 }
 
 /// `head` with `path` for its path, if there is one, and one place that says the host: a URI with
-/// an
-/// authority overrules the Host header (RFC 9112, section 3.2.2).
+/// an authority overrules the Host header (RFC 9112, section 3.2.2).
 fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
     if head.uri.authority().is_some() {
         head.headers.remove(HOST);
@@ -208,10 +208,10 @@ fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
 }
 
 /// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any
-/// other
-/// is ignored, as a server may (RFC 9110, section 7.8).
+/// other is ignored, as a server may (RFC 9110, section 7.8).
 fn wanted_protocol(head: &Parts) -> Option<HeaderValue> {
-    let asks = head.version == Version::HTTP_11 && names_upgrade(&head.headers);
+    let may_ask = head.version == Version::HTTP_11 && head.method == Method::GET;
+    let asks = may_ask && names_upgrade(&head.headers);
     let protocol = head.headers.get(UPGRADE).filter(|_| asks)?;
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| protocol.clone())
 }

@@ -11,15 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
 };
 
 use ::http::StatusCode;
 
 use crate::snapshot::Policy;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -93,15 +90,41 @@ pub(crate) fn own(headers: &mut HeaderMap) {
 
 /// Removes what concerns one hop only. `te: trailers` stays, which gRPC insists on.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at each name is cheaper than seven look-ups, and mostly enough.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         remove_named(headers);
     }
     let wants_trailers = headers.get(TE).is_some_and(|value| value == "trailers");
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in HOP_BY_HOP {
         headers.remove(name);
     }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+const HOP_BY_HOP: [&str; 6] =
+    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
+}
+
+/// Makes the trailers of a request those that the upstream gets: what the gateway vouches for in
+/// the head cannot be said again behind the body.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            is_hop_by_hop(name) || is_privileged(name) || name.as_str().starts_with("x-forwarded-")
+        })
+        .cloned()
+        .collect();
+    for name in names {
+        trailers.remove(name);
     }
 }
 
@@ -313,6 +336,20 @@ mod tests {
             to_downstream(&mut headers, status, HeaderValue::from_static("1"));
             assert_eq!(headers.contains_key("content-length"), left, "{status}");
         }
+    }
+
+    #[test]
+    fn trailers_cannot_say_what_the_gateway_vouches_for() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-envoy-internal", "true"),
+            ("x_forwarded_proto", "https"),
+            ("connection", "close"),
+        ]);
+        clean_trailers(&mut trailers);
+        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["grpc-status"]);
     }
 
     #[test]

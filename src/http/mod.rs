@@ -1,18 +1,15 @@
 //! HTTP downstream: serves requests, forwards them, answers for the gateway itself.
 //!
 //! A request's way: `serve` drives the connection through hyper, `decide` says what is to be done
-//! by
-//! the newest snapshot, `forward` does it with `upstream`, `respond` answers where there is nothing
-//! to
-//! forward; `entry` remembers all of it for the log.
+//! by the newest snapshot, `forward` does it with `upstream`, `respond` answers where there is
+//! nothing to forward; `entry` remembers all of it for the log.
 //!
 //! - Sees streams and a clock, never a socket: it runs over in-memory pipes as well.
 //! - A request keeps the snapshot that it began with.
 //! - Every request is answered and logged once, whatever happens to it.
 //!
 //! Deliberately not here: TLS, choosing endpoints, and how a connection came to be accepted; what
-//! is
-//! to be known of that is in [`Downstream`].
+//! is to be known of that is in [`Downstream`].
 
 #![forbid(unsafe_code)]
 

@@ -32,8 +32,8 @@ pub trait Stream: 'static {
     ///
     /// `Ready(Ok(&[]))` is the end of the stream. The same bytes are lent again until they are
     /// consumed; more of them appear only after all of these are consumed, so whoever needs a
-    /// longer
-    /// run collects it. While nobody fills, at most a bounded amount is received (back-pressure).
+    /// longer run collects it. While nobody fills, at most a bounded amount is received
+    /// (back-pressure).
     ///
     /// # Errors
     /// The connection broke. It stays broken.
@@ -98,8 +98,7 @@ pub trait Spawn: Clone + 'static {
 /// Tells the time, which stands still within one turn of the loop.
 pub trait Clock: Clone + 'static {
     /// A pending [`sleep_until`](Self::sleep_until). Plain data, so it can live in hyper, which
-    /// wants
-    /// it `Send + Sync`; it is only ever used on its own thread.
+    /// wants it `Send + Sync`; it is only ever used on its own thread.
     type Sleep: Sleep;
 
     /// The monotonic time of this loop turn.

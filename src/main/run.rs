@@ -223,9 +223,10 @@ impl Gateway {
     fn drain(self, snapshot: &Snapshot) {
         let limit = snapshot.limits.drain_timeout;
         tracing::info!("draining, for at most {} s", limit.as_secs_f32());
+        self.fleet.start_drain(limit);
         let reasons = vec!["draining".to_owned()];
         self.shared.readiness.store(Arc::new(Readiness { ready: false, reasons }));
-        self.fleet.drain(limit);
+        self.fleet.finish();
         tracing::info!("done");
     }
 }

@@ -4,8 +4,7 @@
 //! - A worker pays one atomic load per look and one reference count per generation: requests clone
 //!   the worker's own [`View`].
 //! - The publisher keeps each retired snapshot until it holds the last reference, so nothing large
-//!   is
-//!   freed on a worker.
+//!   is freed on a worker.
 
 use std::rc::Rc;
 use std::sync::Arc;

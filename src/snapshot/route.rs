@@ -125,8 +125,7 @@ pub enum PathMatch {
 }
 
 /// A regular expression that must match the whole subject, as RE2 does in Istio. Matching takes
-/// time
-/// linear in the subject.
+/// time linear in the subject.
 #[derive(Debug, Clone)]
 pub struct FullRegex(regex::Regex);
 

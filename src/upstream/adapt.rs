@@ -4,7 +4,7 @@
 //!   that hyper's interface forces.
 //! - A write is taken whole, up to [`WRITE_BYTES_MAX`], or not at all; a flush is done as soon as
 //!   the bytes are in the send buffer, which leaves at the end of the loop turn.
-//! - [`Tasks`] and [`Timers`] give hyper the tasks and the time of this thread.
+//! - [`Tasks`] gives hyper the tasks of this thread. It needs no timer: time is kept by ours.
 //!
 //! Both directions use it: HTTP/2 towards endpoints here, everything downstream in `http`.
 
@@ -12,11 +12,10 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
-use hyper::rt::{Executor, Read, ReadBufCursor, Timer, Write};
+use hyper::rt::{Executor, Read, ReadBufCursor, Write};
 
-use crate::io::{Clock, Spawn, Stream};
+use crate::io::{Spawn, Stream};
 
 /// Bytes that one write takes at most, so that a send buffer overshoots its mark by no more.
 pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -125,45 +124,6 @@ impl<N: Spawn, F: Future<Output = ()> + 'static> Executor<F> for Tasks<N> {
         self.0.spawn(future);
     }
 }
-
-/// hyper's timer over the clock of this thread.
-#[derive(Debug, Clone)]
-pub(crate) struct Timers<N>(pub(crate) N);
-
-impl<N: Clock> Timer for Timers<N> {
-    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep_until(self.now() + duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Slept(self.0.sleep_until(deadline)))
-    }
-
-    fn now(&self) -> Instant {
-        self.0.now()
-    }
-
-    fn reset(&self, sleep: &mut Pin<Box<dyn hyper::rt::Sleep>>, deadline: Instant) {
-        if let Some(slept) = sleep.as_mut().downcast_mut_pin::<Slept<N::Sleep>>() {
-            crate::io::Sleep::reset(&mut slept.get_mut().0, deadline);
-        } else {
-            *sleep = self.sleep_until(deadline);
-        }
-    }
-}
-
-/// A sleep of ours that hyper holds.
-struct Slept<S>(S);
-
-impl<S: crate::io::Sleep> Future for Slept<S> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<S: crate::io::Sleep> hyper::rt::Sleep for Slept<S> {}
 
 #[cfg(test)]
 mod tests {

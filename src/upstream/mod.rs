@@ -25,7 +25,7 @@ mod pool;
 pub(crate) mod world;
 
 pub(crate) use body::Body;
-pub(crate) use error::{Error, Kind, Retry};
+pub(crate) use error::{Error, Kind};
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -171,13 +171,23 @@ impl Fleet {
         Scraper { workers: self.workers.iter().map(|worker| worker.orders.clone()).collect() }
     }
 
-    /// Stops accepting, lets open requests finish for at most `limit`, and ends the workers.
-    /// Returns when they have ended.
-    pub fn drain(self, limit: Duration) {
+    /// Stops accepting; open requests may finish within `limit`, and are the last of their
+    /// connections. Returns when every worker has begun.
+    pub fn start_drain(&self, limit: Duration) {
+        let (started, reports) = channel::unbounded();
         for worker in &self.workers {
+            let order = Order::Drain { limit, started: started.clone() };
             // A worker that has ended has nothing to drain.
-            let _: Result<(), Order> = worker.orders.send(Order::Drain(limit));
+            let _: Result<(), Order> = worker.orders.send(order);
         }
+        drop(started);
+        let deadline = std::time::Instant::now() + ORDER_TIMEOUT;
+        // A worker that is stuck is cut by the end of the process.
+        while reports.recv_deadline(deadline).is_ok() {}
+    }
+
+    /// Waits until the workers have ended, after [`start_drain`](Self::start_drain).
+    pub fn finish(self) {
         for worker in self.workers {
             // A worker that panicked has nothing left to drain; it has been reported.
             let _: std::thread::Result<()> = worker.thread.join();
@@ -193,8 +203,7 @@ pub struct Scraper {
 
 impl Scraper {
     /// Asks every worker; each calls its own clone of `reply`, on its own thread, with its number
-    /// and
-    /// a copy.
+    /// and a copy.
     pub fn ask(&self, reply: impl Fn(usize, Series) + Clone + Send + 'static) {
         for (index, worker) in self.workers.iter().enumerate() {
             let reply = reply.clone();

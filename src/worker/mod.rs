@@ -2,8 +2,7 @@
 //!
 //! [`Fleet`] is the control thread's end: it starts the workers, gives them their sockets and tells
 //! them to drain. A worker's own end is a mailbox; everything else it needs it reads from the
-//! newest
-//! snapshot.
+//! newest snapshot.
 //!
 //! - A worker shares nothing that it writes, takes no lock, never blocks and never touches a file.
 //! - It reports up: that its runtime started and on which driver, and that it applied an order.

@@ -36,8 +36,8 @@ pub(super) enum Order {
     },
     /// Send a copy of the labelled series.
     Scrape(Box<dyn FnOnce(Series) + Send>),
-    /// Finish what is open, at most for this long, then end the thread.
-    Drain(Duration),
+    /// Stop accepting, report, finish what is open within `limit`, then end the thread.
+    Drain { limit: Duration, started: channel::Sender<()> },
 }
 
 impl fmt::Debug for Order {
@@ -45,7 +45,7 @@ impl fmt::Debug for Order {
         f.write_str(match self {
             Self::Listen { .. } => "Listen",
             Self::Scrape(_) => "Scrape",
-            Self::Drain(_) => "Drain",
+            Self::Drain { .. } => "Drain",
         })
     }
 }
@@ -108,8 +108,12 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
                 let _: Result<(), _> = done.send(());
             }
             Order::Scrape(reply) => reply(worker.gateway.telemetry.copy()),
-            Order::Drain(limit) => {
-                drain(&worker, &listeners, limit).await;
+            Order::Drain { limit, started } => {
+                listeners.stops.values().for_each(Drain::start);
+                worker.drain.start();
+                // As above.
+                let _: Result<(), _> = started.send(());
+                finish(&worker, limit).await;
                 break;
             }
         }
@@ -117,10 +121,8 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
     show_life(&worker);
 }
 
-/// Stops accepting and waits until everything open has ended, at most for `limit`.
-async fn drain(worker: &Worker<Handle>, listeners: &Listeners, limit: Duration) {
-    listeners.stops.values().for_each(Drain::start);
-    worker.drain.start();
+/// Waits until everything open has ended, at most for `limit`.
+async fn finish(worker: &Worker<Handle>, limit: Duration) {
     // What is still open after that is cut, as the operator's limit says.
     let _: Result<(), _> = timeout(&worker.gateway.net, limit, worker.drain.drained()).await;
 }

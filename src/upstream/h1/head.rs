@@ -15,6 +15,9 @@ use super::super::Bounds;
 /// Fields that a head can have at most, whatever the limits say: they are parsed on the stack.
 const FIELDS_CEILING: usize = 256;
 
+/// Fields that are added on the way to the client: server, date, time and one to spare.
+const FIELDS_ADDED: usize = 4;
+
 /// A response head.
 pub(super) struct Head {
     pub(super) response: Response<()>,
@@ -137,7 +140,8 @@ fn headers(
     mut wanted: impl FnMut(&HeaderName, &[u8]) -> Result<bool, &'static str>,
 ) -> Result<HeaderMap, &'static str> {
     let shared = Bytes::copy_from_slice(head);
-    let mut map = HeaderMap::with_capacity(fields.len());
+    // Room for what a gateway adds, so that the map does not have to grow for it.
+    let mut map = HeaderMap::with_capacity(fields.len() + FIELDS_ADDED);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "header name")?;
         if !wanted(&name, field.value)? {

@@ -15,8 +15,9 @@ use crate::io::Stream;
 use crate::io::pipe::{Chunking, End, HIGH_WATER_BYTES};
 use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
+use crate::upstream::error::Retry;
 use crate::upstream::world::{Fed, World, bare, cluster, read, telemetry, write};
-use crate::upstream::{Error, Exchange, Kind, Retry, Upgraded, Upstreams};
+use crate::upstream::{Error, Exchange, Kind, Upgraded, Upstreams};
 
 type Outcome = Result<Exchange<World, Fed>, Error>;
 type Sending = Pin<Box<dyn Future<Output = Outcome>>>;

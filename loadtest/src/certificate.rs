@@ -1,0 +1,92 @@
+//! The certificates of the run: one for each kind of key, for `localhost`, trusted by nobody.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+use rcgen::{CertificateParams, KeyPair};
+
+/// What a certificate is signed with and for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Key {
+    /// P-256.
+    Ecdsa,
+    /// 2048 bits.
+    Rsa,
+}
+
+impl Key {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ecdsa => "ecdsa",
+            Self::Rsa => "rsa",
+        }
+    }
+}
+
+/// PEM files.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Both in one file, as HAProxy wants them.
+    pub bundle: PathBuf,
+}
+
+impl Certificate {
+    /// Where the files are that [`Certificate::create`] makes.
+    pub(crate) fn below(dir: &Path, key: Key) -> Self {
+        let file = |ending: &str| dir.join(format!("{}.{ending}", key.name()));
+        Self { certificate: file("crt"), key: file("key"), bundle: file("pem") }
+    }
+
+    /// # Errors
+    /// A file cannot be written; for RSA, `openssl` is not installed.
+    pub(crate) fn create(dir: &Path, kind: Key) -> io::Result<()> {
+        let key = match kind {
+            Key::Ecdsa => KeyPair::generate().map_err(io::Error::other)?,
+            Key::Rsa => rsa()?,
+        };
+        let params = CertificateParams::new(["localhost".to_owned()]).map_err(io::Error::other)?;
+        let certificate = params.self_signed(&key).map_err(io::Error::other)?.pem();
+        let key = key.serialize_pem();
+        let files = Self::below(dir, kind);
+        fs::write(files.bundle, format!("{certificate}{key}"))?;
+        fs::write(files.certificate, certificate)?;
+        fs::write(files.key, key)
+    }
+}
+
+/// ring makes no RSA keys.
+fn rsa() -> io::Result<KeyPair> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+    let output = openssl
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("openssl: {error}")))?;
+    let pem = String::from_utf8_lossy(&output.stdout);
+    KeyPair::from_pem(&pem).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in [Key::Ecdsa, Key::Rsa] {
+            if kind == Key::Rsa && Command::new("openssl").arg("version").output().is_err() {
+                println!("skipped: needs openssl");
+                continue;
+            }
+            Certificate::create(dir.path(), kind).unwrap();
+            let files = Certificate::below(dir.path(), kind);
+            let bundle = fs::read_to_string(files.bundle).unwrap();
+            let both = [files.certificate, files.key].map(|file| fs::read_to_string(file).unwrap());
+            assert_eq!(bundle, both.concat());
+        }
+    }
+}

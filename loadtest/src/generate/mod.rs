@@ -1,0 +1,409 @@
+//! The load generator: HTTP/1.1 over TLS 1.3, one thread, any number of connections.
+//!
+//! - Closed loop (without a rate): each connection sends its next request when it has the answer.
+//! - Open loop (with one): requests are due at fixed times whatever the server does, and latency
+//!   counts from the time a request was due. A server that stalls pays for the stall.
+//! - A connection may carry one request only, fully handshaken or resumed by a ticket.
+//! - TLS_AES_128_GCM_SHA256 only, and one key exchange group.
+//! - Anything but a complete answer with status 200 is a failure.
+//!
+//! Deliberately not here: HTTP/2 (h2load does it), and judging the server's certificate, which
+//! would only cost the generator time.
+
+mod connection;
+mod tls;
+
+pub(crate) use tls::Group;
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mio::{Events, Poll, Token};
+
+use crate::statistics::Latency;
+use connection::{Connection, Progress};
+use tls::Client;
+
+/// For how long idle connections may take to be made, each.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the closed loop looks at the clock.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What to send.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Address and port of the gateway.
+    pub address: SocketAddr,
+    /// Name of the server, in TLS and HTTP.
+    #[arg(long, default_value = "localhost")]
+    pub name: String,
+    /// Path of each request; `/N` is answered with N bytes.
+    #[arg(long, default_value = "/62")]
+    pub path: String,
+    /// Connections at a time.
+    #[arg(long, default_value_t = 64)]
+    pub connections: usize,
+    /// Requests a second over all connections; without it, as many as can be.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Bytes of each request's body; without it, GET is sent.
+    #[arg(long)]
+    pub upload: Option<usize>,
+    /// One request a connection.
+    #[arg(long)]
+    pub fresh: bool,
+    /// With --fresh: resume by a ticket of the connection before.
+    #[arg(long, requires = "fresh")]
+    pub resume: bool,
+    /// The key exchange.
+    #[arg(long, value_enum, default_value_t = Group::X25519)]
+    pub group: Group,
+    /// Seconds of load before latency counts.
+    #[arg(long, default_value_t = 0.5)]
+    pub warm_up: f64,
+    /// Seconds of load that count.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// One request on each connection, then print `idle` and hold them until stdin ends.
+    #[arg(long)]
+    pub idle: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Answers that count, after the warm-up.
+    pub requests: u64,
+    /// At any time.
+    pub failures: u64,
+    /// Handshakes without a ticket, after the warm-up.
+    pub full_handshakes: u64,
+    pub resumed_handshakes: u64,
+    pub latency: Latency,
+}
+
+/// Loads the server and prints the [`Outcome`] as one line.
+///
+/// # Errors
+/// The system refuses sockets, or the server refuses connections.
+pub(crate) fn run(load: &Load) -> io::Result<()> {
+    let mut generator = Generator::new(load)?;
+    if load.idle {
+        generator.hold()?;
+    } else {
+        generator.load()?;
+    }
+    println!("{}", generator.outcome().line());
+    Ok(())
+}
+
+/// One request on a connection of its own: whether the gateway serves.
+pub(crate) fn probe(address: SocketAddr, group: Group) -> io::Result<()> {
+    let mut load = Load::once(address);
+    load.group = group;
+    let mut generator = Generator::new(&load)?;
+    generator.each_once(Duration::from_secs(2))?;
+    match generator.failure.take() {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+impl Load {
+    fn once(address: SocketAddr) -> Self {
+        Self {
+            address,
+            name: "localhost".to_owned(),
+            path: "/1".to_owned(),
+            connections: 1,
+            rate: None,
+            upload: None,
+            fresh: false,
+            resume: false,
+            group: Group::X25519,
+            warm_up: 0.0,
+            seconds: 0.0,
+            idle: false,
+        }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let (path, name) = (&self.path, &self.name);
+        let rest = "user-agent: ringgate-loadtest\r\naccept: */*\r\n";
+        let Some(bytes) = self.upload else {
+            return format!("GET {path} HTTP/1.1\r\nhost: {name}\r\n{rest}\r\n").into_bytes();
+        };
+        let head = format!("POST {path} HTTP/1.1\r\nhost: {name}\r\n{rest}");
+        let mut request = format!("{head}content-length: {bytes}\r\n\r\n").into_bytes();
+        request.resize(request.len() + bytes, b'x');
+        request
+    }
+}
+
+impl Outcome {
+    fn line(self) -> String {
+        let Latency { p50, p99, p999 } = self.latency;
+        format!(
+            "requests={} failures={} full={} resumed={} p50={} p99={} p999={}",
+            self.requests,
+            self.failures,
+            self.full_handshakes,
+            self.resumed_handshakes,
+            p50.as_nanos(),
+            p99.as_nanos(),
+            p999.as_nanos()
+        )
+    }
+
+    /// Reads the line; latencies are in nanoseconds.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().find(|line| line.starts_with("requests="))?;
+        let mut fields = line.split(' ').map(|field| field.split_once('=')?.1.parse().ok());
+        let mut next = || fields.next()?;
+        Some(Self {
+            requests: next()?,
+            failures: next()?,
+            full_handshakes: next()?,
+            resumed_handshakes: next()?,
+            latency: Latency {
+                p50: Duration::from_nanos(next()?),
+                p99: Duration::from_nanos(next()?),
+                p999: Duration::from_nanos(next()?),
+            },
+        })
+    }
+}
+
+struct Generator {
+    load: Load,
+    poll: Poll,
+    events: Events,
+    clients: Vec<Client>,
+    request: Vec<u8>,
+    connections: Vec<Connection>,
+    /// Open loop: connections without a request.
+    free: VecDeque<usize>,
+    /// Open loop: when requests were due that found no free connection.
+    waiting: VecDeque<Instant>,
+    counting_since: Option<Instant>,
+    outcome: Outcome,
+    samples: Vec<Duration>,
+    failure: Option<io::Error>,
+}
+
+impl Generator {
+    fn new(load: &Load) -> io::Result<Self> {
+        // Each connection has its own tickets, so that none takes another's.
+        let clients = (0..if load.resume { load.connections } else { 1 })
+            .map(|_| Client::new(&load.name, load.group, load.resume))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            load: load.clone(),
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            clients,
+            request: load.request(),
+            connections: Vec::with_capacity(load.connections),
+            free: VecDeque::new(),
+            waiting: VecDeque::new(),
+            counting_since: None,
+            outcome: Outcome::default(),
+            samples: Vec::new(),
+            failure: None,
+        })
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        self.outcome.latency = Latency::of(&mut self.samples).unwrap_or_default();
+        self.outcome
+    }
+
+    fn hold(&mut self) -> io::Result<()> {
+        self.each_once(CONNECT_PATIENCE)?;
+        println!("idle");
+        io::stdout().flush()?;
+        // Ends when the other side closes it.
+        io::stdin().lock().read_line(&mut String::new()).map(drop)
+    }
+
+    /// One request on each connection, one connection after another.
+    fn each_once(&mut self, patience: Duration) -> io::Result<()> {
+        self.counting_since = Some(Instant::now());
+        for index in 0..self.load.connections {
+            let start = Instant::now();
+            self.connect(index)?;
+            let before = (self.outcome.requests, self.outcome.failures);
+            while before == (self.outcome.requests, self.outcome.failures) {
+                if start.elapsed() > patience {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                for (index, progress) in self.turn(Some(TICK))? {
+                    self.count(index, progress);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&mut self) -> io::Result<()> {
+        for index in 0..self.load.connections {
+            self.connect(index)?;
+        }
+        let start = Instant::now();
+        let counting = start + Duration::from_secs_f64(self.load.warm_up);
+        let end = counting + Duration::from_secs_f64(self.load.seconds);
+        let mut schedule = self.load.rate.map(|rate| Schedule::new(start, rate));
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            if now >= counting && self.counting_since.is_none() {
+                self.counting_since = Some(counting);
+            }
+            // The open loop has the CPU for itself and spins, to be on time.
+            let timeout = if schedule.is_some() { Duration::ZERO } else { TICK };
+            for (index, progress) in self.turn(Some(timeout))? {
+                self.count(index, progress);
+                self.go_on(index, progress, schedule.is_some())?;
+            }
+            if let Some(schedule) = &mut schedule {
+                schedule.due(Instant::now(), &mut self.waiting);
+                self.send_waiting();
+            }
+        }
+    }
+
+    /// What became of connections in one turn of the loop.
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Vec<(usize, Progress)>> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let mut reached = Vec::new();
+        for event in &self.events {
+            let Token(index) = event.token();
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            let progress = connection.drive().unwrap_or_else(|error| {
+                self.failure = Some(error);
+                Progress::Failed
+            });
+            reached.push((index, progress));
+        }
+        Ok(reached)
+    }
+
+    fn count(&mut self, index: usize, progress: Progress) {
+        match progress {
+            Progress::Answered { latency } => {
+                if self.counting_since.is_none() {
+                    return;
+                }
+                self.outcome.requests += 1;
+                self.samples.push(latency);
+                if self.load.fresh {
+                    let resumed = self.connections[index].resumed();
+                    self.outcome.resumed_handshakes += u64::from(resumed);
+                    self.outcome.full_handshakes += u64::from(!resumed);
+                }
+            }
+            Progress::Failed => self.outcome.failures += 1,
+            Progress::Ready | Progress::Waiting => {}
+        }
+    }
+
+    fn go_on(&mut self, index: usize, progress: Progress, open: bool) -> io::Result<()> {
+        match progress {
+            Progress::Failed => self.connect(index),
+            Progress::Answered { .. } if self.load.fresh => self.connect(index),
+            Progress::Answered { .. } | Progress::Ready if open => {
+                self.free.push_back(index);
+                Ok(())
+            }
+            Progress::Answered { .. } => {
+                self.connections[index].send(&self.request, Instant::now());
+                Ok(())
+            }
+            Progress::Ready | Progress::Waiting => Ok(()),
+        }
+    }
+
+    fn send_waiting(&mut self) {
+        while let (Some(&due), Some(&index)) = (self.waiting.front(), self.free.front()) {
+            self.waiting.pop_front();
+            self.free.pop_front();
+            self.connections[index].send(&self.request, due);
+        }
+    }
+
+    /// Makes connection `index`, anew if it was there. In the closed loop it carries its first
+    /// request at once.
+    fn connect(&mut self, index: usize) -> io::Result<()> {
+        let open = self.load.rate.is_some();
+        let mut connection = self.clients[index % self.clients.len()].connect(self.load.address)?;
+        connection.register(self.poll.registry(), Token(index))?;
+        if !open {
+            connection.send(&self.request, Instant::now());
+        }
+        match self.connections.get_mut(index) {
+            Some(old) => {
+                old.close();
+                *old = connection;
+            }
+            None => self.connections.push(connection),
+        }
+        Ok(())
+    }
+}
+
+/// When requests are due.
+struct Schedule {
+    next: Instant,
+    interval: Duration,
+}
+
+impl Schedule {
+    fn new(start: Instant, rate: f64) -> Self {
+        Self { next: start, interval: Duration::from_secs_f64(1.0 / rate) }
+    }
+
+    fn due(&mut self, now: Instant, waiting: &mut VecDeque<Instant>) {
+        while self.next <= now {
+            waiting.push_back(self.next);
+            self.next += self.interval;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_read_back() {
+        let latency = Latency { p50: TICK, p99: TICK * 2, p999: TICK * 3 };
+        let outcome = Outcome {
+            requests: 5,
+            failures: 1,
+            full_handshakes: 2,
+            resumed_handshakes: 3,
+            latency,
+        };
+        let text = format!("idle\n{}\n", outcome.line());
+        assert_eq!(Outcome::parse(&text), Some(outcome));
+        assert_eq!(Outcome::parse("requests=5 failures=x"), None);
+    }
+
+    #[test]
+    fn requests_are_due_whether_or_not_the_clock_was_looked_at() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(start, 100.0);
+        let mut waiting = VecDeque::new();
+        schedule.due(start + Duration::from_millis(35), &mut waiting);
+        assert_eq!(waiting.len(), 4);
+        assert_eq!(waiting[3], start + Duration::from_millis(30));
+    }
+}

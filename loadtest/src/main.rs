@@ -1,0 +1,66 @@
+//! Compares ringgate with other gateways: same machine, same work, one command.
+//!
+//! - `compare` measures every scenario with every gateway that is installed and writes a record.
+//! - `backend` and `generate` are its helpers, processes of their own so that their cost is not
+//!   the gateway's; they can be used by hand.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod certificate;
+mod compare;
+mod generate;
+mod machine;
+mod measure;
+mod peer;
+mod process;
+mod report;
+mod scenario;
+mod statistics;
+mod tool;
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure every scenario with every gateway that is installed.
+    Compare(compare::Options),
+    /// Serve what gateways forward to; prints its address.
+    Backend {
+        /// Where to listen.
+        #[arg(default_value = "127.0.0.1:0")]
+        address: SocketAddr,
+    },
+    /// Load a gateway with HTTP/1.1 over TLS 1.3.
+    Generate(generate::Load),
+}
+
+fn main() -> ExitCode {
+    process::raise_open_files();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> io::Result<()> {
+    match command {
+        Command::Compare(options) => compare::run(&options),
+        Command::Backend { address } => backend::run(address),
+        Command::Generate(load) => generate::run(&load),
+    }
+}

@@ -1,0 +1,276 @@
+//! One measurement: one gateway, one scenario, once.
+//!
+//! - The gateway is started for it and stopped after it.
+//! - What counts lies between two samples while the load goes on: CPU time from the kernel,
+//!   operations from the backend. Making connections, warming up and ending lie outside.
+//! - A failure at any time makes the measurement invalid.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::backend::Counters;
+use crate::generate::Outcome;
+use crate::peer::{Gateway, Kind, Peer, Site};
+use crate::process::{Child, Tree, on_cpu};
+use crate::scenario::{Figure, Generator, Scenario};
+use crate::statistics::Latency;
+use crate::tool::{Timing, Tools};
+
+/// After the last idle connection, for buffers to be given back.
+const SETTLE: Duration = Duration::from_millis(1_500);
+const CONTROL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Measurement {
+    pub scenario: &'static str,
+    pub kind: Kind,
+    /// From 1.
+    pub round: usize,
+    /// `None` if the gateway could not do it at all.
+    pub figures: Option<Figures>,
+    /// Why it is invalid.
+    pub fault: Option<String>,
+}
+
+/// The numbers of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    /// The scenario's [`Figure`].
+    pub value: f64,
+    /// CPU-microseconds of the gateway for each operation.
+    pub cpu_micros: f64,
+    pub operations: u64,
+    pub per_second: f64,
+    /// Share of the time that the gateway ran on its CPU.
+    pub gateway_busy: f64,
+    /// The same for the load generator: near 1, it is what limits throughput.
+    pub generator_busy: f64,
+    /// Connections that the gateway made to the backend, with those of the warm-up.
+    pub upstream_connections: u64,
+    pub latency: Latency,
+    /// Memory of the gateway at the end.
+    pub pss_kib: u64,
+}
+
+impl Measurement {
+    /// The figures of a measurement without a fault.
+    pub(crate) fn valid(&self) -> Option<&Figures> {
+        self.figures.as_ref().filter(|_| self.fault.is_none())
+    }
+}
+
+/// The backend's process and a connection that asks for its counters.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// Lives as long as the run.
+    _child: Child,
+    pub address: SocketAddr,
+    control: TcpStream,
+}
+
+impl Backend {
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(own: &Path, cpu: usize) -> io::Result<Self> {
+        let mut child = Child::start(on_cpu(cpu, own).arg("backend").stdout(Stdio::piped()))?;
+        let stdout = child.inner().stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().parse().map_err(io::Error::other)?;
+        let control = TcpStream::connect(address)?;
+        control.set_read_timeout(Some(CONTROL_PATIENCE))?;
+        Ok(Self { _child: child, address, control })
+    }
+
+    fn counters(&mut self) -> io::Result<Counters> {
+        self.control.write_all(b"GET /-/counters HTTP/1.1\r\nhost: backend\r\n\r\n")?;
+        let mut bytes = [0; 512];
+        let size = self.control.read(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes[..size]);
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+        body.and_then(Counters::parse).ok_or_else(|| io::Error::other("not a backend's counters"))
+    }
+}
+
+/// What measurements of one run have in common.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub tools: Tools,
+    pub backend: Backend,
+    pub timing: Timing,
+}
+
+impl Bench {
+    /// Measures; what goes wrong is in the result.
+    pub(crate) fn measure(
+        &mut self,
+        peer: &Peer,
+        scenario: &Scenario,
+        site: &Site<'_>,
+        round: usize,
+    ) -> Measurement {
+        let result = self.try_measure(peer, scenario, site);
+        let (figures, fault) = match result {
+            Ok((figures, fault)) => (Some(figures), fault),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Measurement { scenario: scenario.name, kind: peer.kind, round, figures, fault }
+    }
+
+    fn try_measure(
+        &mut self,
+        peer: &Peer,
+        scenario: &Scenario,
+        site: &Site<'_>,
+    ) -> io::Result<(Figures, Option<String>)> {
+        let before = self.backend.counters()?;
+        let gateway = Gateway::start(peer, site)?;
+        let command = self.tools.command(scenario, gateway.address, self.timing);
+        if let Generator::Idle { connections } = scenario.generator {
+            return self.idle(&gateway, command, connections, before);
+        }
+        let generator = Running::start(command)?;
+        sleep(self.timing.warm_up);
+        let first = self.sample(gateway.tree(), generator.child.tree())?;
+        sleep(self.timing.seconds);
+        let last = self.sample(gateway.tree(), generator.child.tree())?;
+        let pss_kib = gateway.tree().pss_kib();
+        let printed = generator.finish()?;
+        let outcome = self.tools.outcome(scenario, &printed);
+        let outcome = outcome.ok_or_else(|| io::Error::other(format!("no result: {printed}")))?;
+        let mut figures = Figures::between(&first, &last, pss_kib);
+        figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
+        figures.latency = outcome.latency;
+        figures.value = match scenario.figure {
+            Figure::Cpu => figures.cpu_micros,
+            Figure::Memory => pss_kib as f64,
+            Figure::Tail => outcome.latency.p99.as_secs_f64() * 1e6,
+        };
+        Ok((figures, fault(scenario, &outcome, &figures)))
+    }
+
+    fn idle(
+        &mut self,
+        gateway: &Gateway,
+        mut command: Command,
+        connections: usize,
+        before: Counters,
+    ) -> io::Result<(Figures, Option<String>)> {
+        let empty = gateway.tree().pss_kib();
+        let first = self.sample(gateway.tree(), gateway.tree())?;
+        // Ends the generator when it is dropped.
+        command.stdin(Stdio::piped());
+        let mut generator = Running::start(command)?;
+        let line = generator.line()?;
+        sleep(SETTLE);
+        let pss_kib = gateway.tree().pss_kib();
+        let last = self.sample(gateway.tree(), gateway.tree())?;
+        let mut figures = Figures::between(&first, &last, pss_kib);
+        figures.generator_busy = 0.0;
+        figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
+        figures.value = pss_kib.saturating_sub(empty) as f64 / connections as f64;
+        drop(generator.child.inner().stdin.take());
+        let printed = generator.finish()?;
+        let fault = match Outcome::parse(&printed) {
+            Some(outcome) if line.trim() == "idle" && outcome.failures == 0 => None,
+            _ => Some(format!("not all connections were made: {line}{printed}")),
+        };
+        Ok((figures, fault))
+    }
+
+    fn sample(&mut self, gateway: Tree, generator: Tree) -> io::Result<Sample> {
+        Ok(Sample {
+            gateway: gateway.cpu(),
+            requests: self.backend.counters()?.requests,
+            generator: generator.cpu(),
+            at: Instant::now(),
+        })
+    }
+}
+
+/// Why figures do not count, if so.
+fn fault(scenario: &Scenario, outcome: &Outcome, figures: &Figures) -> Option<String> {
+    if outcome.failures > 0 {
+        return Some(format!("{} requests failed", outcome.failures));
+    }
+    if figures.operations == 0 {
+        return Some("nothing was served".to_owned());
+    }
+    // A gateway that closes some pays for it in its figure; without keep-alive it is one a request.
+    if figures.upstream_connections * 2 > figures.operations && figures.operations > 1_000 {
+        return Some(format!(
+            "{} upstream connections: no keep-alive",
+            figures.upstream_connections
+        ));
+    }
+    if let Generator::Handshake { resume, .. } = scenario.generator {
+        let wrong = if resume { outcome.full_handshakes } else { outcome.resumed_handshakes };
+        // The warm-up may not have been long enough for each connection's first ticket.
+        if wrong * 100 > outcome.requests {
+            return Some(format!("{wrong} of {} handshakes of the other kind", outcome.requests));
+        }
+    }
+    None
+}
+
+struct Sample {
+    gateway: Duration,
+    generator: Duration,
+    requests: u64,
+    at: Instant,
+}
+
+impl Figures {
+    fn between(first: &Sample, last: &Sample, pss_kib: u64) -> Self {
+        let seconds = (last.at - first.at).as_secs_f64();
+        let operations = last.requests - first.requests;
+        let cpu = last.gateway.saturating_sub(first.gateway).as_secs_f64();
+        let generator = last.generator.saturating_sub(first.generator).as_secs_f64();
+        let cpu_micros = cpu * 1e6 / operations as f64;
+        Self {
+            value: cpu_micros,
+            cpu_micros,
+            operations,
+            per_second: operations as f64 / seconds,
+            gateway_busy: cpu / seconds,
+            generator_busy: generator / seconds,
+            upstream_connections: 0,
+            latency: Latency::default(),
+            pss_kib,
+        }
+    }
+}
+
+/// A load generator at work.
+struct Running {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> io::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = Child::start(&mut command)?;
+        let stdout = child.inner().stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self { child, stdout: BufReader::new(stdout) })
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// All that it printed and was not read.
+    fn finish(mut self) -> io::Result<String> {
+        let mut printed = String::new();
+        self.stdout.read_to_string(&mut printed)?;
+        self.child.inner().wait()?;
+        Ok(printed)
+    }
+}

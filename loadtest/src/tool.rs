@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::generate::{Group, Outcome};
 use crate::process::on_cpu;
-use crate::scenario::{Generator, Scenario};
+use crate::scenario::{Generator, Rate, Scenario};
 use crate::statistics::Latency;
 
 /// wrk prints no 99.9th percentile of its own accord; latencies are in microseconds.
@@ -128,8 +128,10 @@ impl Tools {
                 command.arg("--fresh").args(resume.then_some("--resume"));
                 connections
             }
-            Generator::Rate { connections, per_second } => {
-                command.arg(format!("--rate={per_second}"));
+            Generator::Rate { connections, rate } => {
+                if let Rate::Fixed(per_second) = rate {
+                    command.arg(format!("--rate={per_second}"));
+                }
                 connections
             }
             Generator::Idle { connections } => {

@@ -148,10 +148,13 @@ impl Fleet {
             // A worker that has ended does not report either.
             let _: Result<(), Order> = worker.orders.send(order);
         }
-        drop(done);
+        self.workers.len() - self.reported(&reports)
+    }
+
+    /// Waits for a report of each worker; how many came in time.
+    fn reported(&self, reports: &channel::Receiver<()>) -> usize {
         let deadline = std::time::Instant::now() + ORDER_TIMEOUT;
-        let reported = self.workers.iter().take_while(|_| reports.recv_deadline(deadline).is_ok());
-        self.workers.len() - reported.count()
+        self.workers.iter().take_while(|_| reports.recv_deadline(deadline).is_ok()).count()
     }
 
     /// Where each listener accepts.
@@ -180,10 +183,8 @@ impl Fleet {
             // A worker that has ended has nothing to drain.
             let _: Result<(), Order> = worker.orders.send(order);
         }
-        drop(started);
-        let deadline = std::time::Instant::now() + ORDER_TIMEOUT;
         // A worker that is stuck is cut by the end of the process.
-        while reports.recv_deadline(deadline).is_ok() {}
+        self.reported(&reports);
     }
 
     /// Waits until the workers have ended, after [`start_drain`](Self::start_drain).

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use ::http::request::Parts;
@@ -189,7 +190,17 @@ impl<N: Net> Forwarder<N> {
     fn note(&self, remote: SocketAddr, local: Option<SocketAddr>, entry: &Entry) -> HeaderValue {
         let time = self.gateway.net.now() - entry.started();
         entry.tried(Some(remote), local, Some(time));
-        HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        milliseconds(time)
+    }
+}
+
+/// Most times are a digit long, which needs no allocation.
+fn milliseconds(time: Duration) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match usize::try_from(milliseconds).ok().and_then(|index| DIGITS.get(index)) {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => HeaderValue::from(milliseconds),
     }
 }
 

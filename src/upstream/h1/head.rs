@@ -221,8 +221,12 @@ impl Fields {
         if name == header::CONNECTION {
             self.close |= has_token(value, b"close");
             self.keep_alive |= has_token(value, b"keep-alive");
+            // These two are between the endpoint and us. Others name fields, which is for whoever
+            // passes the head on to deal with.
+            let ours = [&b"keep-alive"[..], b"close"];
+            return Ok(!ours.iter().any(|own| value.eq_ignore_ascii_case(own)));
         }
-        Ok(true)
+        Ok(name != "keep-alive")
     }
 
     /// The framing, and whether the connection can be used again after it.

@@ -109,10 +109,10 @@ fn measure_all(
         timing: Timing { warm_up: WARM_UP, seconds },
     };
     let mut measure = |peer: &Peer, scenario: &Scenario, round: usize| {
-        let Scenario { key, group, .. } = *scenario;
+        let Scenario { key, group, hosts, .. } = *scenario;
         let (backend, cpu) = (bench.backend.address, options.gateway_cpu);
         let measurement =
-            bench.measure(peer, scenario, &Site { dir, backend, key, group, cpu }, round);
+            bench.measure(peer, scenario, &Site { dir, backend, key, group, hosts, cpu }, round);
         progress(options.rounds, scenario, &measurement);
         measurement
     };
@@ -125,7 +125,8 @@ fn measure_all(
     let mut measurements = Vec::new();
     for round in 1..=options.rounds {
         for scenario in &fixed {
-            measurements.extend(peers.iter().map(|peer| measure(peer, scenario, round)));
+            let able = peers.iter().filter(|peer| peer.kind.takes(scenario));
+            measurements.extend(able.map(|peer| measure(peer, scenario, round)));
         }
     }
     Ok(measurements)

@@ -10,6 +10,7 @@ mod backend;
 mod certificate;
 mod compare;
 mod generate;
+mod hosts;
 mod machine;
 mod measure;
 mod peer;

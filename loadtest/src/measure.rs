@@ -55,6 +55,8 @@ pub(crate) struct Figures {
     pub latency: Latency,
     /// Memory of the gateway at the end.
     pub pss_kib: u64,
+    /// From the gateway's start to its first answer.
+    pub started_in: Duration,
 }
 
 impl Measurement {
@@ -146,6 +148,7 @@ impl Bench {
         let mut figures = Figures::between(&first, &last, pss_kib);
         figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
         figures.latency = outcome.latency;
+        figures.started_in = gateway.started_in;
         figures.value = match scenario.figure {
             Figure::Cpu => figures.cpu_micros,
             Figure::Memory => pss_kib as f64,
@@ -172,6 +175,7 @@ impl Bench {
         let last = self.sample(gateway.tree(), gateway.tree())?;
         let mut figures = Figures::between(&first, &last, pss_kib);
         figures.generator_busy = 0.0;
+        figures.started_in = gateway.started_in;
         figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
         figures.value = pss_kib.saturating_sub(empty) as f64 / connections as f64;
         drop(generator.child.inner().stdin.take());
@@ -242,6 +246,7 @@ impl Figures {
             upstream_connections: 0,
             latency: Latency::default(),
             pss_kib,
+            started_in: Duration::ZERO,
         }
     }
 }

@@ -15,10 +15,12 @@ use clap::ValueEnum;
 
 use crate::certificate::{Certificate, Key};
 use crate::generate::{self, Group};
+use crate::hosts;
 use crate::process::{Child, Tree, on_cpu};
+use crate::scenario::Scenario;
 
 /// How long a gateway may take to answer its first request.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What can be compared, ringgate first: the others are held against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,6 +46,11 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
         }
+    }
+
+    /// Whether there is a configuration of it for `scenario`.
+    pub(crate) fn takes(self, scenario: &Scenario) -> bool {
+        self != Self::Envoy || scenario.hosts == 0
     }
 
     fn version_flag(self) -> &'static str {
@@ -95,7 +102,14 @@ impl Peer {
         let output = Command::new(&program).arg(kind.version_flag()).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        let version = text.lines().find(|line| !line.trim().is_empty())?.trim().to_owned();
+        let line = text.lines().find(|line| !line.trim().is_empty())?;
+        // Envoy begins with its own path.
+        let directory = program.parent().map(|dir| format!("{}/", dir.display()));
+        let version = match directory {
+            Some(directory) if directory.len() > 1 => line.replace(&directory, ""),
+            Some(_) | None => line.to_owned(),
+        };
+        let version = version.trim().to_owned();
         Some(Self { kind, program, version })
     }
 }
@@ -108,6 +122,8 @@ pub(crate) struct Site<'a> {
     pub backend: SocketAddr,
     pub key: Key,
     pub group: Group,
+    /// Hosts beside `localhost`.
+    pub hosts: usize,
     /// The CPU of gateway and backend.
     pub cpu: usize,
 }
@@ -117,6 +133,8 @@ pub(crate) struct Site<'a> {
 pub(crate) struct Gateway {
     child: Child,
     pub address: SocketAddr,
+    /// From start to the first answer.
+    pub started_in: Duration,
     dir: PathBuf,
 }
 
@@ -125,12 +143,16 @@ impl Gateway {
     /// It cannot be started or does not answer; the error holds what it printed.
     pub(crate) fn start(peer: &Peer, site: &Site<'_>) -> io::Result<Self> {
         let dir = site.dir.join(peer.kind.name());
-        fs::create_dir_all(&dir)?;
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir_all(&dir)?,
+        }
         let port = free_port()?;
+        hosts::create_certificates(site.dir, site.hosts)?;
         for (name, template) in peer.kind.templates() {
             let path = dir.join(name);
             fs::create_dir_all(path.parent().unwrap_or(&dir))?;
-            fs::write(path, filled(template, site, &dir, port))?;
+            fs::write(path, filled(template, peer.kind, site, &dir, port)?)?;
         }
         let log = File::create(dir.join("access.log"))?;
         let stderr = File::create(dir.join("stderr"))?;
@@ -138,10 +160,12 @@ impl Gateway {
         command.args(peer.kind.arguments(&dir)).current_dir(&dir);
         // HAProxy's access log; the others print nothing there.
         command.stdout(log).stderr(Stdio::from(stderr));
+        let start = Instant::now();
         let child = Child::start(&mut command)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut gateway = Self { child, address, dir };
+        let mut gateway = Self { child, address, started_in: Duration::ZERO, dir };
         gateway.wait_until_ready(site.group)?;
+        gateway.started_in = start.elapsed();
         Ok(gateway)
     }
 
@@ -157,18 +181,31 @@ impl Gateway {
                 let printed = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
                 return Err(io::Error::other(format!("does not serve: {error}\n{printed}")));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-fn filled(template: &str, site: &Site<'_>, dir: &Path, port: u16) -> String {
+fn filled(
+    template: &str,
+    kind: Kind,
+    site: &Site<'_>,
+    dir: &Path,
+    port: u16,
+) -> io::Result<String> {
     let Certificate { certificate, key, bundle } = Certificate::below(site.dir, site.key);
     let group = match site.group {
         Group::X25519 => "X25519",
         Group::X25519MlKem768 => "X25519MLKEM768",
     };
-    template
+    let hosts = if template.contains("{{HOSTS}}") {
+        hosts::text(kind, dir, site.dir, site.hosts)?
+    } else {
+        String::new()
+    };
+    Ok(template
+        .replace("{{HOSTS}}", &hosts)
+        .replace("{{ROUTES}}", &hosts::lookup(site.dir, site.hosts))
         .replace("{{PORT}}", &port.to_string())
         .replace("{{BACKEND}}", &site.backend.to_string())
         .replace("{{BACKEND_PORT}}", &site.backend.port().to_string())
@@ -177,7 +214,7 @@ fn filled(template: &str, site: &Site<'_>, dir: &Path, port: u16) -> String {
         .replace("{{BUNDLE}}", &bundle.display().to_string())
         .replace("{{GROUP}}", group)
         .replace("{{LOG}}", &dir.join("access.log").display().to_string())
-        .replace("{{DIR}}", &dir.display().to_string())
+        .replace("{{DIR}}", &dir.display().to_string()))
 }
 
 /// Another process may take it before the gateway does; then the gateway says so and ends.
@@ -193,10 +230,10 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         let dir = Path::new("/dev/shm/x");
         let backend = "127.0.0.1:1".parse().unwrap();
-        let site = Site { dir, backend, key: Key::Ecdsa, group: Group::X25519, cpu: 0 };
+        let site = Site { dir, backend, key: Key::Ecdsa, group: Group::X25519, hosts: 0, cpu: 0 };
         for kind in Kind::ALL {
             for (name, template) in kind.templates() {
-                let code = filled(template, &site, dir, 8443);
+                let code = filled(template, kind, &site, dir, 8443).unwrap();
                 let mut code = code.lines().filter(|line| !line.trim_start().starts_with('#'));
                 let left = code.find(|line| line.contains("{{") && !line.contains("{ {"));
                 assert_eq!(left, None, "{name}");

@@ -65,6 +65,8 @@ pub(crate) struct Scenario {
     pub path: &'static str,
     pub key: Key,
     pub group: Group,
+    /// Hosts beside the one that is asked for, each with a certificate and ten routes.
+    pub hosts: usize,
     /// Figure of the peer by ringgate's that is wanted at least.
     pub targets: &'static [(Kind, f64)],
 }
@@ -77,6 +79,7 @@ const BASE: Scenario = Scenario {
     path: "/62",
     key: Key::Ecdsa,
     group: Group::X25519,
+    hosts: 0,
     targets: &[],
 };
 
@@ -232,6 +235,14 @@ pub(crate) const ALL: &[Scenario] = &[
         figure: Figure::Tail,
         ..BASE
     },
+    Scenario {
+        name: "hosts-10",
+        what: "10 hosts with a certificate and ten routes each; small HTTP/1.1 requests",
+        hosts: 10,
+        ..BASE
+    },
+    Scenario { name: "hosts-1000", what: "the same with 1,000 hosts", hosts: 1_000, ..BASE },
+    Scenario { name: "hosts-10000", what: "the same with 10,000 hosts", hosts: 10_000, ..BASE },
 ];
 
 /// # Errors

@@ -32,7 +32,7 @@ fn a_short_comparison_leaves_a_record() {
     for line in csv.lines().skip(1) {
         let columns: Vec<_> = line.split(',').collect();
         assert!(columns[5].parse::<u64>().unwrap() > 0, "no operations: {line}\n{printed}");
-        assert_eq!(columns[14], "\"\"", "a fault: {line}");
+        assert_eq!(columns[15], "\"\"", "a fault: {line}");
     }
     let readme = fs::read_to_string(record.join("README.md")).unwrap();
     for name in SCENARIOS {

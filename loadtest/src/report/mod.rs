@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::machine;
 use crate::measure::{Figures, Measurement};
@@ -114,6 +115,7 @@ impl Record {
                 spread(0, |f| 100.0 * f.generator_busy),
                 spread(0, |f| f.upstream_connections as f64),
                 spread(1, |f| f.pss_kib as f64 / 1_024.0),
+                spread(0, |f| f.started_in.as_secs_f64() * 1e3),
             ];
             writeln!(text, "| {} | {} |", peer.kind.name(), cells.join(" | ")).ok();
         }
@@ -133,7 +135,7 @@ impl Record {
             write!(text, "{scenario},{},{round},", kind.name()).ok();
             match figures {
                 Some(figures) => text.push_str(&csv_figures(figures)),
-                None => text.push_str(",,,,,,,,,,"),
+                None => text.push_str(",,,,,,,,,,,"),
             }
             let fault = fault.as_deref().unwrap_or_default().replace(['"', '\n'], " ");
             writeln!(text, ",\"{fault}\"").ok();
@@ -183,21 +185,22 @@ Medians of the rounds, smallest and largest in parentheses. A ratio is taken wit
 ";
 const COLUMNS: &str = "\
 | | CPU us/operation | operations/s | p50 us | p99 us | p99.9 us | gateway busy % | generator busy % \
-| upstream connections | PSS MiB |
-|---|---|---|---|---|---|---|---|---|---|
+| upstream connections | PSS MiB | start ms |
+|---|---|---|---|---|---|---|---|---|---|---|
 ";
 const CSV_HEAD: &str = "\
 scenario,gateway,round,value,cpu_micros,operations,per_second,p50_micros,p99_micros,p999_micros,\
-gateway_busy,generator_busy,upstream_connections,pss_kib,fault
+gateway_busy,generator_busy,upstream_connections,pss_kib,start_micros,fault
 ";
 
 fn csv_figures(figures: &Figures) -> String {
-    let micros = |latency: std::time::Duration| latency.as_secs_f64() * 1e6;
+    let micros = |latency: Duration| latency.as_secs_f64() * 1e6;
     let Figures { value, cpu_micros, operations, per_second, latency, .. } = figures;
     let Figures { gateway_busy, generator_busy, upstream_connections, pss_kib, .. } = figures;
+    let started_in = micros(figures.started_in);
     format!(
         "{value:.3},{cpu_micros:.3},{operations},{per_second:.1},{:.1},{:.1},{:.1},\
-         {gateway_busy:.3},{generator_busy:.3},{upstream_connections},{pss_kib}",
+         {gateway_busy:.3},{generator_busy:.3},{upstream_connections},{pss_kib},{started_in:.0}",
         micros(latency.p50),
         micros(latency.p99),
         micros(latency.p999)
@@ -234,6 +237,7 @@ mod tests {
             upstream_connections: 1,
             latency: crate::statistics::Latency::default(),
             pss_kib: 1,
+            started_in: Duration::ZERO,
         };
         let fault = fault.map(str::to_owned);
         Measurement { scenario: "small-h1", kind, round, figures: Some(figures), fault }
@@ -275,6 +279,6 @@ mod tests {
         assert_ne!(first, second);
         let csv = fs::read_to_string(second.join("results.csv")).unwrap();
         let columns: Vec<_> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [15; 7]);
+        assert_eq!(columns, [16; 7]);
     }
 }

@@ -131,7 +131,8 @@ impl<N: Net> Serving<N> {
         let forwarder = self.forwarder();
         let service = service_fn(move |request| {
             let forwarder = Rc::clone(&forwarder);
-            async move { forwarder.serve(request).await }
+            // hyper moves it into a stream and that into a task: a box is moved for less.
+            Box::pin(async move { forwarder.serve(request).await })
         });
         let mut connection = self.http2_builder().serve_connection(self.adapt(stream), service);
         async move {

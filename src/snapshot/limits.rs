@@ -60,8 +60,9 @@ impl Default for Limits {
             h2_streams_max: 100,
             h2_stream_window_bytes: 64 * 1024,
             h2_connection_window_bytes: 1024 * 1024,
-            // As many as a worker's share of a busy client side can use.
-            upstream_idle_max: 256,
+            // The open streams of ten busy HTTP/2 clients; with fewer, each burst of them would
+            // open connections anew.
+            upstream_idle_max: 1_024,
             // Shorter than the keep-alive of common backends, so that they rarely close under us.
             upstream_idle_timeout: Duration::from_secs(55),
             // Envoy's delayed_close_timeout.

@@ -119,21 +119,22 @@ fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
         return;
     };
     // Put together apart, so that the buffer is asked for room once.
-    let mut text = [0; "255.255.255.255:65535".len()];
+    let mut text = [0; "255.255.255.255:".len()];
     let mut end = 0;
     for octet in ip.octets() {
-        end += copy(&mut text[end..], itoa::Buffer::new().format(octet));
+        // By hand: copying so few bytes costs more than making them.
+        for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+            if octet >= least {
+                text[end] = b'0' + octet / unit % 10;
+                end += 1;
+            }
+        }
         text[end] = b'.';
         end += 1;
     }
     text[end - 1] = b':';
-    end += copy(&mut text[end..], itoa::Buffer::new().format(address.port()));
     out.extend_from_slice(&text[..end]);
-}
-
-fn copy(target: &mut [u8], digits: &str) -> usize {
-    target[..digits.len()].copy_from_slice(digits.as_bytes());
-    digits.len()
+    number(out, address.port().into());
 }
 
 /// A value that the gateway made, so that there is nothing in it to escape.

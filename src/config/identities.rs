@@ -30,7 +30,6 @@ impl RealIdentities {
     }
 
     fn tickets(&mut self, request: &IdentityRequest<'_>) -> Result<Arc<TicketKeys>, String> {
-        self.tickets.retain(|_, keys| keys.strong_count() > 0);
         let policy = (request.server.to_owned(), request.versions);
         if let Some(keys) = self.tickets.get(&policy).and_then(Weak::upgrade) {
             return Ok(keys);
@@ -65,6 +64,8 @@ impl Identities for RealIdentities {
     }
 
     fn rotate_tickets(&mut self) {
+        // What is gone is forgotten here, not at every look-up among ten thousand servers.
+        self.tickets.retain(|_, keys| keys.strong_count() > 0);
         for keys in self.tickets.values().filter_map(Weak::upgrade) {
             if keys.rotate().is_err() {
                 tracing::error!("ticket keys not rotated: the system gave no random numbers");

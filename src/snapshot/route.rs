@@ -153,9 +153,9 @@ impl FullRegex {
 }
 
 /// The routes with a regular expression, matched all at once.
-#[derive(Default)]
 struct RegexRules {
-    set: regex::RegexSet,
+    /// `None` without any: even an empty set takes kilobytes, and most hosts have none.
+    set: Option<regex::RegexSet>,
     /// The route of each pattern in `set`. Ascending.
     routes: Vec<usize>,
 }
@@ -167,21 +167,23 @@ impl RegexRules {
             PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
         });
         let (patterns, routes): (Vec<_>, Vec<_>) = rules.unzip();
-        let set = regex::RegexSetBuilder::new(patterns)
-            .size_limit(usize::MAX)
-            .build()
-            .expect("each pattern compiled alone, and their sum has no limit");
+        let set = (!patterns.is_empty()).then(|| {
+            regex::RegexSetBuilder::new(patterns)
+                .size_limit(usize::MAX)
+                .build()
+                .expect("each pattern compiled alone, and their sum has no limit")
+        });
         Self { set, routes }
     }
 
     /// The first route whose expression matches `path` and that comes before the route `before`.
     /// Allocates only when an expression matches.
     fn find_before(&self, before: Option<usize>, path: &str) -> Option<usize> {
-        let first = *self.routes.first()?;
-        if before.is_some_and(|before| before < first) || !self.set.is_match(path) {
+        let (set, first) = (self.set.as_ref()?, *self.routes.first()?);
+        if before.is_some_and(|before| before < first) || !set.is_match(path) {
             return None;
         }
-        let matched = self.set.matches(path).iter().next().map(|pattern| self.routes[pattern]);
+        let matched = set.matches(path).iter().next().map(|pattern| self.routes[pattern]);
         matched.filter(|index| before.is_none_or(|before| *index < before))
     }
 }

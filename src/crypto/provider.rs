@@ -10,7 +10,8 @@ use rustls::{CipherSuite, SupportedCipherSuite};
 /// What the operator asks for in `tls.provider`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Choice {
-    /// The one that is faster by our own measurements; ring until there are any.
+    /// ring. Six interleaved rounds of full ECDSA handshakes cost 0.92 to 1.06 times as much with
+    /// aws-lc-rs, small requests 0.88 to 1.34 times: no difference but noise.
     #[default]
     Auto,
     /// ring, with the post-quantum group of aws-lc-rs, which ring lacks.

@@ -1,7 +1,7 @@
 //! The two drivers behind one interface.
 //!
 //! What a driver does for a socket or listener ends in its state and in a wake; see
-//! [`Socket`](super::socket::Socket). A driver calls wakers only while nothing is borrowed.
+//! [`Socket`]. A driver calls wakers only while nothing is borrowed.
 
 use std::io;
 use std::net::SocketAddr;

@@ -124,7 +124,7 @@ pub struct Tls {
 /// `tls.provider`: who signs, seals and hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
-    /// The one that measured faster.
+    /// ring: neither measured faster.
     Auto,
     /// aws-lc-rs.
     AwsLcRs,

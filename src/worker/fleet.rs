@@ -148,11 +148,13 @@ impl Fleet {
             // A worker that has ended does not report either.
             let _: Result<(), Order> = worker.orders.send(order);
         }
-        self.workers.len() - self.reported(&reports)
+        self.workers.len() - self.reported(done, &reports)
     }
 
-    /// Waits for a report of each worker; how many came in time.
-    fn reported(&self, reports: &channel::Receiver<()>) -> usize {
+    /// Waits for a report of each worker; how many came in time. `ours` is the sender that the
+    /// orders were given clones of: while it lives, a worker that has ended looks like a slow one.
+    fn reported(&self, ours: channel::Sender<()>, reports: &channel::Receiver<()>) -> usize {
+        drop(ours);
         let deadline = std::time::Instant::now() + ORDER_TIMEOUT;
         self.workers.iter().take_while(|_| reports.recv_deadline(deadline).is_ok()).count()
     }
@@ -184,7 +186,7 @@ impl Fleet {
             let _: Result<(), Order> = worker.orders.send(order);
         }
         // A worker that is stuck is cut by the end of the process.
-        self.reported(&reports);
+        self.reported(started, &reports);
     }
 
     /// Waits until the workers have ended, after [`start_drain`](Self::start_drain).

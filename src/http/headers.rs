@@ -57,7 +57,7 @@ pub(crate) fn to_upstream(
     policy: &Policy,
 ) -> Forwarded {
     remove_hop_by_hop(headers);
-    remove_privileged(headers);
+    remove_where(headers, is_privileged);
     let external = external_address(headers, peer, policy);
     let x_forwarded_for = extend_forwarded_for(headers, peer);
     set_forwarded_proto(headers, is_tls, policy);
@@ -116,15 +116,16 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Makes the trailers of a request those that the upstream gets: what the gateway vouches for in
 /// the head cannot be said again behind the body.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = trailers
-        .keys()
-        .filter(|name| {
-            is_hop_by_hop(name) || is_privileged(name) || name.as_str().starts_with("x-forwarded-")
-        })
-        .cloned()
-        .collect();
+    remove_where(trailers, |name| {
+        is_hop_by_hop(name) || is_privileged(name) || name.as_str().starts_with("x-forwarded-")
+    });
+}
+
+/// Removes the fields whose names are `unwanted`; mostly there are none, and one pass tells.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
-        trailers.remove(name);
+        headers.remove(name);
     }
 }
 
@@ -150,16 +151,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || *name == TRAILER
         || *name == DATE
         || text.starts_with("x-forwarded-")
-}
-
-fn remove_privileged(headers: &mut HeaderMap) {
-    if headers.keys().any(is_privileged) {
-        let names: Vec<HeaderName> =
-            headers.keys().filter(|name| is_privileged(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
 }
 
 fn is_privileged(name: &HeaderName) -> bool {

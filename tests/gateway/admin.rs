@@ -10,15 +10,7 @@ use crate::harness::{eventually, within, yaml};
 const HOST: &str = "web.test";
 
 fn start(backend: &Backend) -> Gateway {
-    Gateway::builder()
-        .certificate("web", &[HOST])
-        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
-        .resource(
-            "route.yaml",
-            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
-        )
-        .resource("backend.yaml", &yaml::backend("backend.test", backend.port()))
-        .start()
+    Gateway::builder().serving(HOST, &yaml::backend("backend.test", backend.port())).start()
 }
 
 #[test]

@@ -15,13 +15,7 @@ const HOST: &str = "web.test";
 fn start(driver: Driver, backend: &Backend) -> Gateway {
     Gateway::builder()
         .driver(driver)
-        .certificate("web", &[HOST])
-        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
-        .resource(
-            "route.yaml",
-            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
-        )
-        .resource("backend.yaml", &yaml::backend("backend.test", backend.port()))
+        .serving(HOST, &yaml::backend("backend.test", backend.port()))
         .start()
 }
 

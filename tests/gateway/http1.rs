@@ -11,15 +11,7 @@ use crate::harness::{checksum, outside, pattern, yaml};
 const HOST: &str = "web.test";
 
 fn one_host(driver: Driver, port: u16) -> Builder {
-    Gateway::builder()
-        .driver(driver)
-        .certificate("web", &[HOST])
-        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
-        .resource(
-            "route.yaml",
-            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
-        )
-        .resource("backend.yaml", &yaml::backend("backend.test", port))
+    Gateway::builder().driver(driver).serving(HOST, &yaml::backend("backend.test", port))
 }
 
 fn start(backend: &Backend) -> Gateway {

@@ -9,15 +9,7 @@ use crate::harness::{checksum, outside, pattern, yaml};
 const HOST: &str = "web.test";
 
 fn one_host(driver: Driver, backend: &str) -> Builder {
-    Gateway::builder()
-        .driver(driver)
-        .certificate("web", &[HOST])
-        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
-        .resource(
-            "route.yaml",
-            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
-        )
-        .resource("backend.yaml", backend)
+    Gateway::builder().driver(driver).serving(HOST, backend)
 }
 
 fn to_http1(driver: Driver, backend: &Backend) -> Gateway {

@@ -27,13 +27,7 @@ fn a_busy_worker_enters_the_kernel_less_than_once_a_request() {
     let gateway = Gateway::builder()
         .driver(Driver::IoUring)
         .workers(1)
-        .certificate("web", &[HOST])
-        .resource("gateway.yaml", &yaml::https_gateway("web", &[HOST], "web"))
-        .resource(
-            "route.yaml",
-            &yaml::virtual_service("web", "web", &[HOST], &yaml::all_to("backend.test")),
-        )
-        .resource("backend.yaml", &yaml::backend("backend.test", backend.port()))
+        .serving(HOST, &yaml::backend("backend.test", backend.port()))
         .start();
     let (connected, traced) = (Barrier::new(CONNECTIONS + 1), Barrier::new(CONNECTIONS + 1));
     let counted = thread::scope(|scope| {

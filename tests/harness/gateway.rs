@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::certificate::{Authority, Leaf};
 use super::client::{Client, Response, Tls};
-use super::{PATIENCE, eventually, within};
+use super::{PATIENCE, eventually, within, yaml};
 
 /// What moves the bytes of the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +237,15 @@ impl Builder {
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
         self
+    }
+
+    /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
+    pub fn serving(self, host: &str, backend: &str) -> Self {
+        let all = yaml::all_to("backend.test");
+        self.certificate("web", &[host])
+            .resource("gateway.yaml", &yaml::https_gateway("web", &[host], "web"))
+            .resource("route.yaml", &yaml::virtual_service("web", "web", &[host], &all))
+            .resource("backend.yaml", backend)
     }
 
     /// A file in the source directory.

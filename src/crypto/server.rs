@@ -65,6 +65,8 @@ pub(crate) fn server_config(
     config.ignore_client_order = true;
     // A request in early data can be replayed by anyone who saw it.
     config.max_early_data_size = 0;
+    // After the handshake `tls` seals and opens records itself.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

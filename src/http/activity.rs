@@ -128,9 +128,9 @@ impl<S, C> Observed<S, C> {
 }
 
 impl<S: Stream, C: Clock> Stream for Observed<S, C> {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut [u8]>> {
         let filled = self.stream.poll_fill(cx);
-        if matches!(filled, Poll::Ready(Ok(bytes)) if !bytes.is_empty()) {
+        if matches!(&filled, Poll::Ready(Ok(bytes)) if !bytes.is_empty()) {
             self.downstream.activity.bytes_arrived(self.clock.now());
         }
         filled

@@ -32,7 +32,7 @@ impl<S: Stream> Peeked<S> {
     fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
         loop {
             let lent = ready!(self.stream.poll_fill(cx))?;
-            let seen = self.bytes.iter().chain(lent);
+            let seen = self.bytes.iter().chain(&*lent);
             let shared = seen.zip(PREFACE).take_while(|(seen, preface)| seen == preface).count();
             if shared == PREFACE.len() {
                 return Poll::Ready(Ok(Protocol::Http2));
@@ -49,9 +49,9 @@ impl<S: Stream> Peeked<S> {
 }
 
 impl<S: Stream> Stream for Peeked<S> {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut [u8]>> {
         if self.used < self.bytes.len() {
-            return Poll::Ready(Ok(&self.bytes[self.used..]));
+            return Poll::Ready(Ok(&mut self.bytes[self.used..]));
         }
         self.stream.poll_fill(cx)
     }

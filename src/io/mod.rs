@@ -28,7 +28,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// Dropping a stream closes it at once: bytes that are still in its send buffer are lost. To end it
 /// politely, [`flush`] it, [`close_write`](Self::close_write), read to the end, then drop.
 pub trait Stream: 'static {
-    /// Lends the oldest received bytes that were not consumed yet.
+    /// Lends the oldest received bytes that were not consumed yet. They may be overwritten, so that
+    /// what is encrypted can be decrypted where it lies.
     ///
     /// `Ready(Ok(&[]))` is the end of the stream. The same bytes are lent again until they are
     /// consumed; more of them appear only after all of these are consumed, so whoever needs a
@@ -37,7 +38,7 @@ pub trait Stream: 'static {
     ///
     /// # Errors
     /// The connection broke. It stays broken.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>>;
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut [u8]>>;
 
     /// Gives back the first `n` bytes that [`poll_fill`](Self::poll_fill) lent last.
     ///

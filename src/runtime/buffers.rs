@@ -220,6 +220,14 @@ impl Chunk {
         }
     }
 
+    /// The bytes, to be overwritten.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Lent(lease) => lease.bytes_mut(),
+            Self::Copied { bytes, start } => &mut bytes[*start..],
+        }
+    }
+
     /// Gives the first `n` bytes back.
     ///
     /// # Panics

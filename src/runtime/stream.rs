@@ -102,11 +102,11 @@ impl TcpStream {
 }
 
 impl Stream for TcpStream {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut [u8]>> {
         if self.lent.is_none() && !ready!(self.poll_next(cx))? {
-            return Poll::Ready(Ok(&[]));
+            return Poll::Ready(Ok(&mut []));
         }
-        Poll::Ready(Ok(self.lent.as_ref().map_or(&[], Chunk::bytes)))
+        Poll::Ready(Ok(self.lent.as_mut().map_or(&mut [], Chunk::bytes_mut)))
     }
 
     fn consume(&mut self, n: usize) {

@@ -583,7 +583,7 @@ fn full_listener() -> (socket2::Socket, Vec<socket2::Socket>) {
 
 /// What is lent next, copied. Nothing is consumed.
 async fn fill(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    poll_fn(|cx| stream.poll_fill(cx).map_ok(<[u8]>::to_vec)).await
+    poll_fn(|cx| stream.poll_fill(cx).map_ok(|lent| lent.to_vec())).await
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {

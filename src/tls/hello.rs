@@ -9,7 +9,7 @@
 //!
 //! - A connection that no server wants, or that does not speak TLS, is closed without an alert, as
 //!   Istio does: who probes learns nothing.
-//! - Bytes behind the ClientHello stay where they are until the chosen server reads them.
+//! - Records are taken one by one: bytes behind the handshake stay in the stream.
 //! - There is no timeout here: drop the future. The bytes of a handshake are bounded by
 //!   [`HANDSHAKE_BYTES_MAX`].
 
@@ -19,14 +19,14 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConfig;
-use rustls::server::{Accepted, AcceptedAlert, Acceptor, ClientHello};
+use rustls::server::{AcceptedAlert, Acceptor, ClientHello};
+use rustls::{InvalidMessage, ServerConfig};
 
 use crate::io::{Stream, flush};
 
 use super::TlsStream;
-use super::engine::{Engine, Received, refused};
-use super::record::Boundary;
+use super::handshake::{Handshake, Progress};
+use super::record::HEADER_BYTES;
 
 /// Bytes that a client may send before its handshake is done: rustls allows 64 KiB to each message,
 /// the largest are ClientHello and client certificate, and both may come in small records.
@@ -99,17 +99,17 @@ pub(crate) async fn accept<S: Stream>(
     choose: impl FnOnce(&Hello) -> Option<Arc<ServerConfig>>,
 ) -> Result<TlsStream<S>, AcceptError> {
     let mut intake = Intake::default();
-    let accepted = read_hello(&mut stream, &mut intake).await?;
-    let hello = Hello::from(accepted.client_hello());
+    let hello = read_hello(&mut stream, &mut intake).await?;
     let Some(config) = choose(&hello) else {
         return Err(AcceptError::NoServer { sni: hello.sni });
     };
-    let mut engine = match Engine::new(accepted, config, intake.boundary) {
-        Ok(engine) => engine,
-        Err((error, alert)) => return Err(refuse(&mut stream, error, alert).await),
-    };
-    match poll_fn(|cx| poll_handshake(&mut stream, &mut engine, &mut intake.bytes, cx)).await {
-        Ok(()) => Ok(TlsStream::new(stream, engine, hello.sni)),
+    let records = std::mem::take(&mut intake.records);
+    let mut handshake = Handshake::new(config, records).map_err(AcceptError::Tls)?;
+    match shake(&mut stream, &mut handshake, &mut intake).await {
+        Ok(()) => {
+            let (session, agreed) = handshake.finish(hello.sni).map_err(AcceptError::Tls)?;
+            Ok(TlsStream::new(stream, session, agreed))
+        }
         Err(error) => {
             // The alert, if there is one, is on its way; why the handshake failed matters more
             // than whether the client hears of it.
@@ -132,48 +132,86 @@ impl From<ClientHello<'_>> for Hello {
 #[derive(Default)]
 struct Intake {
     bytes: usize,
-    boundary: Boundary,
+    /// Whole records, but for the last.
+    records: Vec<u8>,
+    /// Where the last begins. Invariant: `last <= records.len()`.
+    last: usize,
 }
 
-async fn read_hello<S: Stream>(
-    stream: &mut S,
-    intake: &mut Intake,
-) -> Result<Accepted, AcceptError> {
+impl Intake {
+    /// Ready when one more record is whole. Takes no byte behind it.
+    fn poll_record(
+        &mut self,
+        stream: &mut impl Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), AcceptError>> {
+        loop {
+            let bytes = ready!(stream.poll_fill(cx))?;
+            let Some(first) = bytes.first() else {
+                let unused = self.bytes == 0;
+                return Poll::Ready(Err(if unused {
+                    AcceptError::Unused
+                } else {
+                    AcceptError::Closed
+                }));
+            };
+            if self.bytes == 0 && *first != HANDSHAKE {
+                return Poll::Ready(Err(AcceptError::NotTls));
+            }
+            if self.bytes > HANDSHAKE_BYTES_MAX {
+                return Poll::Ready(Err(AcceptError::TooLong));
+            }
+            let taken = self.collect(bytes);
+            stream.consume(taken);
+            if self.is_whole() {
+                self.last = self.records.len();
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes what the last record still lacks, as far as it is there.
+    fn collect(&mut self, bytes: &[u8]) -> usize {
+        let record = &self.records[self.last..];
+        let wanted = record_length(record).unwrap_or(HEADER_BYTES) - record.len();
+        let taken = wanted.min(bytes.len());
+        self.records.extend_from_slice(&bytes[..taken]);
+        self.bytes += taken;
+        taken
+    }
+
+    fn is_whole(&self) -> bool {
+        let record = &self.records[self.last..];
+        record_length(record) == Some(record.len())
+    }
+}
+
+/// The length of the record that `bytes` begin with, be it allowed or not: rustls is the judge.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low] = *bytes.first_chunk::<HEADER_BYTES>()?;
+    Some(HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])))
+}
+
+async fn read_hello<S: Stream>(stream: &mut S, intake: &mut Intake) -> Result<Hello, AcceptError> {
     let mut acceptor = Acceptor::default();
     loop {
-        poll_fn(|cx| poll_feed(stream, &mut acceptor, intake, cx)).await?;
+        let start = intake.last;
+        poll_fn(|cx| intake.poll_record(stream, cx)).await?;
+        let mut record = &intake.records[start..];
+        while !record.is_empty() {
+            acceptor.read_tls(&mut record).map_err(|_| AcceptError::Tls(refused()))?;
+        }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(Some(accepted)) => return Ok(Hello::from(accepted.client_hello())),
             Ok(None) => {}
             Err((error, alert)) => return Err(refuse(stream, error, alert).await),
         }
     }
 }
 
-/// Moves the next bytes into `acceptor`.
-fn poll_feed<S: Stream>(
-    stream: &mut S,
-    acceptor: &mut Acceptor,
-    intake: &mut Intake,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), AcceptError>> {
-    let bytes = ready!(stream.poll_fill(cx))?;
-    let Some(first) = bytes.first() else {
-        let unused = intake.bytes == 0;
-        return Poll::Ready(Err(if unused { AcceptError::Unused } else { AcceptError::Closed }));
-    };
-    if intake.bytes == 0 && *first != HANDSHAKE {
-        return Poll::Ready(Err(AcceptError::NotTls));
-    }
-    if intake.bytes > HANDSHAKE_BYTES_MAX {
-        return Poll::Ready(Err(AcceptError::TooLong));
-    }
-    let mut rest = bytes;
-    let taken = acceptor.read_tls(&mut rest).map_err(|_| AcceptError::Tls(refused()))?;
-    intake.boundary.advance(&bytes[..taken]);
-    intake.bytes += taken;
-    stream.consume(taken);
-    Poll::Ready(Ok(()))
+/// rustls's only reason to take no more bytes: a handshake message over 64 KB.
+fn refused() -> rustls::Error {
+    InvalidMessage::HandshakePayloadTooLarge.into()
 }
 
 /// Sends the alert; the error is what the caller reports.
@@ -190,36 +228,25 @@ async fn refuse<S: Stream>(
     AcceptError::Tls(error)
 }
 
-/// Ready when the handshake is done and our last bytes of it are in the send buffer.
-fn poll_handshake<S: Stream>(
+/// Goes on until the handshake is done and our last bytes of it are in the send buffer.
+async fn shake<S: Stream>(
     stream: &mut S,
-    engine: &mut Engine,
-    bytes_taken: &mut usize,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), AcceptError>> {
-    // What rustls read together with the ClientHello.
-    let mut progress = engine.process().map(|_| ());
+    handshake: &mut Handshake,
+    intake: &mut Intake,
+) -> Result<(), AcceptError> {
     loop {
-        if engine.has_output() {
-            stream.append(|out| engine.take_output(out))?;
+        let mut progress = Ok(Progress::Closed);
+        stream.append(|out| progress = handshake.advance(out))?;
+        match progress.map_err(AcceptError::Tls)? {
+            Progress::Done => return Ok(()),
+            Progress::Closed => return Err(AcceptError::Closed),
+            Progress::Waiting => {}
         }
-        progress.map_err(AcceptError::Tls)?;
-        if !engine.connection().is_handshaking() {
-            return Poll::Ready(Ok(()));
-        }
-        if matches!(engine.received(), Received::Closed) {
-            return Poll::Ready(Err(AcceptError::Closed));
-        }
-        if *bytes_taken > HANDSHAKE_BYTES_MAX {
-            return Poll::Ready(Err(AcceptError::TooLong));
-        }
-        let bytes = ready!(stream.poll_fill(cx))?;
-        if bytes.is_empty() {
-            return Poll::Ready(Err(AcceptError::Closed));
-        }
-        progress = engine.ingest(bytes).map(|taken| {
-            *bytes_taken += taken;
-            stream.consume(taken);
-        });
+        // rustls may still need what it did not discard: the next record goes behind that.
+        std::mem::swap(&mut intake.records, handshake.records());
+        intake.last = intake.records.len();
+        let whole = poll_fn(|cx| intake.poll_record(stream, cx)).await;
+        std::mem::swap(&mut intake.records, handshake.records());
+        whole?;
     }
 }

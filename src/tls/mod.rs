@@ -1,17 +1,20 @@
-//! TLS on a byte stream: ClientHello, choice of server, handshake, record pump.
+//! TLS on a byte stream: ClientHello, choice of server, handshake, records.
 //!
 //! - [`accept`] reads the ClientHello, lets the caller choose a server by it, and shakes hands;
 //!   [`TlsStream`] is the byte stream inside, as lent and bounded as the one below.
 //! - Builds no configuration, reads no clock, has no timeout: the caller bounds the handshake.
-//! - `engine` alone knows rustls's buffered interface.
+//! - rustls shakes hands and derives keys; the records behind that are sealed and opened here, in
+//!   place, because its own record layer copies each of them two or three times and keeps an idle
+//!   connection's buffers.
 //!
 //! Deliberately not here: names and certificates (`crypto`, `snapshot`), anything of HTTP.
 
 #![forbid(unsafe_code)]
 
-mod engine;
+mod handshake;
 mod hello;
 mod record;
+mod session;
 mod stream;
 
 #[cfg(test)]

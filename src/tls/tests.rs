@@ -7,8 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig};
+use rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedCipherSuite,
+};
 
 use super::{AcceptError, Hello, TlsStream, accept};
 use crate::crypto::{self, Choice, Provider, ServerRequest, TicketKeys, Version};
@@ -26,6 +30,10 @@ struct Site {
 
 impl Site {
     fn new(name: &str, version_max: Version) -> Self {
+        Self::with(Choice::Auto, name, version_max)
+    }
+
+    fn with(choice: Choice, name: &str, version_max: Version) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let key_pem = key.serialize_pem();
         let params = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
@@ -38,7 +46,7 @@ impl Site {
             version_max,
             tickets: Arc::clone(&tickets),
         };
-        let config = crypto::server_config(&Provider::new(Choice::Auto), &request).unwrap();
+        let config = crypto::server_config(&Provider::new(choice), &request).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
         Self { config, roots, tickets }
@@ -74,7 +82,7 @@ impl Client {
     /// Moves what can be moved; pending when the server has to go on.
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.push()?;
-        let bytes = ready!(self.end.poll_fill(cx))?;
+        let bytes: &[u8] = ready!(self.end.poll_fill(cx))?;
         let mut rest = bytes;
         self.tls.read_tls(&mut rest)?;
         let taken = bytes.len() - rest.len();
@@ -230,13 +238,10 @@ fn both_versions_shake_hands_in_every_chunking() {
             config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
             let client = connect(&Arc::new(config), "a.example.com");
             let (mut server, mut client) = joined(&site, client, chunking);
-            assert_eq!(server.connection().protocol_version(), Some(agreed));
+            assert_eq!(client.tls.protocol_version(), Some(agreed));
             assert_eq!(server.alpn(), Some(&b"h2"[..]), "our order decides");
             assert_eq!(server.server_name(), Some("a.example.com"));
-            assert!(
-                format!("{:?}", server.connection().negotiated_cipher_suite())
-                    .contains("AES_128_GCM")
-            );
+            assert!(format!("{:?}", server.suite().suite()).contains("AES_128_GCM"));
             assert!(!server.resumed());
             server.write(&[IoSlice::new(b"good "), IoSlice::new(b"morning")]).unwrap();
             server.close_write();
@@ -476,9 +481,9 @@ fn plaintext_is_lent_until_it_is_consumed() {
     let (mut server, mut client) = joined(&site, site.client("a.example.com"), CHUNKINGS[1]);
     alone(client.write(b"abcdef")).unwrap();
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(matches!(server.poll_fill(&mut cx), Poll::Ready(Ok(b"abcdef"))));
+    assert!(matches!(server.poll_fill(&mut cx), Poll::Ready(Ok(lent)) if lent == b"abcdef"));
     server.consume(2);
-    assert!(matches!(server.poll_fill(&mut cx), Poll::Ready(Ok(b"cdef"))));
+    assert!(matches!(server.poll_fill(&mut cx), Poll::Ready(Ok(lent)) if lent == b"cdef"));
     server.consume(4);
     assert!(server.poll_fill(&mut cx).is_pending());
 }
@@ -578,4 +583,75 @@ fn the_stream_stays_small() {
     // Every connection holds one; a change of this number is to be seen.
     let bytes = size_of::<TlsStream<End>>() - size_of::<End>();
     assert!(bytes <= 1536, "{bytes}");
+}
+
+#[test]
+fn keys_are_renewed_when_the_client_wishes() {
+    let site = Site::new("a.example.com", Version::Tls13);
+    for chunking in CHUNKINGS {
+        let (mut server, mut client) = joined(&site, site.client("a.example.com"), chunking);
+        for round in 0..3 {
+            client.tls.refresh_traffic_keys().unwrap();
+            alone(client.write(b"ping")).unwrap();
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut received = Vec::new();
+            while received.len() < 4 {
+                let Poll::Ready(Ok(lent)) = server.poll_fill(&mut cx) else { panic!("{round}") };
+                received.extend_from_slice(lent);
+                let n = lent.len();
+                server.consume(n);
+            }
+            assert_eq!(received, b"ping");
+            // Sealed with our renewed key: rustls asks for one with each of its own.
+            server.write(&[IoSlice::new(b"pong")]).unwrap();
+        }
+        server.close_write();
+        assert_eq!(alone(client.read_to_end()).unwrap(), b"pongpongpong");
+    }
+}
+
+#[test]
+fn a_client_that_only_renews_keys_is_cut() {
+    let site = Site::new("a.example.com", Version::Tls13);
+    let (mut server, mut client) = joined(&site, site.client("a.example.com"), CHUNKINGS[2]);
+    for _ in 0..33 {
+        client.tls.refresh_traffic_keys().unwrap();
+        client.push().unwrap();
+    }
+    let error = alone(read_all(&mut server)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    let told = alone(client.read_to_end()).unwrap_err();
+    assert!(told.to_string().contains("UnexpectedMessage"), "{told}");
+}
+
+#[test]
+fn both_libraries_seal_and_open_every_suite() {
+    for choice in [Choice::Ring, Choice::AwsLcRs] {
+        let provider = Provider::new(choice).rustls();
+        let site = Site::with(choice, "a.example.com", Version::Tls13);
+        // The site's key is for ECDSA.
+        let usable = |suite: &&SupportedCipherSuite| !format!("{suite:?}").contains("_RSA_");
+        for suite in provider.cipher_suites.iter().filter(usable) {
+            let cipher_suites = vec![*suite];
+            let only = CryptoProvider { cipher_suites, ..(*provider).clone() };
+            let version = match suite {
+                SupportedCipherSuite::Tls12(_) => &rustls::version::TLS12,
+                SupportedCipherSuite::Tls13(_) => &rustls::version::TLS13,
+            };
+            let config = ClientConfig::builder_with_provider(Arc::new(only))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(site.roots.clone())
+                .with_no_client_auth();
+            let tls = connect(&Arc::new(config), "a.example.com");
+            let (mut server, mut client) = joined(&site, tls, CHUNKINGS[1]);
+            assert_eq!(server.suite().suite(), suite.suite());
+            alone(client.write(b"question")).unwrap();
+            client.close_notify();
+            assert_eq!(alone(read_all(&mut server)).unwrap(), b"question");
+            server.write(&[IoSlice::new(b"answer")]).unwrap();
+            server.close_write();
+            assert_eq!(alone(client.read_to_end()).unwrap(), b"answer", "{suite:?}");
+        }
+    }
 }

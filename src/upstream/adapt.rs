@@ -223,6 +223,6 @@ mod tests {
         assert!(Pin::new(&mut stream).poll_shutdown(&mut context()).is_pending());
         assert_eq!(drain(&mut peer), b"bye");
         assert!(Pin::new(&mut stream).poll_shutdown(&mut context()).is_ready());
-        assert!(matches!(peer.poll_fill(&mut context()), Poll::Ready(Ok(b""))));
+        assert!(matches!(peer.poll_fill(&mut context()), Poll::Ready(Ok([]))));
     }
 }

@@ -288,7 +288,7 @@ fn idle_connections_are_closed_by_the_sweep() {
     assert!(now(|cx| end.poll_fill(cx).map(drop)).is_pending(), "not yet expired");
     rig.world.advance(rig.limits.upstream_idle_timeout);
     rig.world.idle();
-    assert!(matches!(now(|cx| end.poll_fill(cx).map_ok(<[u8]>::len)), Poll::Ready(Ok(0))));
+    assert!(matches!(now(|cx| end.poll_fill(cx).map_ok(|lent| lent.len())), Poll::Ready(Ok(0))));
 }
 
 #[test]

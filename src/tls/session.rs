@@ -1,0 +1,234 @@
+//! An established connection's two keys, and what may be said on it beside data: alerts, key
+//! updates, and in TLS 1.2 the wish to negotiate again, which is declined.
+//!
+//! - rustls did the handshake and derives further keys; records are ours (`record`).
+//! - What a peer can repeat without sending data is bounded by [`IDLE_RECORDS_MAX`].
+//! - A key that has sealed as much as is safe is replaced; TLS 1.2 cannot, so the connection ends.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use rustls::kernel::KernelConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::{ProtocolVersion, SupportedCipherSuite};
+
+use super::record::{Content, Protection, Refused};
+
+/// Records without data that may come one after the other.
+const IDLE_RECORDS_MAX: u8 = 32;
+
+/// Handshake messages that are known here.
+const HELLO_REQUEST_OR_CLIENT_HELLO: [u8; 2] = [0, 1];
+const KEY_UPDATE: u8 = 24;
+
+/// Levels and descriptions of alerts (RFC 8446, section 6).
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+const CLOSE_NOTIFY: u8 = 0;
+const UNEXPECTED_MESSAGE: u8 = 10;
+const BAD_RECORD_MAC: u8 = 20;
+const RECORD_OVERFLOW: u8 = 22;
+const DECODE_ERROR: u8 = 50;
+const USER_CANCELED: u8 = 90;
+const NO_RENEGOTIATION: u8 = 100;
+
+/// Keys and rules of an established connection.
+pub(super) struct Session {
+    opener: Protection,
+    sealer: Protection,
+    /// Derives further keys.
+    secrets: KernelConnection<ServerConnectionData>,
+    /// Records that the peer may still send before the next with data.
+    patience: u8,
+}
+
+/// What a record meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// This part of the record is plaintext, not empty.
+    Data(Range<usize>),
+    /// Nothing for the reader.
+    Nothing,
+    /// Nothing for the reader, and [`Session::answer`] is due.
+    Question(Question),
+    /// The peer says that it sends no more.
+    Closed,
+}
+
+/// What a peer wants to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// That we have new keys too.
+    KeyUpdate,
+    /// That we do not negotiate again.
+    Renegotiation,
+}
+
+/// Why a connection is broken for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A record was forged, too long, or of a kind that has no place here.
+    Record(Refused),
+    /// A message is not what it should be.
+    Malformed,
+    /// A message that has no place here, or too many without data.
+    Unexpected,
+    /// The peer ended the connection with this alert.
+    Alert(u8),
+    /// The key has sealed all that it may.
+    Worn,
+}
+
+impl Session {
+    /// Takes over from `connection`, whose handshake is done and sent.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn new(connection: UnbufferedServerConnection) -> Result<Self, rustls::Error> {
+        let (keys, secrets) = connection.dangerous_into_kernel_connection()?;
+        let suite = secrets.negotiated_cipher_suite();
+        let both = Protection::new(suite, keys.rx).zip(Protection::new(suite, keys.tx));
+        let (opener, sealer) = both.ok_or(rustls::Error::HandshakeNotComplete)?;
+        Ok(Self { opener, sealer, secrets, patience: IDLE_RECORDS_MAX })
+    }
+
+    /// What was negotiated.
+    pub(super) fn suite(&self) -> SupportedCipherSuite {
+        self.secrets.negotiated_cipher_suite()
+    }
+
+    fn is_tls13(&self) -> bool {
+        self.secrets.protocol_version() == ProtocolVersion::TLSv1_3
+    }
+
+    /// Decrypts a whole record in place, and does what it asks for.
+    ///
+    /// # Errors
+    /// The connection is broken; [`refuse`](Self::refuse) tells the peer.
+    pub(super) fn receive(&mut self, record: &mut [u8]) -> Result<Received, Fault> {
+        let (content, range) = self.opener.open(record).map_err(Fault::Record)?;
+        if content == Content::Data && !range.is_empty() {
+            self.patience = IDLE_RECORDS_MAX;
+            return Ok(Received::Data(range));
+        }
+        self.patience = self.patience.checked_sub(1).ok_or(Fault::Unexpected)?;
+        match content {
+            Content::Data => Ok(Received::Nothing),
+            Content::Alert => self.alerted(&record[range]),
+            Content::Handshake if self.is_tls13() => self.update_key(&record[range]),
+            Content::Handshake => Self::renegotiation(&record[range]),
+        }
+    }
+
+    fn alerted(&self, alert: &[u8]) -> Result<Received, Fault> {
+        let &[level, description] = alert else { return Err(Fault::Malformed) };
+        match description {
+            CLOSE_NOTIFY => Ok(Received::Closed),
+            USER_CANCELED => Ok(Received::Nothing),
+            // TLS 1.3 has no warnings but the two above.
+            _ if level == WARNING && !self.is_tls13() => Ok(Received::Nothing),
+            _ => Err(Fault::Alert(description)),
+        }
+    }
+
+    /// The one message that a TLS 1.3 client may send now. It ends its record, since what follows
+    /// has other keys.
+    fn update_key(&mut self, message: &[u8]) -> Result<Received, Fault> {
+        let &[KEY_UPDATE, 0, 0, 1, wants_ours] = message else { return Err(Fault::Unexpected) };
+        let secrets = self.secrets.update_rx_secret().map_err(|_| Fault::Unexpected)?;
+        self.opener = Protection::new(self.suite(), secrets).ok_or(Fault::Unexpected)?;
+        match wants_ours {
+            0 => Ok(Received::Nothing),
+            1 => Ok(Received::Question(Question::KeyUpdate)),
+            _ => Err(Fault::Malformed),
+        }
+    }
+
+    fn renegotiation(message: &[u8]) -> Result<Received, Fault> {
+        match message.first() {
+            Some(kind) if HELLO_REQUEST_OR_CLIENT_HELLO.contains(kind) => {
+                Ok(Received::Question(Question::Renegotiation))
+            }
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    /// Appends what `question` asks for.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) fn answer(&mut self, question: Question, out: &mut Vec<u8>) -> Result<(), Fault> {
+        match question {
+            Question::KeyUpdate => self.refresh(out),
+            Question::Renegotiation => {
+                self.alert(WARNING, NO_RENEGOTIATION, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the peer of a new key, and seals with it from then on.
+    fn refresh(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let secrets = self.secrets.update_tx_secret().map_err(|_| Fault::Worn)?;
+        let fresh = Protection::new(self.suite(), secrets).ok_or(Fault::Worn)?;
+        let message = [KEY_UPDATE, 0, 0, 1, 0];
+        self.sealer.seal(Content::Handshake, &[IoSlice::new(&message)], out);
+        self.sealer = fresh;
+        Ok(())
+    }
+
+    /// Appends records with all of `plain`.
+    ///
+    /// # Errors
+    /// The key is worn, and TLS 1.2 has no other.
+    pub(super) fn seal(&mut self, plain: &[IoSlice<'_>], out: &mut Vec<u8>) -> Result<(), Fault> {
+        if self.sealer.is_worn() {
+            self.refresh(out)?;
+        }
+        self.sealer.seal(Content::Data, plain, out);
+        Ok(())
+    }
+
+    /// Appends the record that says that no more data follows.
+    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
+        self.alert(WARNING, CLOSE_NOTIFY, out);
+    }
+
+    /// Appends the alert that says why the connection is given up, where one is due.
+    pub(super) fn refuse(&mut self, fault: Fault, out: &mut Vec<u8>) {
+        let description = match fault {
+            Fault::Record(Refused::Forged) => BAD_RECORD_MAC,
+            Fault::Record(Refused::TooLong) => RECORD_OVERFLOW,
+            Fault::Record(Refused::Unexpected) | Fault::Unexpected => UNEXPECTED_MESSAGE,
+            Fault::Malformed => DECODE_ERROR,
+            Fault::Alert(_) | Fault::Worn => return,
+        };
+        self.alert(FATAL, description, out);
+    }
+
+    fn alert(&mut self, level: u8, description: u8, out: &mut Vec<u8>) {
+        self.sealer.seal(Content::Alert, &[IoSlice::new(&[level, description])], out);
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record(Refused::Forged) => f.write_str("the client sent a forged record"),
+            Self::Record(Refused::TooLong) => f.write_str("the client sent a record too long"),
+            Self::Record(Refused::Unexpected) | Self::Unexpected => {
+                f.write_str("the client sent a message that has no place here")
+            }
+            Self::Malformed => f.write_str("the client sent a malformed message"),
+            Self::Alert(description) => write!(f, "the client sent the alert {description}"),
+            Self::Worn => f.write_str("the key has sealed as much as is safe"),
+        }
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(io::ErrorKind::InvalidData, fault.to_string())
+    }
+}

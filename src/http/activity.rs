@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::Downstream;
+use super::detect::Peeked;
 use crate::io::{Clock, Stream};
 use crate::snapshot::Limits;
 
@@ -30,6 +31,8 @@ pub(crate) struct Activity {
     moved: Cell<bool>,
     /// No more requests are to come by this connection.
     retired: Cell<bool>,
+    /// The send buffer had no room when it was last asked.
+    congested: Cell<bool>,
 }
 
 impl Activity {
@@ -43,6 +46,7 @@ impl Activity {
             multiplexed: Cell::new(false),
             moved: Cell::new(false),
             retired: Cell::new(false),
+            congested: Cell::new(false),
         }
     }
 
@@ -88,6 +92,14 @@ impl Activity {
         self.requests.get() == 0 && self.head_begun.get().is_some()
     }
 
+    /// Whether nothing at all goes on since `before`: no request, no part of one, nothing to send.
+    pub(crate) fn is_idle_since(&self, before: Instant) -> bool {
+        self.requests.get() == 0
+            && self.latest.get() <= before
+            && self.head_begun.get().is_none()
+            && !self.congested.get()
+    }
+
     /// When the connection has waited long enough for whatever it waits for.
     pub(crate) fn deadline(&self, limits: &Limits) -> Instant {
         if self.requests.get() > 0 {
@@ -127,6 +139,13 @@ impl<S, C> Observed<S, C> {
     }
 }
 
+impl<S, C> Observed<Peeked<S>, C> {
+    /// Lends `bytes`, which were read and not used, once more before all others.
+    pub(crate) fn lend_again(&mut self, bytes: &[u8]) {
+        self.stream.lend_again(bytes);
+    }
+}
+
 impl<S: Stream, C: Clock> Stream for Observed<S, C> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut [u8]>> {
         let filled = self.stream.poll_fill(cx);
@@ -141,7 +160,9 @@ impl<S: Stream, C: Clock> Stream for Observed<S, C> {
     }
 
     fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_write_ready(cx)
+        let ready = self.stream.poll_write_ready(cx);
+        self.downstream.activity.congested.set(ready.is_pending());
+        ready
     }
 
     fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<()> {

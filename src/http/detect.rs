@@ -23,9 +23,23 @@ pub(crate) struct Peeked<S> {
 /// # Errors
 /// The connection broke.
 pub(crate) async fn detect<S: Stream>(stream: S) -> io::Result<(Peeked<S>, Protocol)> {
-    let mut peeked = Peeked { bytes: Vec::new(), used: 0, stream };
+    let mut peeked = Peeked::new(stream);
     let protocol = poll_fn(|cx| peeked.poll_protocol(cx)).await?;
     Ok((peeked, protocol))
+}
+
+impl<S> Peeked<S> {
+    /// `stream`, of which nothing was read yet.
+    pub(crate) fn new(stream: S) -> Self {
+        Self { bytes: Vec::new(), used: 0, stream }
+    }
+
+    /// Lends `bytes`, which were read and not used, once more before all others.
+    pub(crate) fn lend_again(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.used);
+        self.used = 0;
+        self.bytes.splice(..0, bytes.iter().copied());
+    }
 }
 
 impl<S: Stream> Peeked<S> {

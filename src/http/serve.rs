@@ -13,14 +13,14 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::activity::Observed;
-use super::detect::detect;
+use super::detect::{Peeked, detect};
 use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
 use super::{Downstream, Gateway, Protocol, hurry};
@@ -37,6 +37,10 @@ const HYPER_HEADER_FIELDS: usize = 100;
 /// Bytes of a response that hyper's HTTP/2 holds for one stream before the upstream has to wait.
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// An HTTP/1.1 connection that is idle for so long gives up what hyper needs for it, which is three
+/// quarters of its memory. Taking it up again costs under a microsecond.
+const PAUSE_AFTER: Duration = Duration::from_millis(200);
+
 /// A connection's future. Boxed, so that none carries the largest of them.
 pub(crate) type Served = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -51,7 +55,7 @@ pub(crate) fn serve<N: Net, S: Stream>(
     let limits = gateway.snapshots.borrow_mut().current().limits.clone();
     let serving = Serving { gateway, downstream, limits, watch };
     match protocol {
-        Protocol::Http1 => Box::pin(serving.http1(stream)),
+        Protocol::Http1 => Box::pin(serving.http1(Peeked::new(stream))),
         Protocol::Http2 => Box::pin(serving.http2(stream)),
         Protocol::Detect => Box::pin(serving.detected(stream)),
     }
@@ -84,37 +88,61 @@ impl<N: Net> Serving<N> {
         served.await;
     }
 
-    fn http1<S: Stream>(self, stream: S) -> impl Future<Output = ()> {
+    fn http1<S: Stream>(self, stream: Peeked<S>) -> impl Future<Output = ()> {
         let forwarder = self.forwarder();
-        let service = {
-            let forwarder = Rc::clone(&forwarder);
-            service_fn(move |request| {
-                let forwarder = Rc::clone(&forwarder);
-                // hyper wants to move it. Freed with the request: it is larger than all the rest.
-                Box::pin(async move { forwarder.serve(request).await })
-            })
-        };
-        let mut connection = self.http1_builder().serve_connection(self.adapt(stream), service);
+        let mut stream = self.observe(stream);
         async move {
             let mut guard = Guard::new(&self);
-            let ended = poll_fn(|cx| {
-                let mut ended = connection.poll_without_shutdown(cx);
-                if ended.is_pending() && guard.poll_draining(cx) {
-                    Pin::new(&mut connection).graceful_shutdown();
-                    ended = connection.poll_without_shutdown(cx);
+            let (ended, unread) = loop {
+                // Boxed, so that an idle connection does not carry the room that hyper needs.
+                let serving = Box::pin(self.http1_requests(stream, &forwarder, &mut guard));
+                let (ended, parts) = serving.await;
+                stream = parts.io.into_inner();
+                if !matches!(ended, Ended::Idle) {
+                    break (ended, parts.read_buf);
                 }
-                guard.poll(ended, cx)
-            })
-            .await;
+                stream.lend_again(&parts.read_buf);
+                drop(parts.read_buf);
+                let paused = poll_fn(|cx| guard.poll_paused(&mut stream, cx)).await;
+                if !matches!(paused, Ended::Idle) {
+                    break (paused, Bytes::new());
+                }
+            };
             self.note_malformed(&ended);
-            let parts = connection.into_parts();
-            let (stream, switched) = (parts.io.into_inner(), forwarder.take_switched());
-            let finishing: Pin<Box<dyn Future<Output = ()> + '_>> = match switched {
-                Some(switched) => Box::pin(self.join(stream, parts.read_buf, switched)),
+            let finishing: Pin<Box<dyn Future<Output = ()> + '_>> = match forwarder.take_switched()
+            {
+                Some(switched) => Box::pin(self.join(stream, unread, switched)),
                 None => Box::pin(linger(&self.gateway.net, self.limits.linger_timeout, stream)),
             };
             finishing.await;
         }
+    }
+
+    /// Serves requests until the connection ends or pauses.
+    async fn http1_requests<S: Stream>(
+        &self,
+        stream: Observed<S, N>,
+        forwarder: &Rc<Forwarder<N>>,
+        guard: &mut Guard<'_, N>,
+    ) -> (Ended, Http1Parts<Observed<S, N>>) {
+        let service = service_fn(|request| {
+            let forwarder = Rc::clone(forwarder);
+            // hyper wants to move it. Freed with the request: it is larger than all the rest.
+            Box::pin(async move { forwarder.serve(request).await })
+        });
+        let stream = Adapted::new(stream);
+        let mut connection = self.http1_builder().serve_connection(stream, service);
+        let ended = poll_fn(|cx| {
+            let mut ended = connection.poll_without_shutdown(cx);
+            if ended.is_pending() && guard.poll_draining(cx) {
+                Pin::new(&mut connection).graceful_shutdown();
+                ended = connection.poll_without_shutdown(cx);
+            }
+            guard.poll(ended, cx)
+        })
+        .await;
+        let parts = connection.into_parts();
+        (ended, Http1Parts { io: parts.io, read_buf: parts.read_buf })
     }
 
     fn http1_builder(&self) -> http1::Builder {
@@ -134,7 +162,8 @@ impl<N: Net> Serving<N> {
             // hyper moves it into a stream and that into a task: a box is moved for less.
             Box::pin(async move { forwarder.serve(request).await })
         });
-        let mut connection = self.http2_builder().serve_connection(self.adapt(stream), service);
+        let mut connection =
+            self.http2_builder().serve_connection(Adapted::new(self.observe(stream)), service);
         async move {
             let mut guard = Guard::new(&self);
             // How it ended makes no difference: each request has logged its own end.
@@ -166,9 +195,9 @@ impl<N: Net> Serving<N> {
         Rc::new(Forwarder::new(Rc::clone(&self.gateway), Rc::clone(&self.downstream)))
     }
 
-    fn adapt<S: Stream>(&self, stream: S) -> Adapted<Observed<S, N>> {
+    fn observe<S: Stream>(&self, stream: S) -> Observed<S, N> {
         let downstream = Rc::clone(&self.downstream);
-        Adapted::new(Observed::new(stream, self.gateway.net.clone(), downstream))
+        Observed::new(stream, self.gateway.net.clone(), downstream)
     }
 
     /// Joins a connection that has switched protocols to its upstream, until both are done.
@@ -223,8 +252,18 @@ impl<N: Net> Drop for Tally<N> {
     }
 }
 
-/// How a connection ended.
+/// What hyper leaves of a connection.
+struct Http1Parts<S: Stream> {
+    io: Adapted<S>,
+    /// Bytes that it read and did not use.
+    read_buf: Bytes,
+}
+
+/// How a connection ended, or its serving.
 enum Ended {
+    /// It goes on, and hyper need not know: nothing was going on for [`PAUSE_AFTER`], or something
+    /// is again.
+    Idle,
     /// It has nothing more to say.
     Done,
     Failed(hyper::Error),
@@ -288,20 +327,51 @@ impl<'a, N: Net> Guard<'a, N> {
         match ended {
             Poll::Ready(Ok(())) => Poll::Ready(Ended::Done),
             Poll::Ready(Err(error)) => Poll::Ready(Ended::Failed(error)),
-            Poll::Pending => self.poll_deadline(cx).map(|()| Ended::TooSlow),
+            Poll::Pending => self.poll_idle(cx),
         }
     }
 
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ends the serving at the deadline, or when it is time for a pause.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Serving { downstream, gateway, .. } = self.serving;
+        let now = gateway.net.now();
+        let activity = &downstream.activity;
+        if !activity.is_multiplexed()
+            && now.checked_sub(PAUSE_AFTER).is_some_and(|before| activity.is_idle_since(before))
+        {
+            return Poll::Ready(Ended::Idle);
+        }
+        // Looked at again so soon, a connection is not idle for much longer without a pause. A
+        // timer for each request would cost more than these few looks.
+        let look = if activity.is_multiplexed() { None } else { Some(now + PAUSE_AFTER) };
+        self.poll_deadline(look, cx).map(|()| Ended::TooSlow)
+    }
+
+    /// Waits for the next request without hyper.
+    fn poll_paused(&mut self, stream: &mut impl Stream, cx: &mut Context<'_>) -> Poll<Ended> {
+        match stream.poll_fill(cx) {
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => return Poll::Ready(Ended::Idle),
+            Poll::Ready(_) => return Poll::Ready(Ended::Done),
+            Poll::Pending => {}
+        }
+        if self.poll_draining(cx) {
+            return Poll::Ready(Ended::Done);
+        }
+        self.poll_deadline(None, cx).map(|()| Ended::TooSlow)
+    }
+
+    /// Ready at the deadline. Wakes the task at `look` too, if that is earlier.
+    fn poll_deadline(&mut self, look: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline();
-        if deadline < self.armed {
-            self.arm(deadline);
+        let next = look.map_or(deadline, |look| look.min(deadline));
+        if next < self.armed {
+            self.arm(next);
         }
         while Pin::new(&mut self.sleep).poll(cx).is_ready() {
             if self.serving.gateway.net.now() >= deadline {
                 return Poll::Ready(());
             }
-            self.arm(deadline);
+            self.arm(next);
         }
         Poll::Pending
     }

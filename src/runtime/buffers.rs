@@ -21,7 +21,7 @@ const PAGE_BYTES: usize = 4096;
 /// Spare send buffers that are kept, all together: two for each of 120 requests of one turn.
 const SPARES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest that is.
-const SPARE_BYTES_MAX: usize = 128 * 1024;
+const SPARE_BYTES_MAX: usize = 192 * 1024;
 /// A fresh send buffer: a TLS record, or a small response with all of its fields.
 const SPARE_BYTES: usize = 17 * 1024;
 

@@ -20,6 +20,8 @@ pub(super) const HEADER_BYTES: usize = 5;
 const PLAIN_BYTES_MAX: usize = 1 << 14;
 /// Most that a record's body may have beyond its plaintext.
 const OVERHEAD_BYTES_MAX: usize = 256;
+/// Most that a record of ours has beyond its plaintext.
+const RECORD_OVERHEAD_BYTES: usize = HEADER_BYTES + EXPLICIT_NONCE_BYTES + 1 + TAG_BYTES;
 /// Sent by the peer in each record where TLS 1.2 uses AES-GCM.
 const EXPLICIT_NONCE_BYTES: usize = 8;
 /// What every record says it is: TLS 1.2.
@@ -109,6 +111,8 @@ impl Protection {
     pub(super) fn seal(&mut self, content: Content, plain: &[IoSlice<'_>], out: &mut Vec<u8>) {
         let mut rest = Rest { slices: plain, used: 0 };
         let mut left: usize = plain.iter().map(|slice| slice.len()).sum();
+        // Once, not record by record: growing moves what is there already.
+        out.reserve(left + left.div_ceil(PLAIN_BYTES_MAX) * RECORD_OVERHEAD_BYTES);
         while left > 0 {
             let n = left.min(PLAIN_BYTES_MAX);
             self.seal_record(content, n, &mut rest, out);
@@ -122,7 +126,6 @@ impl Protection {
         let nonce = self.next_nonce();
         let aad = self.aad([self.format.outer(content), VERSION[0], VERSION[1]], n);
         let body = self.format.explicit_bytes() + n + self.format.type_bytes() + TAG_BYTES;
-        out.reserve(HEADER_BYTES + body);
         let [high, low] = (body as u16).to_be_bytes();
         out.extend_from_slice(&[self.format.outer(content), VERSION[0], VERSION[1], high, low]);
         out.extend_from_slice(&nonce[NONCE_BYTES - self.format.explicit_bytes()..]);

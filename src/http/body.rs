@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -15,7 +15,7 @@ use super::entry::Entry;
 use super::headers;
 use crate::io::Net;
 use crate::telemetry::request::Flags;
-use crate::upstream::{self, Nothing};
+use crate::upstream::{self, Data, Nothing};
 
 /// What the client sends.
 pub(crate) struct RequestBody {
@@ -88,18 +88,18 @@ impl<N: Net> ResponseBody<N> {
 }
 
 impl<N: Net> Body for ResponseBody<N> {
-    type Data = Bytes;
+    type Data = Data<N>;
     type Error = upstream::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, upstream::Error>>> {
+    ) -> Poll<Option<Result<Frame<Data<N>>, upstream::Error>>> {
         if self.is_done {
             return Poll::Ready(None);
         }
         let frame = match &mut self.source {
-            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Own(text) => text.take().map(|text| Ok(Frame::data(Data::Bytes(text)))),
             Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
             Source::Refused(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
@@ -141,6 +141,6 @@ impl<N: Net> Drop for ResponseBody<N> {
     }
 }
 
-fn data_bytes(frame: &Frame<Bytes>) -> u64 {
-    frame.data_ref().map_or(0, |data| data.len() as u64)
+fn data_bytes(frame: &Frame<impl Buf>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.remaining() as u64)
 }

@@ -23,6 +23,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Buf;
+
 /// An ordered stream of bytes in both directions, such as a TCP connection or TLS over one.
 ///
 /// Dropping a stream closes it at once: bytes that are still in its send buffer are lost. To end it
@@ -81,10 +83,23 @@ pub trait Stream: 'static {
     fn close_write(&mut self);
 }
 
+/// A stream whose received bytes can be kept beyond the next call without a copy.
+pub trait Take: Stream {
+    /// Bytes that left the stream.
+    type Piece: Buf + 'static;
+
+    /// Consumes the first `n` bytes that [`poll_fill`](Stream::poll_fill) lent last, but at least
+    /// one, and hands them over: where they lie if those were all that was lent, else copied.
+    ///
+    /// # Panics
+    /// When `n` is 0 or more than were lent.
+    fn take(&mut self, n: usize) -> Self::Piece;
+}
+
 /// Opens streams.
 pub trait Connect: Clone + 'static {
     /// What a successful connect yields.
-    type Stream: Stream;
+    type Stream: Take;
 
     /// Connects to `to`. There is no timeout in it; dropping the future gives up.
     fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static;

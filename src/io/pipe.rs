@@ -11,7 +11,9 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::Stream;
+use bytes::Bytes;
+
+use super::{Stream, Take};
 
 /// Bytes that one direction holds before its writer is told to wait.
 pub const HIGH_WATER_BYTES: usize = 64 * 1024;
@@ -113,6 +115,16 @@ impl Stream for End {
         let mut half = self.outgoing.borrow_mut();
         half.closed = true;
         wake(&mut half.reader);
+    }
+}
+
+impl Take for End {
+    type Piece = Bytes;
+
+    fn take(&mut self, n: usize) -> Bytes {
+        let piece = Bytes::copy_from_slice(&self.lent[self.lent_used..][..n]);
+        self.consume(n);
+        piece
     }
 }
 

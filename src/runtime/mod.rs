@@ -48,7 +48,7 @@ pub use self::handle::{Handle, Sleep};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Receiver, Sender, mailbox};
 pub use self::start::{Backend, Config, Denied, Running, StartError};
-pub use self::stream::TcpStream;
+pub use self::stream::{Piece, TcpStream};
 
 use self::driver::Driver;
 use self::engine::Engine;

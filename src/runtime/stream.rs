@@ -14,7 +14,9 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::io::Stream;
+use bytes::Buf;
+
+use crate::io::{Stream, Take};
 
 use super::buffers::Chunk;
 use super::engine::Engine;
@@ -155,6 +157,40 @@ impl Stream for TcpStream {
             state.writing = Writing::Closing;
             self.engine.supplies.mark_dirty(&self.socket, &mut state);
         }
+    }
+}
+
+impl Take for TcpStream {
+    type Piece = Piece;
+
+    fn take(&mut self, n: usize) -> Piece {
+        assert_ne!(n, 0, "a piece has bytes");
+        let mut lent = self.lent.take().expect("took more than was lent");
+        if lent.bytes().len() == n {
+            return Piece(lent);
+        }
+        let piece = Piece(Chunk::copy(&lent.bytes()[..n]));
+        lent.consume(n);
+        self.lent = Some(lent);
+        piece
+    }
+}
+
+/// Received bytes that left their stream; they occupy a receive buffer until they are dropped.
+#[derive(Debug)]
+pub struct Piece(Chunk);
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.0.bytes().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.0.consume(n);
     }
 }
 

@@ -3,10 +3,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 
-use crate::io::Net;
+use crate::io::{Connect, Net, Take};
 
 use super::error::Error;
 use super::{h1, h2};
@@ -31,20 +31,51 @@ impl<N: Net, B> Body<N, B> {
     }
 }
 
+/// Data of a response: where it was received, if it came by HTTP/1.1.
+pub(crate) enum Data<N: Net> {
+    Bytes(Bytes),
+    Piece(<<N as Connect>::Stream as Take>::Piece),
+}
+
+impl<N: Net> Buf for Data<N> {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.remaining(),
+            Self::Piece(piece) => piece.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.chunk(),
+            Self::Piece(piece) => piece.chunk(),
+        }
+    }
+
+    fn advance(&mut self, n: usize) {
+        match self {
+            Self::Bytes(bytes) => bytes.advance(n),
+            Self::Piece(piece) => piece.advance(n),
+        }
+    }
+}
+
 /// Nothing in it is ever pinned.
 impl<N: Net, B> Unpin for Body<N, B> {}
 
 impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Body<N, B> {
-    type Data = Bytes;
+    type Data = Data<N>;
     type Error = Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Data<N>>, Error>>> {
         match &mut self.0 {
             Inner::Http1(incoming) => incoming.poll_frame(cx),
-            Inner::Http2(incoming) => incoming.poll_frame(cx),
+            Inner::Http2(incoming) => {
+                incoming.poll_frame(cx).map_ok(|frame| frame.map_data(Data::Bytes))
+            }
         }
     }
 

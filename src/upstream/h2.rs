@@ -470,9 +470,8 @@ mod tests {
     use crate::io::pipe::Chunking;
     use crate::snapshot::UpstreamProtocol;
     use crate::upstream::Upstreams;
-    use crate::upstream::world::{Fed, World, bare, cluster, telemetry};
+    use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry};
     use ::http::HeaderMap;
-    use http_body::Body as _;
     use hyper::server::conn::http2 as server;
     use hyper::service::service_fn;
     use std::convert::Infallible;
@@ -546,7 +545,7 @@ mod tests {
     }
 
     async fn frame(exchange: &mut Exchange<World, Fed>) -> Option<Result<Frame<Bytes>, Error>> {
-        poll_fn(|cx| Pin::new(exchange.response.body_mut()).poll_frame(cx)).await
+        poll_fn(|cx| poll_frame(exchange, cx)).await
     }
 
     fn data(text: &'static str) -> Frame<Bytes> {

@@ -24,7 +24,7 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod world;
 
-pub(crate) use body::Body;
+pub(crate) use body::{Body, Data};
 pub(crate) use error::{Error, Kind};
 
 use std::net::SocketAddr;
@@ -120,10 +120,12 @@ impl<N: Net> Upstreams<N> {
     {
         match cluster.protocol {
             UpstreamProtocol::Http1 => {
+                let attempt = h1::Attempt::new(request, Bounds::new(limits));
                 let lease = self.lease(cluster).await?;
-                h1::send(&self.0, lease, cluster, Bounds::new(limits), request).await
+                attempt.send(&self.0, lease, cluster).await
             }
-            UpstreamProtocol::Http2 => h2::send(&self.0, cluster, limits, request).await,
+            // Boxed: most requests do not carry the room for it.
+            UpstreamProtocol::Http2 => Box::pin(h2::send(&self.0, cluster, limits, request)).await,
         }
     }
 
@@ -138,8 +140,9 @@ impl<N: Net> Upstreams<N> {
         limits: &Limits,
         request: Request<()>,
     ) -> Result<Upgraded<N>, Error> {
+        let attempt = h1::Attempt::for_upgrade(request, Bounds::new(limits));
         let lease = self.lease(cluster).await?;
-        h1::upgrade(&self.0, lease, cluster, Bounds::new(limits), request).await
+        attempt.upgrade(&self.0, lease, cluster).await
     }
 
     /// A connection to one endpoint, or to one other when the first cannot be connected.

@@ -13,13 +13,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use ::http::Request;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::Frame;
 
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Clock, Connect, Sleep, Spawn, Stream};
 use crate::snapshot::{Cluster, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
+use crate::upstream::{Data, Error, Exchange};
 
 thread_local! {
     /// Sleeps are plain data, so they find the time here. Each test has its own thread.
@@ -265,6 +266,17 @@ impl http_body::Body for Fed {
         let feed = self.0.borrow();
         feed.ended && feed.frames.is_empty()
     }
+}
+
+/// The next frame of the response, with its data as plain bytes.
+pub(crate) fn poll_frame(
+    exchange: &mut Exchange<World, Fed>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    let body = Pin::new(exchange.response.body_mut());
+    let plain =
+        |frame: Frame<Data<World>>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+    http_body::Body::poll_frame(body, cx).map_ok(plain)
 }
 
 /// A request without a body.

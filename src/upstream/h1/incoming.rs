@@ -1,6 +1,6 @@
 //! A response body as it comes in, while the rest of the request body still goes out.
 //!
-//! - The two directions are independent; each frame is one copy out of the lent bytes.
+//! - The two directions are independent; a frame's data stays where it was received.
 //! - When both ended cleanly the connection goes back to the pool at once; a body that is dropped
 //!   early drops it.
 
@@ -11,9 +11,10 @@ use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::io::{Net, Stream};
+use crate::io::{Connect, Net, Stream, Take};
 
 use super::super::Bounds;
+use super::super::body::Data;
 use super::super::error::{Error, Kind, early_end};
 use super::super::patience::Patience;
 use super::super::pool::{Lease, Pools};
@@ -24,7 +25,7 @@ use super::request::{BodyFailed, Upload};
 /// An HTTP/1.1 response body of an exchange whose request body is a `B`.
 pub(in super::super) struct Incoming<N: Net, B> {
     /// `None` once the body has ended, well or not.
-    open: Option<Open<N, B>>,
+    open: Option<Box<Open<N, B>>>,
     /// Trailers that were received and not yet yielded.
     trailers: Option<HeaderMap>,
 }
@@ -39,6 +40,8 @@ struct Open<N: Net, B> {
     patience: Patience<N>,
     bounds: Bounds,
 }
+
+type PieceOf<N> = <<N as Connect>::Stream as Take>::Piece;
 
 /// What has still to come.
 enum Rest {
@@ -65,7 +68,8 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Incoming<N, B> {
         let patience = Patience::new(pools.net.clone(), bounds.stream_idle_timeout);
         let pools = Rc::clone(pools);
         let open = Open { pools, lease, upload, rest, keep, patience, bounds };
-        Self { open: Some(open), trailers: None }
+        // Boxed: hyper moves a response several times.
+        Self { open: Some(Box::new(open)), trailers: None }
     }
 
     /// Ends the exchange if nothing of the response is left.
@@ -78,7 +82,7 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Incoming<N, B> {
     pub(in super::super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Data<N>>, Error>>> {
         let Some(open) = &mut self.open else {
             return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         };
@@ -91,7 +95,9 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Incoming<N, B> {
             Ok(data) => {
                 self.settle();
                 let trailers = if data.is_none() { self.trailers.take() } else { None };
-                let frame = data.map(Frame::data).or_else(|| trailers.map(Frame::trailers));
+                let frame = data
+                    .map(|piece| Frame::data(Data::Piece(piece)))
+                    .or_else(|| trailers.map(Frame::trailers));
                 Poll::Ready(frame.map(Ok))
             }
             Err(kind) => {
@@ -116,7 +122,7 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Incoming<N, B> {
 
 impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Open<N, B> {
     /// The next data, `None` at the end. Sends what can be sent meanwhile.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Kind>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<PieceOf<N>>, Kind>> {
         let mut moved = false;
         let stream = &mut self.lease.stream;
         if let Poll::Ready(Err(BodyFailed)) = self.upload.poll(stream, cx, &mut moved) {
@@ -157,12 +163,12 @@ impl Rest {
         }
     }
 
-    fn poll_data(
+    fn poll_data<S: Take>(
         &mut self,
-        stream: &mut impl Stream,
+        stream: &mut S,
         moved: &mut bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, Kind>> {
+    ) -> Poll<Result<Option<S::Piece>, Kind>> {
         loop {
             if self.is_ended() {
                 return Poll::Ready(Ok(None));
@@ -177,8 +183,7 @@ impl Rest {
             }
             let n = self.leading_data(lent.len());
             if n > 0 {
-                let data = Bytes::copy_from_slice(&lent[..n]);
-                stream.consume(n);
+                let data = stream.take(n);
                 self.took(n);
                 self.look_ahead(stream)?;
                 return Poll::Ready(Ok(Some(data)));

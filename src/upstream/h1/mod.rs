@@ -35,60 +35,63 @@ use self::request::{BodyFailed, Framing, Upload};
 /// Interim responses (100, 103 and their like) that may come before the final one.
 const INTERIM_MAX: u32 = 8;
 
-/// Sends `request` on `lease` and returns at the final response head.
-pub(super) async fn send<N, B>(
-    pools: &Rc<Pools<N>>,
-    lease: Lease<N>,
-    cluster: &Cluster,
-    bounds: Bounds,
-    request: Request<B>,
-) -> Result<Exchange<N, B>, Error>
-where
-    N: Net,
-    B: http_body::Body<Data = Bytes> + Unpin + 'static,
-{
-    let (parts, body) = request.into_parts();
-    let framing = Framing::of(&body, &parts.method);
-    let upload = Upload::new(body, framing);
-    let mut attempt = Attempt { parts, upload, upgrade: false, bounds };
-    let (lease, head) = attempt.run(pools, lease, cluster).await?;
-    let remote = lease.active.remote;
-    if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
-    }
-    Ok(attempt.into_exchange(pools, lease, head))
-}
-
-/// Sends `request` on `lease` as one for another protocol.
-pub(super) async fn upgrade<N: Net>(
-    pools: &Rc<Pools<N>>,
-    lease: Lease<N>,
-    cluster: &Cluster,
-    bounds: Bounds,
-    request: Request<()>,
-) -> Result<Upgraded<N>, Error> {
-    let (parts, ()) = request.into_parts();
-    let upload = Upload::new(Nothing, Framing::None);
-    let mut attempt = Attempt { parts, upload, upgrade: true, bounds };
-    let (lease, head) = attempt.run(pools, lease, cluster).await?;
-    if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let exchange = attempt.into_exchange(pools, lease, head);
-        return Ok(Upgraded::Refused(Box::new(exchange)));
-    }
-    let remote = lease.active.remote;
-    let (stream, active) = (lease.stream, Counted { _active: lease.active });
-    Ok(Upgraded::Switched { response: head.response, stream, remote, active })
-}
-
-/// A request up to its response head.
-struct Attempt<B> {
+/// A request up to its response head. In a box of its own: futures that held it would be moved
+/// with it, several times.
+pub(super) struct Attempt<B> {
     parts: Parts,
     upload: Upload<B>,
     upgrade: bool,
     bounds: Bounds,
 }
 
+impl Attempt<Nothing> {
+    /// `request` as one for another protocol.
+    pub(super) fn for_upgrade(request: Request<()>, bounds: Bounds) -> Box<Self> {
+        let (parts, ()) = request.into_parts();
+        let upload = Upload::new(Nothing, Framing::None);
+        Box::new(Self { parts, upload, upgrade: true, bounds })
+    }
+
+    /// Sends the request on `lease` and returns at the final response head.
+    pub(super) async fn upgrade<N: Net>(
+        mut self: Box<Self>,
+        pools: &Rc<Pools<N>>,
+        lease: Lease<N>,
+        cluster: &Cluster,
+    ) -> Result<Upgraded<N>, Error> {
+        let (lease, head) = self.run(pools, lease, cluster).await?;
+        if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let exchange = self.into_exchange(pools, lease, head);
+            return Ok(Upgraded::Refused(Box::new(exchange)));
+        }
+        let remote = lease.active.remote;
+        let (stream, active) = (lease.stream, Counted { _active: lease.active });
+        Ok(Upgraded::Switched { response: head.response, stream, remote, active })
+    }
+}
+
 impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
+    pub(super) fn new(request: Request<B>, bounds: Bounds) -> Box<Self> {
+        let (parts, body) = request.into_parts();
+        let framing = Framing::of(&body, &parts.method);
+        Box::new(Self { parts, upload: Upload::new(body, framing), upgrade: false, bounds })
+    }
+
+    /// Sends the request on `lease` and returns at the final response head.
+    pub(super) async fn send<N: Net>(
+        mut self: Box<Self>,
+        pools: &Rc<Pools<N>>,
+        lease: Lease<N>,
+        cluster: &Cluster,
+    ) -> Result<Exchange<N, B>, Error> {
+        let (lease, head) = self.run(pools, lease, cluster).await?;
+        let remote = lease.active.remote;
+        if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
+        }
+        Ok(self.into_exchange(pools, lease, head))
+    }
+
     /// Gets the head over `lease`, or over a fresh connection if that one was dead already.
     async fn run<N: Net>(
         &mut self,

@@ -16,7 +16,7 @@ use crate::io::pipe::{Chunking, End, HIGH_WATER_BYTES};
 use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::error::Retry;
-use crate::upstream::world::{Fed, World, bare, cluster, read, telemetry, write};
+use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, read, telemetry, write};
 use crate::upstream::{Error, Exchange, Kind, Upgraded, Upstreams};
 
 type Outcome = Result<Exchange<World, Fed>, Error>;
@@ -105,7 +105,7 @@ struct Whole {
 fn frame(
     exchange: &mut Exchange<World, Fed>,
 ) -> impl Future<Output = Option<Result<Frame<Bytes>, Error>>> {
-    std::future::poll_fn(move |cx| Pin::new(exchange.response.body_mut()).poll_frame(cx))
+    std::future::poll_fn(move |cx| poll_frame(exchange, cx))
 }
 
 fn now<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {

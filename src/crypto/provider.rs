@@ -10,8 +10,9 @@ use rustls::{CipherSuite, SupportedCipherSuite};
 /// What the operator asks for in `tls.provider`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Choice {
-    /// ring. Six interleaved rounds of full ECDSA handshakes cost 0.92 to 1.06 times as much with
-    /// aws-lc-rs, small requests 0.88 to 1.34 times: no difference but noise.
+    /// aws-lc-rs: it agrees on an X25519 key in half the time that ring takes (27 against 52 us),
+    /// signs with RSA-2048 in 0.57 of it and seals 16 KB in 0.67; ECDSA P-256, hashes and small
+    /// records cost the same. A handshake costs 0.86 times as much with it.
     #[default]
     Auto,
     /// ring, with the post-quantum group of aws-lc-rs, which ring lacks.
@@ -28,8 +29,8 @@ impl Provider {
     /// Sets up the provider that `choice` stands for.
     pub(crate) fn new(choice: Choice) -> Self {
         Self(Arc::new(match choice {
-            Choice::Auto | Choice::Ring => from_ring(),
-            Choice::AwsLcRs => from_aws_lc_rs(),
+            Choice::Ring => from_ring(),
+            Choice::Auto | Choice::AwsLcRs => from_aws_lc_rs(),
         }))
     }
 

@@ -22,9 +22,9 @@ pub(crate) type Nonce = [u8; NONCE_BYTES];
 /// A key of an authenticated cipher.
 pub(crate) struct RecordKey(Library);
 
-#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, used per record")]
 enum Library {
-    Ring(ring::aead::LessSafeKey),
+    /// Boxed, because the other one is a pointer.
+    Ring(Box<ring::aead::LessSafeKey>),
     AwsLcRs(aws_lc_rs::aead::LessSafeKey),
 }
 
@@ -51,7 +51,7 @@ impl RecordKey {
             Library::AwsLcRs(aws_lc_rs::aead::LessSafeKey::new(key.ok()?))
         } else {
             let key = ring::aead::UnboundKey::new(cipher.of_ring(), key.as_ref());
-            Library::Ring(ring::aead::LessSafeKey::new(key.ok()?))
+            Library::Ring(Box::new(ring::aead::LessSafeKey::new(key.ok()?)))
         };
         Some((Self(library), iv.as_ref().try_into().ok()?))
     }

@@ -149,7 +149,7 @@ fn table<'a>(
     if downstream.tls.as_ref().is_some_and(|tls| tls.policy != server.identity.policy()) {
         return Err(Refusal::Outdated(snapshot.policy.misdirected));
     }
-    if name.is_some_and(|name| name.eq_ignore_ascii_case(authority)) {
+    if name.is_some_and(|name| is_for(authority, name)) {
         return Ok(&server.routes);
     }
     match servers.find(authority) {
@@ -159,6 +159,16 @@ fn table<'a>(
         // Its own routes, or none at all: a new connection would change nothing.
         _ => Ok(&server.routes),
     }
+}
+
+/// Whether `authority` is plainly `name`, with or without a port. A no is no more than a maybe.
+fn is_for(authority: &str, name: &str) -> bool {
+    let Some((host, port)) = authority.as_bytes().split_at_checked(name.len()) else {
+        return false;
+    };
+    host.eq_ignore_ascii_case(name.as_bytes())
+        && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
+        && port.first().is_none_or(|first| *first == b':')
 }
 
 fn scheme(headers: &HeaderMap, snapshot: &Snapshot, downstream: &Downstream) -> &'static str {

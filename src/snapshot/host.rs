@@ -186,14 +186,10 @@ impl<T> HostMap<T> {
 
 /// `host` without `:port`; an IPv6 address keeps its brackets.
 fn strip_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains(':') => {
-            name
-        }
-        Some((name, port)) if name.ends_with(']') && port.bytes().all(|b| b.is_ascii_digit()) => {
-            name
-        }
-        _ => host,
+    let digits = host.bytes().rev().take_while(u8::is_ascii_digit).count();
+    match host[..host.len() - digits].strip_suffix(':') {
+        Some(name) if name.ends_with(']') || !name.contains(':') => name,
+        Some(_) | None => host,
     }
 }
 

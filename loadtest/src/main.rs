@@ -3,10 +3,12 @@
 //! - `compare` measures every scenario with every gateway that is installed and writes a record.
 //! - `backend` and `generate` are its helpers, processes of their own so that their cost is not
 //!   the gateway's; they can be used by hand.
-
-#![forbid(unsafe_code)]
+//! - `baseline` is a proxy without features, measured beside the gateways.
+//!
+//! `baseline::ring` alone has unsafe code.
 
 mod backend;
+mod baseline;
 mod certificate;
 mod compare;
 mod generate;
@@ -25,6 +27,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -45,6 +50,8 @@ enum Command {
     },
     /// Load a gateway with HTTP/1.1 over TLS 1.3.
     Generate(generate::Load),
+    /// Serve as a proxy without features, to hold gateways against.
+    Baseline(baseline::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +70,6 @@ fn run(command: Command) -> io::Result<()> {
         Command::Compare(options) => compare::run(&options),
         Command::Backend { address } => backend::run(address),
         Command::Generate(load) => generate::run(&load),
+        Command::Baseline(options) => baseline::run(&options),
     }
 }

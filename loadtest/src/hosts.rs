@@ -1,6 +1,7 @@
 //! Many hosts, each with a certificate and ten routes, in the language of each gateway.
 //!
-//! The request goes to `localhost`, which every gateway finds among the others.
+//! One of them is asked for, which every gateway finds among the others, and one gets another
+//! certificate while the gateway runs, see `reload`.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,82 +10,194 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
 
+use crate::certificate::{Certificate, Key};
 use crate::peer::Kind;
 
 const ROUTES: usize = 10;
 /// ringgate reads files of up to 10 MB.
 const HOSTS_PER_FILE: usize = 500;
 
-/// Makes the certificates of `hosts` hosts below `dir`, unless they are there: `N.crt`, `N.key`,
-/// and both in `N.pem`.
+/// The files of one host.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Both in one file, as HAProxy wants them.
+    pub bundle: PathBuf,
+    /// What tells Envoy of the others.
+    secret: PathBuf,
+}
+
+impl Files {
+    /// Those of number `host` of `hosts`.
+    pub(crate) fn of(dir: &Path, hosts: usize, host: usize) -> Self {
+        let dir = directory(dir, hosts);
+        Self {
+            certificate: dir.join(format!("{host}.crt")),
+            key: dir.join(format!("{host}.key")),
+            bundle: dir.join(format!("pem/{host}.pem")),
+            secret: dir.join(format!("sds/{host}.yaml")),
+        }
+    }
+}
+
+/// The name of the host that is asked for, one in the middle; `localhost` if there are none.
+pub(crate) fn asked_for(hosts: usize) -> String {
+    if hosts == 0 { "localhost".to_owned() } else { name(hosts / 2) }
+}
+
+/// Makes the certificates of `hosts` hosts below `dir`, unless they are there.
 ///
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn create_certificates(dir: &Path, hosts: usize) -> io::Result<()> {
-    let dir = directory(dir, hosts);
-    if hosts == 0 || dir.exists() {
+    let directory = directory(dir, hosts);
+    if hosts == 0 || directory.exists() {
         return Ok(());
     }
-    fs::create_dir_all(dir.join("pem"))?;
-    (0..hosts).try_for_each(|host| create(&dir, host))
+    fs::create_dir_all(directory.join("pem"))?;
+    fs::create_dir_all(directory.join("sds"))?;
+    for host in 0..hosts {
+        let (files, new) = (Files::of(dir, hosts, host), certificate(host)?);
+        fs::write(&files.bundle, new.bundle())?;
+        fs::write(&files.secret, secret(&host.to_string(), &files.certificate, &files.key))?;
+        fs::write(files.certificate, new.certificate)?;
+        fs::write(files.key, new.key)?;
+    }
+    Ok(())
 }
 
-fn create(dir: &Path, host: usize) -> io::Result<()> {
-    let key = KeyPair::generate().map_err(io::Error::other)?;
-    let params = CertificateParams::new([name(host)]).map_err(io::Error::other)?;
-    let certificate = params.self_signed(&key).map_err(io::Error::other)?.pem();
-    let key = key.serialize_pem();
-    fs::write(dir.join(format!("pem/{host}.pem")), format!("{certificate}{key}"))?;
-    fs::write(dir.join(format!("{host}.crt")), certificate)?;
-    fs::write(dir.join(format!("{host}.key")), key)
+/// A certificate and its key.
+#[derive(Debug)]
+pub(crate) struct Pem {
+    pub certificate: String,
+    pub key: String,
+    /// The certificate as TLS carries it.
+    pub der: Vec<u8>,
 }
 
-/// What stands for `{{HOSTS}}` in the templates of `kind`. HAProxy's routes are a file beside the
-/// certificates; ringgate's resources are files below `gateway`, the gateway's own directory.
+impl Pem {
+    pub(crate) fn bundle(&self) -> String {
+        format!("{}{}", self.certificate, self.key)
+    }
+}
+
+/// A new certificate for number `host`, with a new key.
 ///
 /// # Errors
-/// A file cannot be written.
-pub(crate) fn text(kind: Kind, gateway: &Path, dir: &Path, hosts: usize) -> io::Result<String> {
-    if hosts == 0 {
-        return Ok(String::new());
-    }
-    let files = directory(dir, hosts);
-    let each = |one: fn(&Path, usize) -> String| (0..hosts).map(|host| one(&files, host)).collect();
-    match kind {
-        Kind::Ringgate => {
-            let resources = gateway.join("resources");
-            fs::create_dir_all(&resources)?;
-            for first in (0..hosts).step_by(HOSTS_PER_FILE) {
-                let last = hosts.min(first + HOSTS_PER_FILE);
-                let text: String = (first..last).map(|host| ringgate(&files, host)).collect();
-                fs::write(resources.join(format!("hosts-{first}.yaml")), text)?;
+/// The system has no random numbers.
+pub(crate) fn certificate(host: usize) -> io::Result<Pem> {
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let params = CertificateParams::new([name(host)]).map_err(io::Error::other)?;
+    let signed = params.self_signed(&key).map_err(io::Error::other)?;
+    let der = signed.der().to_vec();
+    Ok(Pem { certificate: signed.pem(), key: key.serialize_pem(), der })
+}
+
+/// What stands in a gateway's templates for its hosts.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    /// For `{{HOSTS}}`.
+    pub hosts: String,
+    /// For `{{ROUTES}}`.
+    pub routes: String,
+}
+
+impl Text {
+    /// HAProxy's routes are a file beside the certificates; ringgate's resources are files below
+    /// `resources`; Envoy's certificates are named by files too.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn of(kind: Kind, dir: &Path, resources: &Path, hosts: usize) -> io::Result<Self> {
+        if hosts == 0 {
+            return Ok(Self::default());
+        }
+        let files = directory(dir, hosts);
+        let each = |one: fn(&Path, usize) -> String| -> String {
+            (0..hosts).map(|host| one(&files, host)).collect()
+        };
+        match kind {
+            Kind::Ringgate => write_resources(resources, &files, hosts).map(|()| Self::default()),
+            Kind::Nginx => Ok(Self { hosts: each(nginx), routes: String::new() }),
+            Kind::Haproxy => haproxy(&files, &each(haproxy_routes)),
+            Kind::Envoy => envoy(dir, &files, &each(envoy_secret), each(envoy_routes)),
+            Kind::Floor | Kind::Relay | Kind::HyperTokio | Kind::HyperTokioUring => {
+                Ok(Self::default())
             }
-            Ok(String::new())
         }
-        Kind::Nginx => Ok(each(nginx)),
-        Kind::Haproxy => {
-            let map: String = each(|_, host| routes(|route| haproxy_route(host, route)));
-            fs::write(files.join("routes.map"), map)?;
-            Ok(format!("crt {}", files.join("pem").display()))
-        }
-        Kind::Envoy => Err(io::Error::other("the load test has no many hosts for Envoy")),
     }
 }
 
-/// What stands for `{{ROUTES}}`: HAProxy's lookup.
-pub(crate) fn lookup(dir: &Path, hosts: usize) -> String {
-    if hosts == 0 {
-        return String::new();
+fn write_resources(resources: &Path, files: &Path, hosts: usize) -> io::Result<()> {
+    fs::create_dir_all(resources)?;
+    for first in (0..hosts).step_by(HOSTS_PER_FILE) {
+        let last = hosts.min(first + HOSTS_PER_FILE);
+        let text: String = (first..last).map(|host| ringgate(files, host)).collect();
+        fs::write(resources.join(format!("hosts-{first}.yaml")), text)?;
     }
-    let map = directory(dir, hosts).join("routes.map");
-    format!("use_backend %[base,map_beg({},backend)]", map.display())
+    Ok(())
+}
+
+fn haproxy(files: &Path, map: &str) -> io::Result<Text> {
+    let path = files.join("routes.map");
+    fs::write(&path, map)?;
+    Ok(Text {
+        hosts: format!("crt {}", files.join("pem").display()),
+        routes: format!("use_backend %[base,map_beg({},backend)]", path.display()),
+    })
+}
+
+/// One TLS context with all certificates, of which Envoy takes the one for the server name.
+fn envoy(dir: &Path, files: &Path, secrets: &str, routes: String) -> io::Result<Text> {
+    let own = Certificate::below(dir, Key::Ecdsa);
+    let path = files.join("sds/localhost.yaml");
+    fs::write(&path, secret("localhost", &own.certificate, &own.key))?;
+    let first = envoy_source("localhost", &path);
+    let hosts = format!("tls_certificate_sds_secret_configs:\n{first}{secrets}");
+    Ok(Text { hosts, routes })
+}
+
+fn envoy_source(name: &str, secret: &Path) -> String {
+    let path = secret.display();
+    format!(
+        "            - {{ name: \"{name}\", sds_config: {{ resource_api_version: V3, \
+         path_config_source: {{ path: \"{path}\" }} }} }}\n"
+    )
+}
+
+fn envoy_secret(files: &Path, host: usize) -> String {
+    envoy_source(&host.to_string(), &files.join(format!("sds/{host}.yaml")))
+}
+
+fn envoy_routes(_files: &Path, host: usize) -> String {
+    let name = name(host);
+    let routes = routes(|route| {
+        format!("{{match: {{prefix: /route-{route}}}, route: {{cluster: backend, timeout: 0s}}}}, ")
+    });
+    format!("            - {{name: {name}, domains: [{name}], routes: [{routes}]}}\n")
+}
+
+/// A file by which Envoy learns of a certificate.
+fn secret(name: &str, certificate: &Path, key: &Path) -> String {
+    let (certificate, key) = (certificate.display(), key.display());
+    format!(
+        "resources:
+- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+  name: \"{name}\"
+  tls_certificate:
+    certificate_chain: {{ filename: \"{certificate}\" }}
+    private_key: {{ filename: \"{key}\" }}
+"
+    )
 }
 
 fn directory(dir: &Path, hosts: usize) -> PathBuf {
     dir.join(format!("hosts-{hosts}"))
 }
 
-fn name(host: usize) -> String {
+/// The name of number `host`.
+pub(crate) fn name(host: usize) -> String {
     format!("host-{host}.example.com")
 }
 
@@ -92,8 +205,8 @@ fn routes(one: impl Fn(usize) -> String) -> String {
     (0..ROUTES).map(one).collect()
 }
 
-fn haproxy_route(host: usize, route: usize) -> String {
-    format!("{}/route-{route} backend\n", name(host))
+fn haproxy_routes(_files: &Path, host: usize) -> String {
+    routes(|route| format!("{}/route-{route} backend\n", name(host)))
 }
 
 fn ringgate(files: &Path, host: usize) -> String {
@@ -149,23 +262,27 @@ mod tests {
     #[test]
     fn each_host_has_its_certificate_and_routes() {
         let dir = tempfile::tempdir().unwrap();
+        let resources = dir.path().join("resources");
         create_certificates(dir.path(), 2).unwrap();
-        for kind in [Kind::Ringgate, Kind::Nginx] {
-            let mut text = text(kind, dir.path(), dir.path(), 2).unwrap();
-            if kind == Kind::Ringgate {
-                text = fs::read_to_string(dir.path().join("resources/hosts-0.yaml")).unwrap();
-            }
-            for host in 0..2 {
-                let certificate = directory(dir.path(), 2).join(format!("{host}.crt"));
-                assert!(certificate.exists());
-                assert!(text.contains(&certificate.display().to_string()), "{text}");
-            }
-            assert_eq!(text.matches("/route-").count(), 2 * ROUTES, "{text}");
-            assert_eq!(super::text(kind, dir.path(), dir.path(), 0).unwrap(), "");
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        let text = |kind| Text::of(kind, dir.path(), &resources, 2).unwrap();
+        text(Kind::Ringgate);
+        text(Kind::Haproxy);
+        for (kind, text) in [
+            (Kind::Ringgate, read(resources.join("hosts-0.yaml"))),
+            (Kind::Haproxy, read(directory(dir.path(), 2).join("routes.map"))),
+            (Kind::Nginx, text(Kind::Nginx).hosts),
+            (Kind::Envoy, text(Kind::Envoy).routes),
+        ] {
+            assert_eq!(text.matches("/route-").count(), 2 * ROUTES, "{kind:?}: {text}");
+            assert_eq!(Text::of(kind, dir.path(), &resources, 0).unwrap().hosts, "");
         }
-        text(Kind::Haproxy, dir.path(), dir.path(), 2).unwrap();
-        let map = fs::read_to_string(directory(dir.path(), 2).join("routes.map")).unwrap();
-        assert_eq!(map.lines().count(), 2 * ROUTES);
-        assert_eq!(fs::read_dir(directory(dir.path(), 2).join("pem")).unwrap().count(), 2);
+        let secrets = text(Kind::Envoy).hosts;
+        for host in 0..2 {
+            let Files { certificate, key, bundle, secret } = Files::of(dir.path(), 2, host);
+            assert!(secrets.contains(&secret.display().to_string()), "{secrets}");
+            assert!(read(secret).contains(&certificate.display().to_string()));
+            assert_eq!(read(bundle), read(certificate) + &read(key));
+        }
     }
 }

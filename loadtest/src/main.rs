@@ -17,9 +17,12 @@ mod machine;
 mod measure;
 mod peer;
 mod process;
+mod reload;
 mod report;
+mod results;
 mod scenario;
 mod statistics;
+mod target;
 mod tool;
 
 use std::io;

@@ -14,21 +14,25 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Counters;
 use crate::generate::Outcome;
-use crate::peer::{Gateway, Kind, Peer, Site};
+use crate::peer::{Gateway, Peer, Site};
 use crate::process::{Child, Tree, on_cpu};
+use crate::reload;
 use crate::scenario::{Figure, Generator, Scenario};
 use crate::statistics::Latency;
 use crate::tool::{Timing, Tools};
 
 /// After the last idle connection, for buffers to be given back.
 const SETTLE: Duration = Duration::from_millis(1_500);
+/// How names of ringgate's worker threads begin.
+const WORKER_THREAD: &str = "worker-";
 const CONTROL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Measurement {
     pub scenario: &'static str,
-    pub kind: Kind,
+    /// Its [`Peer::name`].
+    pub peer: String,
     /// From 1.
     pub round: usize,
     /// `None` if the gateway could not do it at all.
@@ -44,7 +48,7 @@ pub(crate) struct Figures {
     pub value: f64,
     /// CPU-microseconds of the gateway for each operation.
     pub cpu_micros: f64,
-    pub operations: u64,
+    pub operations: f64,
     pub per_second: f64,
     /// Share of the time that the gateway ran on its CPU.
     pub gateway_busy: f64,
@@ -57,6 +61,8 @@ pub(crate) struct Figures {
     pub pss_kib: u64,
     /// From the gateway's start to its first answer.
     pub started_in: Duration,
+    /// With many hosts: until a changed certificate was served.
+    pub reloaded_in: Option<Duration>,
 }
 
 impl Measurement {
@@ -121,7 +127,7 @@ impl Bench {
             Ok((figures, fault)) => (Some(figures), fault),
             Err(error) => (None, Some(error.to_string())),
         };
-        Measurement { scenario: scenario.name, kind: peer.kind, round, figures, fault }
+        Measurement { scenario: scenario.name, peer: peer.name.clone(), round, figures, fault }
     }
 
     fn try_measure(
@@ -132,8 +138,9 @@ impl Bench {
     ) -> io::Result<(Figures, Option<String>)> {
         let before = self.backend.counters()?;
         let gateway = Gateway::start(peer, site)?;
-        let command = self.tools.command(scenario, gateway.address, self.timing);
-        if let Generator::Idle { connections } = scenario.generator {
+        let tls = peer.kind.has_tls();
+        let command = self.tools.command(scenario, gateway.address, tls, self.timing);
+        if let Generator::Idle { connections, .. } = scenario.generator {
             return self.idle(&gateway, command, connections, before);
         }
         let generator = Running::start(command)?;
@@ -145,14 +152,18 @@ impl Bench {
         let printed = generator.finish()?;
         let outcome = self.tools.outcome(scenario, &printed);
         let outcome = outcome.ok_or_else(|| io::Error::other(format!("no result: {printed}")))?;
-        let mut figures = Figures::between(&first, &last, pss_kib);
+        let mut figures = Figures::between(&first, &last, scenario.large_body(), pss_kib);
         figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
         figures.latency = outcome.latency;
         figures.started_in = gateway.started_in;
+        if scenario.hosts > 0 {
+            figures.reloaded_in = Some(reload::measure(&gateway, site)?);
+        }
         figures.value = match scenario.figure {
             Figure::Cpu => figures.cpu_micros,
             Figure::Memory => pss_kib as f64,
             Figure::Tail => outcome.latency.p99.as_secs_f64() * 1e6,
+            Figure::Busiest => busiest(&first, &last),
         };
         Ok((figures, fault(scenario, &outcome, &figures)))
     }
@@ -173,7 +184,7 @@ impl Bench {
         sleep(SETTLE);
         let pss_kib = gateway.tree().pss_kib();
         let last = self.sample(gateway.tree(), gateway.tree())?;
-        let mut figures = Figures::between(&first, &last, pss_kib);
+        let mut figures = Figures::between(&first, &last, None, pss_kib);
         figures.generator_busy = 0.0;
         figures.started_in = gateway.started_in;
         figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
@@ -190,11 +201,19 @@ impl Bench {
     fn sample(&mut self, gateway: Tree, generator: Tree) -> io::Result<Sample> {
         Ok(Sample {
             gateway: gateway.cpu(),
-            requests: self.backend.counters()?.requests,
+            workers: gateway.threads_cpu(WORKER_THREAD),
+            seen: self.backend.counters()?,
             generator: generator.cpu(),
             at: Instant::now(),
         })
     }
+}
+
+/// The busiest worker's part of what all workers did, in percent.
+fn busiest(first: &Sample, last: &Sample) -> f64 {
+    let used = last.workers.iter().zip(&first.workers).map(|(last, first)| *last - *first);
+    let used: Vec<_> = used.map(|used| used.as_secs_f64()).collect();
+    100.0 * used.iter().copied().fold(0.0, f64::max) / used.iter().sum::<f64>()
 }
 
 /// Why figures do not count, if so.
@@ -202,11 +221,12 @@ fn fault(scenario: &Scenario, outcome: &Outcome, figures: &Figures) -> Option<St
     if outcome.failures > 0 {
         return Some(format!("{} requests failed", outcome.failures));
     }
-    if figures.operations == 0 {
+    if figures.operations <= 0.0 {
         return Some("nothing was served".to_owned());
     }
     // A gateway that closes some pays for it in its figure; without keep-alive it is one a request.
-    if figures.upstream_connections * 2 > figures.operations && figures.operations > 1_000 {
+    let connections = figures.upstream_connections as f64;
+    if connections * 2.0 > figures.operations && figures.operations > 1_000.0 {
         return Some(format!(
             "{} upstream connections: no keep-alive",
             figures.upstream_connections
@@ -224,29 +244,36 @@ fn fault(scenario: &Scenario, outcome: &Outcome, figures: &Figures) -> Option<St
 
 struct Sample {
     gateway: Duration,
+    /// Of each worker thread of ringgate.
+    workers: Vec<Duration>,
     generator: Duration,
-    requests: u64,
+    /// What the backend saw so far.
+    seen: Counters,
     at: Instant,
 }
 
 impl Figures {
-    fn between(first: &Sample, last: &Sample, pss_kib: u64) -> Self {
+    fn between(first: &Sample, last: &Sample, large_body: Option<u64>, pss_kib: u64) -> Self {
         let seconds = (last.at - first.at).as_secs_f64();
-        let operations = last.requests - first.requests;
+        let operations = match large_body {
+            Some(body) => (last.seen.bytes - first.seen.bytes) as f64 / body as f64,
+            None => (last.seen.requests - first.seen.requests) as f64,
+        };
         let cpu = last.gateway.saturating_sub(first.gateway).as_secs_f64();
         let generator = last.generator.saturating_sub(first.generator).as_secs_f64();
-        let cpu_micros = cpu * 1e6 / operations as f64;
+        let cpu_micros = cpu * 1e6 / operations;
         Self {
             value: cpu_micros,
             cpu_micros,
             operations,
-            per_second: operations as f64 / seconds,
+            per_second: operations / seconds,
             gateway_busy: cpu / seconds,
             generator_busy: generator / seconds,
             upstream_connections: 0,
             latency: Latency::default(),
             pss_kib,
             started_in: Duration::ZERO,
+            reloaded_in: None,
         }
     }
 }

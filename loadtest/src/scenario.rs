@@ -1,4 +1,4 @@
-//! The scenarios: what is sent, by which generator, what one operation is, which ratio is wanted.
+//! The scenarios: what is sent, by which generator, what one operation is, who is measured.
 
 use crate::certificate::Key;
 use crate::generate::Group;
@@ -19,8 +19,8 @@ pub(crate) enum Generator {
     Handshake { connections: usize, resume: bool },
     /// Our own, requests at a fixed rate.
     Rate { connections: usize, rate: Rate },
-    /// Our own: connections that do nothing.
-    Idle { connections: usize },
+    /// Our own: connections that do nothing after one request.
+    Idle { connections: usize, http2: bool },
 }
 
 /// Requests a second.
@@ -41,6 +41,8 @@ pub(crate) enum Figure {
     Memory,
     /// 99th percentile of latency, in microseconds.
     Tail,
+    /// The busiest worker's part of the CPU time of all workers, in percent.
+    Busiest,
 }
 
 impl Figure {
@@ -49,8 +51,27 @@ impl Figure {
             Self::Cpu => "CPU us/operation",
             Self::Memory => "KiB/connection",
             Self::Tail => "p99 in us",
+            Self::Busiest => "% of the work on the busiest worker",
         }
     }
+}
+
+/// What drives ringgate's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Its choice.
+    Auto,
+    /// io_uring.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// ringgate's worker threads; the other gateways have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Workers {
+    pub count: usize,
+    pub driver: Driver,
 }
 
 /// One thing to measure.
@@ -65,11 +86,70 @@ pub(crate) struct Scenario {
     pub path: &'static str,
     pub key: Key,
     pub group: Group,
-    /// Hosts beside the one that is asked for, each with a certificate and ten routes.
+    /// Hosts beside `localhost`, each with a certificate and ten routes. One of them is asked for.
     pub hosts: usize,
-    /// Figure of the peer by ringgate's that is wanted at least.
-    pub targets: &'static [(Kind, f64)],
+    pub workers: Workers,
+    /// Who is measured beside ringgate.
+    pub peers: &'static [Kind],
 }
+
+impl Scenario {
+    /// Programs that are needed beside this one and the gateways, with their packages.
+    pub(crate) fn tools(&self) -> Vec<(&'static str, &'static str)> {
+        let mut tools = match self.generator {
+            Generator::Wrk { .. } => vec![("wrk", "wrk")],
+            Generator::H2load { .. } => vec![("h2load", "nghttp2-client")],
+            Generator::Own { .. }
+            | Generator::Upload { .. }
+            | Generator::Handshake { .. }
+            | Generator::Rate { .. }
+            | Generator::Idle { .. } => vec![],
+        };
+        if self.key == Key::Rsa {
+            tools.push(("openssl", "openssl"));
+        }
+        tools
+    }
+
+    /// Whether its rate is to be found out.
+    pub(crate) fn needs_rate(&self) -> bool {
+        matches!(self.generator, Generator::Rate { rate: Rate::OfSlowest(_), .. })
+    }
+
+    /// Bytes of an operation's body, where it is so large that a measurement begins and ends in the
+    /// middle of some: operations are then counted in bytes.
+    pub(crate) fn large_body(&self) -> Option<u64> {
+        let bytes = if let Generator::Upload { bytes, .. } = self.generator {
+            bytes as u64
+        } else {
+            self.path.trim_start_matches('/').parse().unwrap_or(0)
+        };
+        (bytes >= LARGE_BODY).then_some(bytes)
+    }
+}
+
+const LARGE_BODY: u64 = 1 << 20;
+
+const GATEWAYS: &[Kind] = &[Kind::Haproxy, Kind::Nginx, Kind::Envoy];
+const ALL_HTTP1: &[Kind] = &[
+    Kind::Haproxy,
+    Kind::Nginx,
+    Kind::Envoy,
+    Kind::Floor,
+    Kind::HyperTokio,
+    Kind::HyperTokioUring,
+];
+const ALL_HTTP2: &[Kind] =
+    &[Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::HyperTokio, Kind::HyperTokioUring];
+const EVERYONE: &[Kind] = &[
+    Kind::Haproxy,
+    Kind::Nginx,
+    Kind::Envoy,
+    Kind::Floor,
+    Kind::Relay,
+    Kind::HyperTokio,
+    Kind::HyperTokioUring,
+];
 
 const BASE: Scenario = Scenario {
     name: "",
@@ -80,21 +160,18 @@ const BASE: Scenario = Scenario {
     key: Key::Ecdsa,
     group: Group::X25519,
     hosts: 0,
-    targets: &[],
+    workers: Workers { count: 1, driver: Driver::Auto },
+    peers: GATEWAYS,
 };
-
-const SMALL_H1: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.2), (Kind::Envoy, 5.5)];
-const SMALL_H2: &[(Kind, f64)] = &[(Kind::Haproxy, 1.4), (Kind::Nginx, 2.4), (Kind::Envoy, 5.0)];
-const FULL: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.0), (Kind::Envoy, 2.0)];
-const RESUMED: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 1.8), (Kind::Envoy, 2.0)];
-const BULK_16K: &[(Kind, f64)] = &[(Kind::Haproxy, 2.0), (Kind::Nginx, 2.1), (Kind::Envoy, 3.5)];
-const BULK_1M: &[(Kind, f64)] = &[(Kind::Haproxy, 1.5), (Kind::Nginx, 1.4), (Kind::Envoy, 1.4)];
-/// At most 0.9 times the leanest peer.
-const IDLE: &[(Kind, f64)] =
-    &[(Kind::Haproxy, 1.0 / 0.9), (Kind::Nginx, 1.0 / 0.9), (Kind::Envoy, 1.0 / 0.9)];
-/// At most 1.1 times the best peer's.
-const TAIL: &[(Kind, f64)] =
-    &[(Kind::Haproxy, 1.0 / 1.1), (Kind::Nginx, 1.0 / 1.1), (Kind::Envoy, 1.0 / 1.1)];
+const RATE: Scenario = Scenario { figure: Figure::Tail, ..BASE };
+/// A host in the middle of the others.
+const HOSTS: Scenario = Scenario { path: "/route-7/62", ..BASE };
+const WORKERS: Scenario = Scenario {
+    generator: Generator::H2load { clients: 8, streams: 64 },
+    figure: Figure::Busiest,
+    peers: &[],
+    ..BASE
+};
 
 /// All of them, the most telling first.
 pub(crate) const ALL: &[Scenario] = &[
@@ -102,28 +179,28 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "small-h1",
         what: "HTTP/1.1, 64 connections, 62-byte bodies",
         generator: Generator::Wrk { connections: 64 },
-        targets: SMALL_H1,
+        peers: EVERYONE,
         ..BASE
     },
     Scenario {
         name: "small-h2",
         what: "HTTP/2, 16 connections of 32 streams, 62-byte bodies",
         generator: Generator::H2load { clients: 16, streams: 32 },
-        targets: SMALL_H2,
+        peers: ALL_HTTP2,
         ..BASE
     },
     Scenario {
         name: "full-ecdsa",
         what: "full handshake and one request, ECDSA P-256, X25519",
         generator: Generator::Handshake { connections: 32, resume: false },
-        targets: FULL,
+        peers: ALL_HTTP1,
         ..BASE
     },
     Scenario {
         name: "resumed",
         what: "handshake resumed by a ticket and one request, X25519",
         generator: Generator::Handshake { connections: 32, resume: true },
-        targets: RESUMED,
+        peers: ALL_HTTP1,
         ..BASE
     },
     Scenario {
@@ -131,7 +208,7 @@ pub(crate) const ALL: &[Scenario] = &[
         what: "HTTP/1.1, 32 connections, 16 KB down",
         generator: Generator::Own { connections: 32 },
         path: "/16384",
-        targets: BULK_16K,
+        peers: ALL_HTTP1,
         ..BASE
     },
     Scenario {
@@ -139,38 +216,43 @@ pub(crate) const ALL: &[Scenario] = &[
         what: "HTTP/1.1, 8 connections, 1 MB down",
         generator: Generator::Own { connections: 8 },
         path: "/1048576",
-        targets: BULK_1M,
+        peers: ALL_HTTP1,
         ..BASE
     },
     Scenario {
         name: "idle-h1",
         what: "4,000 idle HTTP/1.1 connections",
-        generator: Generator::Idle { connections: 4_000 },
+        generator: Generator::Idle { connections: 4_000, http2: false },
         figure: Figure::Memory,
-        targets: IDLE,
-        ..BASE
-    },
-    Scenario {
-        name: "small-h1-1k",
-        what: "HTTP/1.1, 64 connections, 1 KB bodies",
-        generator: Generator::Wrk { connections: 64 },
-        path: "/1024",
-        targets: SMALL_H1,
-        ..BASE
-    },
-    Scenario {
-        name: "small-h2-1x100",
-        what: "HTTP/2, one connection of 100 streams, 62-byte bodies",
-        generator: Generator::H2load { clients: 1, streams: 100 },
-        targets: SMALL_H2,
+        peers: ALL_HTTP1,
         ..BASE
     },
     Scenario {
         name: "latency",
         what: "HTTP/1.1, 64 connections, open loop at 60 % of what the slowest gateway can do",
         generator: Generator::Rate { connections: 64, rate: Rate::OfSlowest(0.6) },
-        figure: Figure::Tail,
-        targets: TAIL,
+        ..RATE
+    },
+    Scenario { name: "hosts-0", what: "no host but `localhost`", path: "/62", ..HOSTS },
+    Scenario {
+        name: "hosts-10",
+        what: "10 hosts with a certificate and ten routes each; small HTTP/1.1 requests to one",
+        hosts: 10,
+        ..HOSTS
+    },
+    Scenario { name: "hosts-1000", what: "the same with 1,000 hosts", hosts: 1_000, ..HOSTS },
+    Scenario { name: "hosts-10000", what: "the same with 10,000 hosts", hosts: 10_000, ..HOSTS },
+    Scenario {
+        name: "small-h1-1k",
+        what: "HTTP/1.1, 64 connections, 1 KB bodies",
+        generator: Generator::Wrk { connections: 64 },
+        path: "/1024",
+        ..BASE
+    },
+    Scenario {
+        name: "small-h2-1x100",
+        what: "HTTP/2, one connection of 100 streams, 62-byte bodies",
+        generator: Generator::H2load { clients: 1, streams: 100 },
         ..BASE
     },
     Scenario {
@@ -194,6 +276,12 @@ pub(crate) const ALL: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "upload-100m",
+        what: "HTTP/1.1, 2 connections, 100 MB up",
+        generator: Generator::Upload { connections: 2, bytes: 100 << 20 },
+        ..BASE
+    },
+    Scenario {
         name: "full-rsa",
         what: "full handshake and one request, RSA-2048, X25519",
         generator: Generator::Handshake { connections: 32, resume: false },
@@ -208,56 +296,107 @@ pub(crate) const ALL: &[Scenario] = &[
         ..BASE
     },
     Scenario {
-        name: "connections-16",
-        what: "HTTP/1.1, 16 connections, 4,000 requests a second, open loop",
-        generator: Generator::Rate { connections: 16, rate: Rate::Fixed(4_000.0) },
-        figure: Figure::Tail,
+        name: "idle-h2",
+        what: "4,000 idle HTTP/2 connections",
+        generator: Generator::Idle { connections: 4_000, http2: true },
+        figure: Figure::Memory,
+        peers: ALL_HTTP2,
         ..BASE
+    },
+    Scenario {
+        name: "connections-1",
+        what: "HTTP/1.1, one connection, 4,000 requests a second, open loop",
+        generator: Generator::Rate { connections: 1, rate: Rate::Fixed(4_000.0) },
+        ..RATE
+    },
+    Scenario {
+        name: "connections-16",
+        what: "the same over 16 connections",
+        generator: Generator::Rate { connections: 16, rate: Rate::Fixed(4_000.0) },
+        ..RATE
     },
     Scenario {
         name: "connections-256",
-        what: "HTTP/1.1, 256 connections, 4,000 requests a second, open loop",
+        what: "the same over 256 connections",
         generator: Generator::Rate { connections: 256, rate: Rate::Fixed(4_000.0) },
-        figure: Figure::Tail,
-        ..BASE
+        ..RATE
     },
     Scenario {
         name: "connections-1024",
-        what: "HTTP/1.1, 1,024 connections, 4,000 requests a second, open loop",
+        what: "the same over 1,024 connections",
         generator: Generator::Rate { connections: 1_024, rate: Rate::Fixed(4_000.0) },
-        figure: Figure::Tail,
-        ..BASE
+        ..RATE
     },
     Scenario {
         name: "connections-4000",
-        what: "HTTP/1.1, 4,000 connections, 4,000 requests a second, open loop",
+        what: "the same over 4,000 connections",
         generator: Generator::Rate { connections: 4_000, rate: Rate::Fixed(4_000.0) },
-        figure: Figure::Tail,
-        ..BASE
+        ..RATE
     },
     Scenario {
-        name: "hosts-10",
-        what: "10 hosts with a certificate and ten routes each; small HTTP/1.1 requests",
-        hosts: 10,
-        ..BASE
+        name: "workers-uring",
+        what: "ringgate with two workers on io_uring: HTTP/2, 8 connections of 64 streams",
+        workers: Workers { count: 2, driver: Driver::Uring },
+        ..WORKERS
     },
-    Scenario { name: "hosts-1000", what: "the same with 1,000 hosts", hosts: 1_000, ..BASE },
-    Scenario { name: "hosts-10000", what: "the same with 10,000 hosts", hosts: 10_000, ..BASE },
+    Scenario {
+        name: "workers-epoll",
+        what: "the same on epoll",
+        workers: Workers { count: 2, driver: Driver::Epoll },
+        ..WORKERS
+    },
 ];
 
+/// What `targets` stands for: all that a target is about, and whom it is held against.
+const TARGETS: &[(&str, &[Kind])] = &[
+    ("small-h1", &[Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Floor]),
+    ("small-h2", GATEWAYS),
+    ("full-ecdsa", GATEWAYS),
+    ("resumed", GATEWAYS),
+    ("bulk-16k", GATEWAYS),
+    ("bulk-1m", GATEWAYS),
+    ("idle-h1", GATEWAYS),
+    ("latency", GATEWAYS),
+    ("hosts-0", &[]),
+    ("hosts-10", &[]),
+    ("hosts-10000", &[]),
+    ("small-h1-1k", GATEWAYS),
+    ("small-h2-1x100", GATEWAYS),
+];
+
+/// The scenarios that `names` stand for; all if there are none.
+///
 /// # Errors
 /// A name is not known; the error lists those that are.
 pub(crate) fn named(names: &[String]) -> Result<Vec<Scenario>, String> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
     }
-    names.iter().map(|name| by_name(name)).collect()
+    let mut found: Vec<Scenario> = Vec::new();
+    for name in names {
+        let wanted = if name == "targets" { targets() } else { vec![by_name(name)?] };
+        for scenario in wanted {
+            if found.iter().all(|other| other.name != scenario.name) {
+                found.push(scenario);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What is needed to judge the targets, and no more.
+fn targets() -> Vec<Scenario> {
+    let wanted = |scenario: &Scenario| {
+        let (_, peers) = TARGETS.iter().find(|(name, _)| *name == scenario.name)?;
+        Some(Scenario { peers, ..*scenario })
+    };
+    ALL.iter().filter_map(wanted).collect()
 }
 
 fn by_name(name: &str) -> Result<Scenario, String> {
     ALL.iter().find(|scenario| scenario.name == name).copied().ok_or_else(|| {
         let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        format!("there is no scenario `{name}`; there are {}", known.join(", "))
+        format!("there is no scenario `{name}`; there are targets, {}", known.join(", "))
     })
 }
 
@@ -271,8 +410,18 @@ mod tests {
             assert!(ALL[index + 1..].iter().all(|other| other.name != scenario.name));
         }
         let names = ["small-h2".to_owned(), "small-h1".to_owned()];
-        let found = named(&names).unwrap();
+        let found = named(&[&names[..], &names[..]].concat()).unwrap();
         assert_eq!(found.iter().map(|s| s.name).collect::<Vec<_>>(), names);
         assert!(named(&["small".to_owned()]).unwrap_err().contains("small-h1"));
+        assert_eq!(named(&["targets".to_owned()]).unwrap().len(), TARGETS.len());
+    }
+
+    #[test]
+    fn large_bodies_are_counted_in_bytes() {
+        let large = |name| by_name(name).unwrap().large_body();
+        assert_eq!(large("bulk-100m"), Some(100 << 20));
+        assert_eq!(large("upload-1m"), Some(1 << 20));
+        assert_eq!(large("bulk-16k"), None);
+        assert_eq!(large("hosts-10"), None);
     }
 }

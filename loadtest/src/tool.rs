@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::generate::{Group, Outcome};
+use crate::hosts;
 use crate::process::on_cpu;
 use crate::scenario::{Generator, Rate, Scenario};
 use crate::statistics::Latency;
@@ -67,9 +68,17 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Loads `address` as `scenario` says.
-    pub(crate) fn command(&self, scenario: &Scenario, at: SocketAddr, timing: Timing) -> Command {
-        let url = format!("https://localhost:{}{}", at.port(), scenario.path);
+    /// Loads the gateway at `at` as `scenario` says; wrk does it without TLS for a gateway that has
+    /// none.
+    pub(crate) fn command(
+        &self,
+        scenario: &Scenario,
+        at: SocketAddr,
+        tls: bool,
+        timing: Timing,
+    ) -> Command {
+        let scheme = if tls { "https" } else { "http" };
+        let url = format!("{scheme}://localhost:{}{}", at.port(), scenario.path);
         let seconds = timing.whole_seconds();
         match scenario.generator {
             Generator::Wrk { connections } => {
@@ -114,6 +123,7 @@ impl Tools {
     fn own_command(&self, scenario: &Scenario, address: SocketAddr, timing: Timing) -> Command {
         let mut command = on_cpu(self.cpu, &self.own);
         command.args(["generate", &address.to_string(), "--path", scenario.path]);
+        command.arg(format!("--name={}", hosts::asked_for(scenario.hosts)));
         command.arg(format!("--warm-up={}", timing.warm_up.as_secs_f64()));
         command.arg(format!("--seconds={}", timing.seconds.as_secs_f64()));
         if scenario.group == Group::X25519MlKem768 {
@@ -134,8 +144,8 @@ impl Tools {
                 }
                 connections
             }
-            Generator::Idle { connections } => {
-                command.arg("--idle");
+            Generator::Idle { connections, http2 } => {
+                command.arg("--idle").args(http2.then_some("--http2"));
                 connections
             }
             Generator::Own { connections }

@@ -2,13 +2,25 @@
 
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustls::{ClientConnection, HandshakeKind};
 
+use super::http2;
+
 const FIELDS_MAX: usize = 64;
+
+/// What is spoken inside TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Any number of requests, one after the other.
+    Http1,
+    /// One request.
+    Http2,
+}
 
 /// What [`Connection::drive`] reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,29 +45,37 @@ pub(super) struct Connection {
     ready: bool,
     /// When the request under way was due.
     due: Option<Instant>,
-    /// The request, or the rest of it that did not fit rustls's buffer.
-    unsent: Vec<u8>,
-    unsent_from: usize,
-    /// The beginning of an answer's head.
-    head: Vec<u8>,
-    /// Bytes of the answer's body that are still to come, once its head is complete.
-    body: Option<u64>,
+    /// The request, and how much of it rustls has taken.
+    request: Rc<[u8]>,
+    request_taken: usize,
+    answer: Answer,
+}
+
+/// An answer that is arriving.
+enum Answer {
+    Http1 {
+        /// The beginning of its head.
+        head: Vec<u8>,
+        /// Bytes of its body that are still to come, once its head is complete.
+        body: Option<u64>,
+    },
+    Http2(http2::Answer),
 }
 
 impl Connection {
-    pub(super) fn new(address: SocketAddr, tls: ClientConnection) -> io::Result<Self> {
+    pub(super) fn new(
+        address: SocketAddr,
+        tls: ClientConnection,
+        protocol: Protocol,
+    ) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            tls,
-            ready: false,
-            due: None,
-            unsent: Vec::new(),
-            unsent_from: 0,
-            head: Vec::new(),
-            body: None,
-        })
+        let answer = match protocol {
+            Protocol::Http1 => Answer::Http1 { head: Vec::new(), body: None },
+            Protocol::Http2 => Answer::Http2(http2::Answer::default()),
+        };
+        let request = Rc::default();
+        Ok(Self { stream, tls, ready: false, due: None, request, request_taken: 0, answer })
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -68,12 +88,11 @@ impl Connection {
     }
 
     /// Sends a request that was due at `due`; before the handshake is done, it waits for that.
-    pub(super) fn send(&mut self, request: &[u8], due: Instant) {
+    pub(super) fn send(&mut self, request: &Rc<[u8]>, due: Instant) {
         self.due = Some(due);
         self.ready = true;
-        self.unsent.clear();
-        self.unsent.extend_from_slice(request);
-        self.unsent_from = 0;
+        self.request = Rc::clone(request);
+        self.request_taken = 0;
         // A failure shows at the next event.
         if !self.tls.is_handshaking() {
             self.write().ok();
@@ -115,8 +134,9 @@ impl Connection {
 
     fn write(&mut self) -> io::Result<()> {
         loop {
-            if !self.tls.is_handshaking() && self.unsent_from < self.unsent.len() {
-                self.unsent_from += self.tls.writer().write(&self.unsent[self.unsent_from..])?;
+            if !self.tls.is_handshaking() && self.request_taken < self.request.len() {
+                let rest = &self.request[self.request_taken..];
+                self.request_taken += self.tls.writer().write(rest)?;
             }
             if !self.tls.wants_write() {
                 return Ok(());
@@ -131,18 +151,41 @@ impl Connection {
 
     /// Whether the answer is complete.
     fn receive(&mut self) -> io::Result<bool> {
-        loop {
+        let mut complete = false;
+        while !complete {
             let mut reader = self.tls.reader();
-            let taken = match reader.fill_buf() {
+            let bytes = match reader.fill_buf() {
                 Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(bytes) => take(&mut self.head, &mut self.body, bytes)?,
+                Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             };
+            let (taken, reply);
+            (taken, complete, reply) = self.answer.take(bytes)?;
             reader.consume(taken);
-            if self.body == Some(0) {
-                self.body = None;
-                return Ok(true);
+            self.tls.writer().write_all(&reply)?;
+        }
+        self.write()?;
+        Ok(true)
+    }
+}
+
+impl Answer {
+    /// Takes what belongs to this answer: how much that was, whether the answer is complete, and
+    /// what the protocol wants to be said to it.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<(usize, bool, Vec<u8>)> {
+        match self {
+            Self::Http1 { head, body } => {
+                let taken = take(head, body, bytes)?;
+                let complete = *body == Some(0);
+                if complete {
+                    *body = None;
+                }
+                Ok((taken, complete, Vec::new()))
+            }
+            Self::Http2(answer) => {
+                let (complete, reply) = answer.take(bytes)?;
+                Ok((bytes.len(), complete, reply))
             }
         }
     }

@@ -7,10 +7,13 @@
 //! - TLS_AES_128_GCM_SHA256 only, and one key exchange group.
 //! - Anything but a complete answer with status 200 is a failure.
 //!
-//! Deliberately not here: HTTP/2 (h2load does it), and judging the server's certificate, which
+//! - HTTP/2 for idle connections only: one request each.
+//!
+//! Deliberately not here: load over HTTP/2 (h2load does it), and judging the server's certificate, which
 //! would only cost the generator time.
 
 mod connection;
+mod http2;
 mod tls;
 
 pub(crate) use tls::Group;
@@ -18,13 +21,14 @@ pub(crate) use tls::Group;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use mio::{Events, Poll, Token};
 
 use crate::statistics::Latency;
-use connection::{Connection, Progress};
+use connection::{Connection, Progress, Protocol};
 use tls::Client;
 
 /// For how long idle connections may take to be made, each.
@@ -70,6 +74,9 @@ pub(crate) struct Load {
     /// One request on each connection, then print `idle` and hold them until stdin ends.
     #[arg(long)]
     pub idle: bool,
+    /// With --idle: speak HTTP/2.
+    #[arg(long, requires = "idle")]
+    pub http2: bool,
 }
 
 /// What came of it.
@@ -112,6 +119,15 @@ pub(crate) fn probe(address: SocketAddr, group: Group) -> io::Result<()> {
     }
 }
 
+/// The certificate that a client of `name` gets.
+pub(crate) fn served_certificate(
+    address: SocketAddr,
+    name: &str,
+    group: Group,
+) -> io::Result<Vec<u8>> {
+    Client::new(name, group, false, Protocol::Http1)?.certificate(address)
+}
+
 impl Load {
     fn once(address: SocketAddr) -> Self {
         Self {
@@ -127,11 +143,15 @@ impl Load {
             warm_up: 0.0,
             seconds: 0.0,
             idle: false,
+            http2: false,
         }
     }
 
     fn request(&self) -> Vec<u8> {
         let (path, name) = (&self.path, &self.name);
+        if self.http2 {
+            return http2::request(name, path);
+        }
         let rest = "user-agent: ringgate-loadtest\r\naccept: */*\r\n";
         let Some(bytes) = self.upload else {
             return format!("GET {path} HTTP/1.1\r\nhost: {name}\r\n{rest}\r\n").into_bytes();
@@ -182,7 +202,7 @@ struct Generator {
     poll: Poll,
     events: Events,
     clients: Vec<Client>,
-    request: Vec<u8>,
+    request: Rc<[u8]>,
     connections: Vec<Connection>,
     /// Open loop: connections without a request.
     free: VecDeque<usize>,
@@ -197,15 +217,16 @@ struct Generator {
 impl Generator {
     fn new(load: &Load) -> io::Result<Self> {
         // Each connection has its own tickets, so that none takes another's.
+        let protocol = if load.http2 { Protocol::Http2 } else { Protocol::Http1 };
         let clients = (0..if load.resume { load.connections } else { 1 })
-            .map(|_| Client::new(&load.name, load.group, load.resume))
+            .map(|_| Client::new(&load.name, load.group, load.resume, protocol))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             load: load.clone(),
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             clients,
-            request: load.request(),
+            request: load.request().into(),
             connections: Vec::with_capacity(load.connections),
             free: VecDeque::new(),
             waiting: VecDeque::new(),

@@ -109,38 +109,30 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// Also how long it took.
     fn measure(&self) -> io::Result<(Vec<Measurement>, Duration)> {
-        let Options { gateway_cpu, generator_cpu, seconds, rounds, .. } = *self.options;
-        let seconds = Duration::from_secs_f64(seconds);
-        let mut bench = Bench {
-            backend: Backend::start(&self.own, gateway_cpu)?,
-            tools: Tools::new(self.own.clone(), self.dir, generator_cpu)?,
-            timing: Timing { warm_up: WARM_UP, seconds },
-        };
-        let mut progress = Progress::new(self.count());
-        let mut measure = |peer: &Peer, scenario: &Scenario, round: usize| {
-            let backend = bench.backend.address;
-            let site = Site { dir: self.dir, backend, scenario, cpu: gateway_cpu };
-            let measurement = bench.measure(peer, scenario, &site, round);
-            progress.show(scenario, &measurement);
-            measurement
-        };
+        let mut run = Run::start(self)?;
         let mut scenarios = self.scenarios.clone();
-        for scenario in &mut scenarios {
-            fix_rate(scenario, |scenario| {
-                self.able(scenario).map(|peer| measure(peer, scenario, 0)).collect()
-            });
+        for scenario in scenarios.iter_mut().filter(|scenario| scenario.needs_rate()) {
+            let once = self.able(scenario).map(|peer| run.measure(peer, scenario, 0)).collect();
+            fix_rate(scenario, once);
         }
         let mut measurements = Vec::new();
-        for round in 1..=usize::from(rounds) {
+        for round in 1..=usize::from(self.options.rounds) {
             for scenario in &scenarios {
-                measurements.extend(self.able(scenario).map(|peer| measure(peer, scenario, round)));
+                for peer in self.able(scenario) {
+                    if is_hopeless(&measurements, peer, scenario) {
+                        run.progress.all -= 1;
+                    } else {
+                        measurements.push(run.measure(peer, scenario, round));
+                    }
+                }
             }
         }
-        Ok((measurements, progress.start.elapsed()))
+        Ok((measurements, run.progress.start.elapsed()))
     }
 
-    fn able<'a>(&'a self, scenario: &'a Scenario) -> impl Iterator<Item = &'a Peer> {
-        self.peers.iter().filter(|peer| peer.kind.takes(scenario))
+    fn able(&self, scenario: &Scenario) -> impl Iterator<Item = &Peer> {
+        let able: Vec<_> = self.peers.iter().filter(|peer| peer.kind.takes(scenario)).collect();
+        able.into_iter()
     }
 
     /// How many measurements there will be.
@@ -153,6 +145,40 @@ impl Plan<'_> {
     }
 }
 
+/// What runs while a plan is carried out.
+struct Run<'a> {
+    bench: Bench,
+    progress: Progress,
+    dir: &'a Path,
+    cpu: usize,
+}
+
+impl<'a> Run<'a> {
+    fn start(plan: &Plan<'a>) -> io::Result<Self> {
+        let Options { gateway_cpu: cpu, generator_cpu, seconds, .. } = *plan.options;
+        let bench = Bench {
+            backend: Backend::start(&plan.own, cpu)?,
+            tools: Tools::new(plan.own.clone(), plan.dir, generator_cpu)?,
+            timing: Timing { warm_up: WARM_UP, seconds: Duration::from_secs_f64(seconds) },
+        };
+        Ok(Self { bench, progress: Progress::new(plan.count()), dir: plan.dir, cpu })
+    }
+
+    fn measure(&mut self, peer: &Peer, scenario: &Scenario, round: usize) -> Measurement {
+        let backend = self.bench.backend.address;
+        let site = Site { dir: self.dir, backend, scenario, cpu: self.cpu };
+        let measurement = self.bench.measure(peer, scenario, &site, round);
+        self.progress.show(scenario, &measurement);
+        measurement
+    }
+}
+
+/// Whether `peer` could not do `scenario` at all, twice: it may lack what that needs.
+fn is_hopeless(measurements: &[Measurement], peer: &Peer, scenario: &Scenario) -> bool {
+    let of_it = measurements.iter().filter(|m| m.scenario == scenario.name && m.peer == peer.name);
+    of_it.filter(|measurement| measurement.figures.is_none()).count() >= 2
+}
+
 fn create_certificates(dir: &Path, scenarios: &[Scenario]) -> io::Result<()> {
     for key in [Key::Ecdsa, Key::Rsa] {
         if scenarios.iter().any(|scenario| scenario.key == key) {
@@ -162,13 +188,11 @@ fn create_certificates(dir: &Path, scenarios: &[Scenario]) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces a share of what the slowest gateway can do by what that is. Without a rate, the
-/// generator sends as much as it can.
-fn fix_rate(scenario: &mut Scenario, measure: impl FnOnce(&Scenario) -> Vec<Measurement>) {
+/// Replaces a share of what the slowest gateway can do by what that is.
+fn fix_rate(scenario: &mut Scenario, measured: Vec<Measurement>) {
     let Generator::Rate { connections, rate: Rate::OfSlowest(share) } = scenario.generator else {
         return;
     };
-    let measured = measure(scenario);
     let rates = measured.iter().filter_map(|m| Some(m.valid()?.per_second));
     let rate = (share * rates.fold(f64::INFINITY, f64::min)).clamp(1.0, 1e6).round();
     eprintln!("{}: at {rate} requests a second", scenario.name);
@@ -204,7 +228,7 @@ impl Progress {
             eprint!(", {} upstream connections", figures.upstream_connections);
         }
         match fault {
-            Some(fault) => eprintln!("  INVALID: {}", fault.trim()),
+            Some(fault) => eprintln!("  INVALID: {fault}"),
             None => eprintln!(),
         }
     }

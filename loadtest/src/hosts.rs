@@ -155,7 +155,8 @@ fn envoy(dir: &Path, files: &Path, secrets: &str, routes: String) -> io::Result<
     fs::write(&path, secret("localhost", &own.certificate, &own.key))?;
     let first = envoy_source("localhost", &path);
     let hosts = format!("tls_certificate_sds_secret_configs:\n{first}{secrets}");
-    Ok(Text { hosts, routes })
+    // The template has the first line's indentation.
+    Ok(Text { hosts, routes: routes.trim_start().to_owned() })
 }
 
 fn envoy_source(name: &str, secret: &Path) -> String {
@@ -173,8 +174,9 @@ fn envoy_secret(files: &Path, host: usize) -> String {
 fn envoy_routes(_files: &Path, host: usize) -> String {
     let name = name(host);
     let routes = routes(|route| {
-        format!("{{match: {{prefix: /route-{route}}}, route: {{cluster: backend, timeout: 0s}}}}, ")
+        format!("{{match: {{prefix: /route-{route}}}, route: {{cluster: backend, timeout: 0s}}}},")
     });
+    let routes = routes.trim_end_matches(',');
     format!("            - {{name: {name}, domains: [{name}], routes: [{routes}]}}\n")
 }
 

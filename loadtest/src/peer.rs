@@ -22,6 +22,9 @@ use crate::scenario::{Driver, Scenario};
 /// How long a gateway may take to answer its first request.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// What marks the line in which a gateway says why it does not start.
+const SERIOUS: [&str; 4] = ["[emerg]", "unable", "critical", "error"];
+
 /// What can be compared, ringgate first: the others are held against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -120,7 +123,8 @@ impl Kind {
             Self::Ringgate => &["run", "--settings"],
             // Without -db it would look for a terminal to leave.
             Self::Haproxy => &["-db", "-f"],
-            Self::Nginx => &["-c"],
+            // Until it has read its configuration, it would write below its installation.
+            Self::Nginx => &["-e", "stderr", "-c"],
             // No second process, no shared memory; one worker.
             Self::Envoy => &["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"],
             Self::Floor | Self::Relay | Self::HyperTokio | Self::HyperTokioUring => {
@@ -258,7 +262,10 @@ impl Gateway {
             let Err(error) = probed else { return Ok(()) };
             if self.child.ended() || start.elapsed() > START_PATIENCE {
                 let printed = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
-                return Err(io::Error::other(format!("does not serve: {error}\n{printed}")));
+                let said =
+                    printed.lines().rev().find(|line| SERIOUS.iter().any(|w| line.contains(w)));
+                let said = said.or_else(|| printed.lines().next_back()).unwrap_or_default();
+                return Err(io::Error::other(format!("does not serve: {error}; it says: {said}")));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -46,6 +46,16 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
+    /// For a picture.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Memory => "memory",
+            Self::Tail => "p99 latency",
+            Self::Busiest => "balance",
+        }
+    }
+
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Cpu => "CPU us/operation",
@@ -360,8 +370,6 @@ const TARGETS: &[(&str, &[Kind])] = &[
     ("hosts-0", &[]),
     ("hosts-10", &[]),
     ("hosts-10000", &[]),
-    ("small-h1-1k", GATEWAYS),
-    ("small-h2-1x100", GATEWAYS),
 ];
 
 /// The scenarios that `names` stand for; all if there are none.
@@ -393,7 +401,9 @@ fn targets() -> Vec<Scenario> {
     ALL.iter().filter_map(wanted).collect()
 }
 
-fn by_name(name: &str) -> Result<Scenario, String> {
+/// # Errors
+/// The name is not known; the error lists those that are.
+pub(crate) fn by_name(name: &str) -> Result<Scenario, String> {
     ALL.iter().find(|scenario| scenario.name == name).copied().ok_or_else(|| {
         let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
         format!("there is no scenario `{name}`; there are targets, {}", known.join(", "))

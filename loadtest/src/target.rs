@@ -6,6 +6,7 @@
 use crate::measure::Figures;
 use crate::peer::Kind;
 use crate::results::Results;
+use crate::scenario;
 use crate::statistics::Spread;
 
 /// Many hosts, a few, and none.
@@ -92,15 +93,24 @@ pub(crate) struct Verdict {
     pub met: bool,
 }
 
+/// Scenarios that vary another one, whose targets they have. A run that leaves them out is complete.
+const VARIANTS: [&str; 2] = ["small-h1-1k", "small-h2-1x100"];
+
 /// All targets.
 pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
-    TARGETS.iter().map(|target| target.verdict(results)).collect()
+    let is_due = |target: &&Target| {
+        let measured = results.of(target.scenario).next().is_some();
+        measured || !VARIANTS.contains(&target.scenario)
+    };
+    TARGETS.iter().filter(is_due).map(|target| target.verdict(results)).collect()
 }
 
 /// A bar of the overview: a peer's figure by ringgate's, and how large that is to be.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     pub scenario: &'static str,
+    /// What is compared, in a word.
+    pub figure: &'static str,
     pub peer: String,
     pub ratio: Spread,
     pub wanted: f64,
@@ -117,9 +127,11 @@ pub(crate) fn comparisons(results: &Results) -> Vec<Comparison> {
             What::OfFloor(ratio) => (vec![Kind::Floor], 1.0 / ratio),
             What::Own(_) => continue,
         };
+        let figure = scenario::by_name(scenario).map_or("", |scenario| scenario.figure.word());
         let best = kinds.into_iter().filter_map(|kind| results.best_of(scenario, kind));
         found.extend(best.map(|(peer, ratio)| Comparison {
             scenario,
+            figure,
             peer: peer.name.clone(),
             ratio,
             wanted,
@@ -195,4 +207,38 @@ impl Own {
 fn at_most(target: String, wanted: f64, unit: &str, measured: Option<(Spread, String)>) -> Verdict {
     let met = measured.as_ref().is_some_and(|(found, _)| found.median <= wanted);
     Verdict { target, wanted: format!("at most {wanted}{unit}"), measured, met }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_about_scenarios_that_there_are() {
+        for Target { scenario, .. } in TARGETS {
+            assert!(scenario::by_name(scenario).is_ok(), "{scenario}");
+        }
+        for name in [MANY, FEW, NONE].iter().chain(&VARIANTS) {
+            assert!(scenario::by_name(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_group_of_scenarios_has_all_that_targets_need() {
+        let group = scenario::named(&["targets".to_owned()]).unwrap();
+        let is_there = |name: &str, kind: Option<Kind>| {
+            let scenario = group.iter().find(|scenario| scenario.name == name);
+            scenario.is_some_and(|scenario| kind.is_none_or(|kind| kind.takes(scenario)))
+        };
+        for Target { scenario, what } in TARGETS {
+            let kind = match what {
+                What::Over(kind, _) => Some(*kind),
+                What::OfFloor(_) => Some(Kind::Floor),
+                What::OfBest(_) => Some(Kind::Nginx),
+                What::Own(_) => None,
+            };
+            assert!(VARIANTS.contains(scenario) || is_there(scenario, kind), "{scenario}");
+        }
+        assert!(is_there(FEW, None) && is_there(NONE, None));
+    }
 }

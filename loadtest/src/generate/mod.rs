@@ -31,8 +31,10 @@ use crate::statistics::Latency;
 use connection::{Connection, Progress, Protocol};
 use tls::Client;
 
-/// For how long idle connections may take to be made, each.
+/// For how long none of the idle connections may be made.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// Enough to keep both sides busy while they are made, too few to leave a trace in their memory.
+const AT_A_TIME: usize = 4;
 /// How often the closed loop looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -250,20 +252,24 @@ impl Generator {
         io::stdin().lock().read_line(&mut String::new()).map(drop)
     }
 
-    /// One request on each connection, one connection after another.
+    /// One request on each connection, [`AT_A_TIME`] of them at once.
     fn each_once(&mut self, patience: Duration) -> io::Result<()> {
-        self.counting_since = Some(Instant::now());
-        for index in 0..self.load.connections {
-            let start = Instant::now();
-            self.connect(index)?;
-            let before = (self.outcome.requests, self.outcome.failures);
-            while before == (self.outcome.requests, self.outcome.failures) {
-                if start.elapsed() > patience {
-                    return Err(io::ErrorKind::TimedOut.into());
+        let mut last = Instant::now();
+        self.counting_since = Some(last);
+        let mut done = 0;
+        while done < self.load.connections {
+            let wanted = self.load.connections.min(done + AT_A_TIME);
+            for index in self.connections.len()..wanted {
+                self.connect(index)?;
+            }
+            for (index, progress) in self.turn(Some(TICK))? {
+                self.count(index, progress);
+                if matches!(progress, Progress::Answered { .. } | Progress::Failed) {
+                    (done, last) = (done + 1, Instant::now());
                 }
-                for (index, progress) in self.turn(Some(TICK))? {
-                    self.count(index, progress);
-                }
+            }
+            if last.elapsed() > patience {
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
         Ok(())

@@ -32,16 +32,23 @@ const COLOURS: [(&str, &str); 4] =
 pub(super) fn picture(comparisons: &[Comparison]) -> String {
     let groups = comparisons.chunk_by(|one, next| one.scenario == next.scenario);
     let height = TITLE + BOTTOM + ROW * comparisons.len() as f64 + GAP * groups.count() as f64;
-    let below = "By what ringgate costs (log scale). Right of 1: ringgate costs less. \
+    let below = "Divided by what ringgate costs, log scale. Right of 1: ringgate costs less. \
                  Mark: what is wanted, green if reached.";
     let mut svg = begin(WIDTH, height, "What others cost", below);
     let scale = Scale::of(comparisons);
     svg.push_str(&scale.grid(height - BOTTOM));
     let mut top = TITLE;
     for group in comparisons.chunk_by(|one, next| one.scenario == next.scenario) {
-        let baseline = top + ROW * group.len() as f64 / 2.0 + 4.5;
-        let name = group.first().map_or("", |first| first.scenario);
-        writeln!(svg, "<text x=\"10\" y=\"{baseline:.1}\" font-weight=\"bold\">{name}</text>").ok();
+        if let [Comparison { scenario, figure, .. }, ..] = group {
+            let baseline = top + 14.5;
+            writeln!(
+                svg,
+                "<text x=\"10\" y=\"{baseline:.1}\" font-weight=\"bold\">{scenario}</text>\n\
+                 <text x=\"10\" y=\"{:.1}\" fill=\"{GREY}\" font-size=\"12\">{figure}</text>",
+                baseline + 16.0
+            )
+            .ok();
+        }
         for comparison in group {
             svg.push_str(&scale.row(comparison, top));
             top += ROW;
@@ -72,7 +79,11 @@ impl Scale {
     }
 
     fn grid(&self, bottom: f64) -> String {
-        let mut svg = String::new();
+        let mut svg = format!(
+            "<text x=\"{}\" y=\"{}\" fill=\"{GREY}\" font-size=\"12\">is / wanted</text>\n",
+            WIDTH - NUMBERS + 10.0,
+            TITLE - 13.0
+        );
         for tick in TICKS.into_iter().filter(|tick| (self.min..=self.max).contains(tick)) {
             let (x, top) = (self.at(tick), TITLE - 8.0);
             let (colour, width) = if tick == 1.0 { ("#0f172a", 2.0) } else { ("#e2e8f0", 1.0) };
@@ -125,6 +136,7 @@ mod tests {
     fn equal_factors_are_equally_far_and_marks_tell_what_was_reached() {
         let comparison = |median, wanted| Comparison {
             scenario: "small-h1",
+            figure: "CPU",
             peer: "nginx 1".to_owned(),
             ratio: Spread { median, min: median, max: median },
             wanted,

@@ -317,6 +317,11 @@ fn build_if_missing(ringgate: &Path) -> io::Result<()> {
     if ringgate != Path::new(RINGGATE) {
         return Err(io::Error::other(format!("{} does not exist", ringgate.display())));
     }
+    if !Path::new("loadtest/Cargo.toml").exists() {
+        let cause =
+            "run it in the repository's directory, or say where things are: --ringgate, --out";
+        return Err(io::Error::other(cause));
+    }
     let built = Command::new("cargo").args(["build", "--release", "--bin", "ringgate"]).status()?;
     if built.success() { Ok(()) } else { Err(io::Error::other("ringgate does not build")) }
 }

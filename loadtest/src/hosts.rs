@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::certificate::{Certificate, Key};
 use crate::peer::Kind;
 
 const ROUTES: usize = 10;
@@ -24,8 +23,6 @@ pub(crate) struct Files {
     pub key: PathBuf,
     /// Both in one file, as HAProxy wants them.
     pub bundle: PathBuf,
-    /// What tells Envoy of the others.
-    secret: PathBuf,
 }
 
 impl Files {
@@ -36,7 +33,6 @@ impl Files {
             certificate: dir.join(format!("{host}.crt")),
             key: dir.join(format!("{host}.key")),
             bundle: dir.join(format!("pem/{host}.pem")),
-            secret: dir.join(format!("sds/{host}.yaml")),
         }
     }
 }
@@ -56,11 +52,9 @@ pub(crate) fn create_certificates(dir: &Path, hosts: usize) -> io::Result<()> {
         return Ok(());
     }
     fs::create_dir_all(directory.join("pem"))?;
-    fs::create_dir_all(directory.join("sds"))?;
     for host in 0..hosts {
         let (files, new) = (Files::of(dir, hosts, host), certificate(host)?);
         fs::write(&files.bundle, new.bundle())?;
-        fs::write(&files.secret, secret(&host.to_string(), &files.certificate, &files.key))?;
         fs::write(files.certificate, new.certificate)?;
         fs::write(files.key, new.key)?;
     }
@@ -105,7 +99,7 @@ pub(crate) struct Text {
 
 impl Text {
     /// HAProxy's routes are a file beside the certificates; ringgate's resources are files below
-    /// `resources`; Envoy's certificates are named by files too.
+    /// `resources`.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -121,12 +115,20 @@ impl Text {
             Kind::Ringgate => write_resources(resources, &files, hosts).map(|()| Self::default()),
             Kind::Nginx => Ok(Self { hosts: each(nginx), routes: String::new() }),
             Kind::Haproxy => haproxy(&files, &each(haproxy_routes)),
-            Kind::Envoy => envoy(dir, &files, &each(envoy_secret), each(envoy_routes)),
+            Kind::Envoy => Ok(Self {
+                hosts: unindented(&each(envoy_certificate)),
+                routes: unindented(&each(envoy_routes)),
+            }),
             Kind::Floor | Kind::Relay | Kind::HyperTokio | Kind::HyperTokioUring => {
                 Ok(Self::default())
             }
         }
     }
+}
+
+/// The first line's indentation is in the template.
+fn unindented(text: &str) -> String {
+    text.trim_start().to_owned()
 }
 
 fn write_resources(resources: &Path, files: &Path, hosts: usize) -> io::Result<()> {
@@ -148,27 +150,13 @@ fn haproxy(files: &Path, map: &str) -> io::Result<Text> {
     })
 }
 
-/// One TLS context with all certificates, of which Envoy takes the one for the server name.
-fn envoy(dir: &Path, files: &Path, secrets: &str, routes: String) -> io::Result<Text> {
-    let own = Certificate::below(dir, Key::Ecdsa);
-    let path = files.join("sds/localhost.yaml");
-    fs::write(&path, secret("localhost", &own.certificate, &own.key))?;
-    let first = envoy_source("localhost", &path);
-    let hosts = format!("tls_certificate_sds_secret_configs:\n{first}{secrets}");
-    // The template has the first line's indentation.
-    Ok(Text { hosts, routes: routes.trim_start().to_owned() })
-}
-
-fn envoy_source(name: &str, secret: &Path) -> String {
-    let path = secret.display();
+/// In the one TLS context of the listener.
+fn envoy_certificate(files: &Path, host: usize) -> String {
+    let files = files.display();
     format!(
-        "            - {{ name: \"{name}\", sds_config: {{ resource_api_version: V3, \
-         path_config_source: {{ path: \"{path}\" }} }} }}\n"
+        "          - {{ certificate_chain: {{ filename: \"{files}/{host}.crt\" }}, \
+         private_key: {{ filename: \"{files}/{host}.key\" }} }}\n"
     )
-}
-
-fn envoy_secret(files: &Path, host: usize) -> String {
-    envoy_source(&host.to_string(), &files.join(format!("sds/{host}.yaml")))
 }
 
 fn envoy_routes(_files: &Path, host: usize) -> String {
@@ -177,21 +165,7 @@ fn envoy_routes(_files: &Path, host: usize) -> String {
         format!("{{match: {{prefix: /route-{route}}}, route: {{cluster: backend, timeout: 0s}}}},")
     });
     let routes = routes.trim_end_matches(',');
-    format!("            - {{name: {name}, domains: [{name}], routes: [{routes}]}}\n")
-}
-
-/// A file by which Envoy learns of a certificate.
-fn secret(name: &str, certificate: &Path, key: &Path) -> String {
-    let (certificate, key) = (certificate.display(), key.display());
-    format!(
-        "resources:
-- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
-  name: \"{name}\"
-  tls_certificate:
-    certificate_chain: {{ filename: \"{certificate}\" }}
-    private_key: {{ filename: \"{key}\" }}
-"
-    )
+    format!("          - {{name: {name}, domains: [{name}], routes: [{routes}]}}\n")
 }
 
 fn directory(dir: &Path, hosts: usize) -> PathBuf {
@@ -277,13 +251,12 @@ mod tests {
             (Kind::Envoy, text(Kind::Envoy).routes),
         ] {
             assert_eq!(text.matches("/route-").count(), 2 * ROUTES, "{kind:?}: {text}");
-            assert_eq!(Text::of(kind, dir.path(), &resources, 0).unwrap().hosts, "");
+            assert_eq!(Text::of(kind, dir.path(), &resources, 0).unwrap().routes, "");
         }
-        let secrets = text(Kind::Envoy).hosts;
+        let certificates = text(Kind::Envoy).hosts;
         for host in 0..2 {
-            let Files { certificate, key, bundle, secret } = Files::of(dir.path(), 2, host);
-            assert!(secrets.contains(&secret.display().to_string()), "{secrets}");
-            assert!(read(secret).contains(&certificate.display().to_string()));
+            let Files { certificate, key, bundle } = Files::of(dir.path(), 2, host);
+            assert!(certificates.contains(&certificate.display().to_string()), "{certificates}");
             assert_eq!(read(bundle), read(certificate) + &read(key));
         }
     }

@@ -19,8 +19,10 @@ use crate::hosts;
 use crate::process::{Child, Tree, on_cpu};
 use crate::scenario::{Driver, Scenario};
 
+/// Where Envoy looks for its listener, in its own directory.
+pub(crate) const LISTENERS: &str = "listeners.yaml";
 /// How long a gateway may take to answer its first request.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What marks the line in which a gateway says why it does not start.
 const SERIOUS: [&str; 4] = ["[emerg]", "unable", "critical", "error"];
@@ -113,7 +115,10 @@ impl Kind {
             ],
             Self::Haproxy => &[("haproxy.cfg", include_str!("../peers/haproxy.cfg"))],
             Self::Nginx => &[("nginx.conf", include_str!("../peers/nginx.conf"))],
-            Self::Envoy => &[("envoy.yaml", include_str!("../peers/envoy.yaml"))],
+            Self::Envoy => &[
+                ("envoy.yaml", include_str!("../peers/envoy/envoy.yaml")),
+                (LISTENERS, include_str!("../peers/envoy/listeners.yaml")),
+            ],
             Self::Floor | Self::Relay | Self::HyperTokio | Self::HyperTokioUring => &[],
         }
     }
@@ -265,7 +270,10 @@ impl Gateway {
                 let said =
                     printed.lines().rev().find(|line| SERIOUS.iter().any(|w| line.contains(w)));
                 let said = said.or_else(|| printed.lines().next_back()).unwrap_or_default();
-                return Err(io::Error::other(format!("does not serve: {error}; it says: {said}")));
+                return Err(io::Error::other(format!(
+                    "does not serve: {error}; it says: {}",
+                    said.trim()
+                )));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

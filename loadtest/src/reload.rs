@@ -2,8 +2,9 @@
 //!
 //! - The time begins when the new files are complete but under other names; it counts until a
 //!   handshake gets the new certificate.
-//! - Each gateway is told in its own way: ringgate and Envoy watch the files, nginx gets SIGHUP,
-//!   HAProxy gets the certificate over its control socket, which is cheaper than a reload.
+//! - Each gateway is told in its own way: ringgate watches the files, Envoy the file of its listener,
+//!   which has to name other ones, nginx gets SIGHUP, HAProxy gets the certificate over its control
+//!   socket, which is cheaper than a reload.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use crate::generate;
 use crate::hosts::{self, Files, Pem};
-use crate::peer::{Gateway, Kind, Site};
+use crate::peer::{Gateway, Kind, LISTENERS, Site};
 
 /// After it, the gateway is taken not to serve the certificate at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(1);
 
 /// Changes the certificate of a host that nobody else asks for.
@@ -30,15 +31,19 @@ pub(crate) fn measure(gateway: &Gateway, site: &Site<'_>) -> io::Result<Duration
     let host = all / 2 + 1;
     let name = hosts::name(host);
     let (files, new) = (Files::of(site.dir, all, host), hosts::certificate(host)?);
-    let ready = [
-        (&new.key, &files.key),
-        (&new.certificate, &files.certificate),
-        (&new.bundle(), &files.bundle),
-    ]
-    .map(|(text, path)| (beside(path, text), path));
+    let mut ready = vec![
+        (beside(&files.key, &new.key)?, files.key.clone()),
+        (beside(&files.certificate, &new.certificate)?, files.certificate.clone()),
+        (beside(&files.bundle, &new.bundle())?, files.bundle.clone()),
+    ];
+    if gateway.kind == Kind::Envoy {
+        let listeners = gateway.dir.join(LISTENERS);
+        let text = renamed(&fs::read_to_string(&listeners)?, &files, &new)?;
+        ready.push((beside(&listeners, &text)?, listeners));
+    }
     let start = Instant::now();
     for (new, path) in ready {
-        fs::rename(new?, path)?;
+        fs::rename(new, path)?;
     }
     tell(gateway, &files, &new)?;
     while generate::served_certificate(gateway.address, &name, group).ok().as_ref()
@@ -60,6 +65,18 @@ fn beside(path: &Path, text: &str) -> io::Result<PathBuf> {
     let new = PathBuf::from(format!("{}.new", path.display()));
     fs::write(&new, text)?;
     Ok(new)
+}
+
+/// Envoy's listener with another name for the files: only a changed text makes it read them.
+fn renamed(listeners: &str, files: &Files, new: &Pem) -> io::Result<String> {
+    let mut text = listeners.to_owned();
+    for (path, content) in [(&files.certificate, &new.certificate), (&files.key, &new.key)] {
+        let changed = PathBuf::from(format!("{}.changed", path.display()));
+        fs::write(&changed, content)?;
+        let quoted = |path: &Path| format!("\"{}\"", path.display());
+        text = text.replace(&quoted(path), &quoted(&changed));
+    }
+    Ok(text)
 }
 
 fn tell(gateway: &Gateway, files: &Files, new: &Pem) -> io::Result<()> {

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::certificate::{Certificate, Key};
 use crate::machine;
@@ -35,8 +36,8 @@ pub(crate) struct Options {
     /// Gateways and baselines beside ringgate [default: all that a scenario is for].
     #[arg(long, value_enum, value_delimiter = ',')]
     peers: Vec<Kind>,
-    /// Scenarios by name; `targets` stands for all that have a target [default: all].
-    #[arg(long, value_delimiter = ',')]
+    /// What to measure [default: everything but `targets`, which is a part of it].
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(scenario::names()))]
     scenarios: Vec<String>,
     /// How often each gateway is measured in each scenario.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -74,10 +75,9 @@ pub(crate) struct Options {
 /// Measures and writes the record.
 ///
 /// # Errors
-/// ringgate is missing, a name is not known, a CPU may not be used, or a file cannot be written.
+/// ringgate is missing, a CPU may not be used, or a file cannot be written.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
-    let scenarios = scenario::named(&options.scenarios).map_err(io::Error::other)?;
-    let scenarios = runnable(scenarios);
+    let scenarios = runnable(scenario::named(&options.scenarios));
     check_cpu("--gateway-cpu", options.gateway_cpu)?;
     check_cpu("--generator-cpu", options.generator_cpu)?;
     let own = env::current_exe()?;

@@ -311,6 +311,7 @@ fn filled(
         .replace("{{GROUP}}", group)
         .replace("{{WORKERS}}", &workers.count.to_string())
         .replace("{{DRIVER}}", driver)
+        .replace("{{BALANCE}}", if workers.balance { "" } else { ", balance: off" })
         .replace("{{LOG}}", &dir.join("access.log").display().to_string())
         .replace("{{DIR}}", &dir.display().to_string()))
 }
@@ -330,7 +331,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let backend = "127.0.0.1:1".parse().unwrap();
         for name in ["small-h1", "hosts-10"] {
-            let scenario = &scenario::named(&[name.to_owned()]).unwrap()[0];
+            let scenario = scenario::by_name(name).unwrap();
             let site = Site { dir: dir.path(), backend, scenario, cpu: 0 };
             hosts::create_certificates(dir.path(), scenario.hosts).unwrap();
             for kind in Kind::ALL {

@@ -1,5 +1,9 @@
 //! The scenarios: what is sent, by which generator, what one operation is, who is measured.
 
+use std::iter;
+
+use clap::builder::PossibleValue;
+
 use crate::certificate::Key;
 use crate::generate::Group;
 use crate::peer::Kind;
@@ -82,6 +86,8 @@ pub(crate) enum Driver {
 pub(crate) struct Workers {
     pub count: usize,
     pub driver: Driver,
+    /// Whether one with more to do hands over fresh connections.
+    pub balance: bool,
 }
 
 /// One thing to measure.
@@ -170,7 +176,7 @@ const BASE: Scenario = Scenario {
     key: Key::Ecdsa,
     group: Group::X25519,
     hosts: 0,
-    workers: Workers { count: 1, driver: Driver::Auto },
+    workers: Workers { count: 1, driver: Driver::Auto, balance: true },
     peers: GATEWAYS,
 };
 const RATE: Scenario = Scenario { figure: Figure::Tail, ..BASE };
@@ -346,17 +352,31 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "workers-uring",
         what: "ringgate with two workers on io_uring: HTTP/2, 8 connections of 64 streams",
-        workers: Workers { count: 2, driver: Driver::Uring },
+        workers: Workers { count: 2, driver: Driver::Uring, balance: true },
+        ..WORKERS
+    },
+    Scenario {
+        name: "workers-uring-kept",
+        what: "the same, without handing fresh connections over",
+        workers: Workers { count: 2, driver: Driver::Uring, balance: false },
         ..WORKERS
     },
     Scenario {
         name: "workers-epoll",
-        what: "the same on epoll",
-        workers: Workers { count: 2, driver: Driver::Epoll },
+        what: "ringgate with two workers on epoll",
+        workers: Workers { count: 2, driver: Driver::Epoll, balance: true },
+        ..WORKERS
+    },
+    Scenario {
+        name: "workers-epoll-kept",
+        what: "the same, without handing fresh connections over",
+        workers: Workers { count: 2, driver: Driver::Epoll, balance: false },
         ..WORKERS
     },
 ];
 
+/// The name for those of [`TARGETS`].
+const GROUP: &str = "targets";
 /// What `targets` stands for: all that a target is about, and whom it is held against.
 const TARGETS: &[(&str, &[Kind])] = &[
     ("small-h1", &[Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Floor]),
@@ -372,24 +392,22 @@ const TARGETS: &[(&str, &[Kind])] = &[
     ("hosts-10000", &[]),
 ];
 
-/// The scenarios that `names` stand for; all if there are none.
-///
-/// # Errors
-/// A name is not known; the error lists those that are.
-pub(crate) fn named(names: &[String]) -> Result<Vec<Scenario>, String> {
+/// The scenarios that `names`, each one of [`names()`], stand for; all if there are none.
+pub(crate) fn named(names: &[String]) -> Vec<Scenario> {
     if names.is_empty() {
-        return Ok(ALL.to_vec());
+        return ALL.to_vec();
     }
     let mut found: Vec<Scenario> = Vec::new();
     for name in names {
-        let wanted = if name == "targets" { targets() } else { vec![by_name(name)?] };
+        let wanted =
+            if name == GROUP { targets() } else { by_name(name).into_iter().copied().collect() };
         for scenario in wanted {
             if found.iter().all(|other| other.name != scenario.name) {
                 found.push(scenario);
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// What is needed to judge the targets, and no more.
@@ -401,13 +419,16 @@ fn targets() -> Vec<Scenario> {
     ALL.iter().filter_map(wanted).collect()
 }
 
-/// # Errors
-/// The name is not known; the error lists those that are.
-pub(crate) fn by_name(name: &str) -> Result<Scenario, String> {
-    ALL.iter().find(|scenario| scenario.name == name).copied().ok_or_else(|| {
-        let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        format!("there is no scenario `{name}`; there are targets, {}", known.join(", "))
-    })
+/// `None` if there is no such scenario.
+pub(crate) fn by_name(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+/// What can be asked for on the command line.
+pub(crate) fn names() -> impl Iterator<Item = PossibleValue> {
+    let group = PossibleValue::new(GROUP).help("all that decide a target, and no one else");
+    let each = |scenario: &Scenario| PossibleValue::new(scenario.name).help(scenario.what);
+    iter::once(group).chain(ALL.iter().map(each))
 }
 
 #[cfg(test)]
@@ -420,10 +441,10 @@ mod tests {
             assert!(ALL[index + 1..].iter().all(|other| other.name != scenario.name));
         }
         let names = ["small-h2".to_owned(), "small-h1".to_owned()];
-        let found = named(&[&names[..], &names[..]].concat()).unwrap();
+        let found = named(&[&names[..], &names[..]].concat());
         assert_eq!(found.iter().map(|s| s.name).collect::<Vec<_>>(), names);
-        assert!(named(&["small".to_owned()]).unwrap_err().contains("small-h1"));
-        assert_eq!(named(&["targets".to_owned()]).unwrap().len(), TARGETS.len());
+        assert_eq!(named(&["targets".to_owned()]).len(), TARGETS.len());
+        assert_eq!(super::names().count(), 1 + ALL.len());
     }
 
     #[test]

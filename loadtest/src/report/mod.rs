@@ -294,7 +294,7 @@ mod tests {
             note: None,
             command: String::new(),
             took: Duration::from_secs(61),
-            scenarios: scenario::named(&["small-h1".to_owned()]).unwrap(),
+            scenarios: scenario::named(&["small-h1".to_owned()]),
             results: Results { peers, measurements },
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! - Neither side locks or waits for the other; a send wakes the receiver's thread if it sleeps.
 //! - Messages of one sender arrive in order.
+//! - What nobody will receive is dropped at once, not when the last sender goes: a connection in it
+//!   would stay open for as long.
 //! - It is not bounded: what is sent here is rare (snapshots, questions of a scrape, connections
 //!   handed over), and its senders bound themselves.
 
@@ -47,7 +49,8 @@ struct Shared<T> {
 }
 
 impl<T> Sender<T> {
-    /// Puts `message` into the mailbox and wakes the receiver.
+    /// Puts `message` into the mailbox and wakes the receiver. If that leaves at this moment, the
+    /// message is dropped.
     ///
     /// # Errors
     /// The receiver is gone: here is the message again.
@@ -55,8 +58,7 @@ impl<T> Sender<T> {
         if self.shared.receiver_gone.load(Ordering::Acquire) {
             return Err(message);
         }
-        self.shared.messages.push(message);
-        self.shared.wake();
+        self.shared.deliver(message);
         Ok(())
     }
 }
@@ -108,17 +110,32 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.shared.receiver_gone.store(true, Ordering::Release);
         self.shared.waker.store(None);
-        while self.try_recv().is_some() {}
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.shared.clear();
     }
 }
 
 impl<T> Shared<T> {
+    fn deliver(&self, message: T) {
+        self.messages.push(message);
+        self.wake();
+        // After the fence in `wake`, which pairs with the one in the receiver's drop: of its last
+        // look at the queue and ours, at least one comes after the push.
+        if self.receiver_gone.load(Ordering::Acquire) {
+            self.clear();
+        }
+    }
+
     fn wake(&self) {
         // Pairs with the fence in `register`: the push came first, or the receiver finds it.
         std::sync::atomic::fence(Ordering::SeqCst);
         if let Some(waker) = &*self.waker.load() {
             waker.wake_by_ref();
         }
+    }
+
+    fn clear(&self) {
+        while self.messages.pop().is_some() {}
     }
 
     fn register(&self, cx: &Context<'_>) {
@@ -157,5 +174,14 @@ mod tests {
         let (sender, receiver) = mailbox();
         drop(receiver);
         assert_eq!(sender.send(7), Err(7));
+    }
+    #[test]
+    fn nothing_stays_behind_when_the_receiver_leaves_during_a_send() {
+        let (sender, receiver) = mailbox();
+        let message = Arc::new(());
+        drop(receiver);
+        // As in a send that had looked before that.
+        sender.shared.deliver(Arc::clone(&message));
+        assert_eq!(Arc::strong_count(&message), 1);
     }
 }

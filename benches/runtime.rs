@@ -72,7 +72,7 @@ fn ours(backend: Backend, listener: TcpListener) {
     runtime.block_on(async move {
         let mut listener = handle.listen(listener).expect("a listening socket");
         while let Ok(accepted) = listener.accept().await {
-            handle.spawn(echo_on(accepted.stream));
+            handle.spawn(echo_on(accepted.open().expect("room for a connection")));
         }
     });
 }

@@ -5,9 +5,10 @@
 pub struct Counters {
     /// Turns of the loop: one `io_uring_enter` or `epoll_wait` each.
     pub turns: u64,
-    /// Connections accepted.
+    /// Accepted connections opened.
     pub accepts: u64,
-    /// Accepts that failed for want of descriptors or memory.
+    /// Accepts that failed for want of descriptors or memory, and connections that could not be
+    /// opened.
     pub accepts_refused: u64,
     /// Connects begun.
     pub connects: u64,

@@ -6,7 +6,7 @@
 //!   it.
 
 use std::fs::File;
-use std::future::Future;
+use std::io::Read;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 use std::process::Command;
 use std::thread;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::tests::{poll_once, run};
+use super::tests::run;
 use super::*;
 
 #[test]
@@ -67,12 +67,14 @@ fn a_connection_that_cannot_be_set_up_does_not_end_accepting() {
             let mut listener = handle.listen(socket).unwrap();
             // As when /proc/sys/fs/epoll/max_user_watches is reached.
             refuse(libc::SYS_epoll_ctl, Errno::NOSPC);
-            let _peer = StdStream::connect(to).unwrap();
-            let mut accepting = std::pin::pin!(listener.accept());
-            let accepted = poll_once(|cx| accepting.as_mut().poll(cx)).await;
-            assert!(accepted.is_none(), "it waits for the next: {accepted:?}");
+            let peer = StdStream::connect(to).unwrap();
+            assert!(listener.accept().await.unwrap().open().is_err());
             assert_eq!(handle.counters().accepts_refused, 1);
             assert_eq!(handle.counters().accepts, 0);
+            assert_eq!((&peer).read(&mut [0; 1]).unwrap(), 0, "it is closed");
+            let next = StdStream::connect(to).unwrap();
+            let accepted = listener.accept().await.unwrap();
+            assert_eq!(accepted.peer, next.local_addr().unwrap());
         });
     };
     thread::spawn(without_room).join().unwrap();

@@ -4,6 +4,7 @@
 //!   wait in the kernel's.
 //! - TCP_NODELAY is set on the listening socket, from which connections inherit it.
 //! - Closing hands out every connection that the kernel had completed; dropping loses them.
+//! - An [`Accepted`] belongs to no thread: until it is opened, another thread's runtime may have it.
 //!
 //! It does not bind: whoever does decides on SO_REUSEPORT and the backlog.
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 
-use super::engine::Engine;
+use super::engine::{self, Engine};
 use super::handle::Sleep;
 use super::slot::Key;
 use super::stream::TcpStream;
@@ -41,11 +42,12 @@ pub struct Listener {
     pause: Option<Sleep>,
 }
 
-/// An accepted connection.
+/// An accepted connection, of which nothing was read. Dropping it closes it.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The connection.
-    pub stream: TcpStream,
+    socket: OwnedFd,
+    /// The mode that it was accepted with.
+    flags: SocketFlags,
     /// Who connected. IPv4 is never written as IPv6.
     pub peer: SocketAddr,
     /// What it connected to.
@@ -109,7 +111,7 @@ impl Listener {
         poll_fn(|cx| self.poll_stopped(cx)).await;
         self.drain_queue();
         let accepted = std::mem::take(&mut self.socket.state.borrow_mut().accepted);
-        accepted.into_iter().filter_map(|(fd, peer)| self.finish(fd, peer).ok()).collect()
+        accepted.into_iter().filter_map(|(fd, peer)| self.describe(fd, peer).ok()).collect()
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
@@ -135,35 +137,30 @@ impl Listener {
         }
     }
 
-    /// The connection that waits longest. Those that the kernel refuses to set up are dropped.
+    /// The connection that waits longest. Those whose address the kernel does not tell are dropped.
     fn take_queued(&self) -> Option<Accepted> {
         loop {
             let (fd, peer) = self.socket.state.borrow_mut().accepted.pop_front()?;
-            if let Ok(accepted) = self.finish(fd, peer) {
+            if let Ok(accepted) = self.describe(fd, peer) {
                 return Some(accepted);
             }
-            self.count_refused();
+            count_refused(&self.engine);
         }
     }
 
     fn wait_out_shortage(&mut self) {
         self.socket.state.borrow_mut().error = None;
-        self.count_refused();
+        count_refused(&self.engine);
         self.pause = Some(self.engine.sleep(REFUSED_PAUSE));
     }
 
-    fn count_refused(&self) {
-        self.engine.supplies.count(|counters| counters.accepts_refused += 1);
-    }
-
-    fn finish(&self, fd: OwnedFd, peer: SocketAddr) -> io::Result<Accepted> {
+    fn describe(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<Accepted> {
         let local = match self.socket.local {
             Some(local) => local,
-            None => SocketAddr::try_from(getsockname(&fd)?)?,
+            None => SocketAddr::try_from(getsockname(&socket)?)?,
         };
-        let stream = TcpStream::adopt(&self.engine, fd)?;
-        self.engine.supplies.count(|counters| counters.accepts += 1);
-        Ok(Accepted { stream, peer: canonical(peer), local: canonical(local) })
+        let flags = self.engine.driver.socket_flags();
+        Ok(Accepted { socket, flags, peer: canonical(peer), local: canonical(local) })
     }
 
     fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
@@ -188,6 +185,38 @@ impl Listener {
             }
         }
     }
+}
+
+impl Accepted {
+    /// Makes it a stream of this thread's runtime, whichever thread accepted it.
+    ///
+    /// # Errors
+    /// The kernel refused to set it up; it is closed.
+    ///
+    /// # Panics
+    /// On a thread that has no runtime.
+    pub fn open(self) -> io::Result<TcpStream> {
+        let engine = engine::current();
+        let opened = self.open_on(&engine);
+        match opened {
+            Ok(_) => engine.supplies.count(|counters| counters.accepts += 1),
+            Err(_) => count_refused(&engine),
+        }
+        opened
+    }
+
+    fn open_on(self, engine: &Rc<Engine>) -> io::Result<TcpStream> {
+        let flags = engine.driver.socket_flags();
+        if flags != self.flags {
+            // The two threads have different drivers.
+            rustix::io::ioctl_fionbio(&self.socket, flags.contains(SocketFlags::NONBLOCK))?;
+        }
+        TcpStream::adopt(engine, self.socket)
+    }
+}
+
+fn count_refused(engine: &Engine) {
+    engine.supplies.count(|counters| counters.accepts_refused += 1);
 }
 
 impl Drop for Listener {

@@ -278,6 +278,24 @@ on_both! {
         assert_eq!(accepted.peer, peer.local_addr().unwrap());
     }
 
+    fn an_accepted_connection_can_be_opened_on_another_thread(handle: Handle) {
+        for backend in [Backend::Epoll, Backend::Auto] {
+            let (sender, mut receiver) = mailbox();
+            let other = Peer::new(move || {
+                let runtime = Runtime::new(&Config { backend, ..Config::default() }).unwrap();
+                runtime.block_on(async {
+                    let accepted: Accepted = receiver.recv().await.unwrap();
+                    echo(accepted.open().unwrap()).await.unwrap();
+                });
+            });
+            let mut listener = handle.listen(StdListener::bind("127.0.0.1:0").unwrap()).unwrap();
+            let client = echoed(listener.local_addr().unwrap(), 100_000);
+            sender.send(listener.accept().await.unwrap()).unwrap();
+            client.join(&handle).await;
+            other.join(&handle).await;
+        }
+    }
+
     fn a_closed_listener_hands_out_its_queue(handle: Handle) {
         let socket = StdListener::bind("127.0.0.1:0").unwrap();
         let to = socket.local_addr().unwrap();
@@ -520,7 +538,7 @@ fn echo_server(handle: &Handle) -> SocketAddr {
     let handle = *handle;
     handle.spawn(async move {
         loop {
-            let stream = listener.accept().await.unwrap().stream;
+            let stream = listener.accept().await.unwrap().open().unwrap();
             handle.spawn(async move { echo(stream).await.unwrap() });
         }
     });
@@ -610,7 +628,7 @@ async fn read_exactly(stream: &mut TcpStream, len: usize) -> Vec<u8> {
 }
 
 /// Polls once; `None` is pending.
-pub(super) async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),

@@ -219,8 +219,10 @@ impl Accepting {
 }
 
 fn serve(worker: &Rc<Worker<Handle>>, listener: ListenerKey, accepted: Accepted) {
-    let Accepted { stream, peer, local } = accepted;
+    let (remote, local) = (accepted.peer, accepted.local);
+    // What the kernel refuses to set up is closed, and counted by the runtime.
+    let Ok(stream) = accepted.open() else { return };
     let watch = worker.drain.watch();
-    let connection = Connection { worker: Rc::clone(worker), listener, remote: peer, local, watch };
+    let connection = Connection { worker: Rc::clone(worker), listener, remote, local, watch };
     worker.gateway.net.spawn(connection.serve(stream));
 }

@@ -224,5 +224,7 @@ fn serve(worker: &Rc<Worker<Handle>>, listener: ListenerKey, accepted: Accepted)
     let Ok(stream) = accepted.open() else { return };
     let watch = worker.drain.watch();
     let connection = Connection { worker: Rc::clone(worker), listener, remote, local, watch };
-    worker.gateway.net.spawn(connection.serve(stream));
+    if let Some(serving) = connection.serve(stream) {
+        worker.gateway.net.spawn(serving);
+    }
 }

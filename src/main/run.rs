@@ -308,6 +308,7 @@ fn fleet_config(workers: &settings::Workers) -> worker::Config {
     worker::Config {
         cores,
         runtime: worker::RuntimeConfig { backend, ..worker::RuntimeConfig::default() },
+        balance: workers.balance == settings::Balancing::Auto,
     }
 }
 

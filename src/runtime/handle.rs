@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::io::{Clock, Connect, Spawn};
 
 use super::counters::Counters;
+use super::cpu;
 use super::engine::{self, Timer};
 use super::listener::Listener;
 use super::stream::TcpStream;
@@ -44,6 +45,12 @@ impl Handle {
         let flags = engine.driver.socket_flags();
         connection.set_nonblocking(flags.contains(rustix::net::SocketFlags::NONBLOCK))?;
         TcpStream::adopt(&engine, OwnedFd::from(connection))
+    }
+
+    /// The CPU time that this thread has used so far, the kernel's work for it included.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        cpu::used()
     }
 
     /// What the runtime has counted.

@@ -4,7 +4,7 @@
 //!   wait in the kernel's.
 //! - TCP_NODELAY is set on the listening socket, from which connections inherit it.
 //! - Closing hands out every connection that the kernel had completed; dropping loses them.
-//! - An [`Accepted`] belongs to no thread: until it is opened, another thread's runtime may have it.
+//! - An [`Accepted`] belongs to no thread: until it is opened, any thread's runtime may have it.
 //!
 //! It does not bind: whoever does decides on SO_REUSEPORT and the backlog.
 

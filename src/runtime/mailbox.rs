@@ -90,7 +90,8 @@ impl<T> Receiver<T> {
         self.shared.messages.pop()
     }
 
-    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Option<T>> {
+    /// As [`recv`](Self::recv), to be called from a future of one's own.
+    pub fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Option<T>> {
         if let Some(message) = self.try_recv() {
             return Poll::Ready(Some(message));
         }

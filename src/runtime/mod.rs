@@ -12,13 +12,14 @@
 //!
 //! In reading order: [`start`] (configuration), [`handle`] (what tasks see), [`stream`] and
 //! [`listener`], [`engine`] (the loop) over [`task`] and [`timer`], [`socket`] (one connection as a
-//! state machine), then the drivers [`uring`] and [`epoll`]. Unsafe code is in `buffers` and
-//! `uring::sys` alone.
+//! state machine), then the drivers [`uring`] and [`epoll`]. Unsafe code is in `buffers`, `cpu`
+//! and `uring::sys` alone.
 //!
 //! Deliberately not here: TLS, HTTP, limits, pinning to a CPU, and any name resolution.
 
 mod buffers;
 mod counters;
+mod cpu;
 mod driver;
 mod engine;
 mod epoll;

@@ -401,6 +401,21 @@ on_both! {
         assert!(handle.counters().turns >= 50_000 / 128, "a turn has a budget");
     }
 
+    fn cpu_time_is_that_of_this_thread(handle: Handle) {
+        let before = handle.cpu_time();
+        let other = Peer::new(|| {
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(50) {}
+        });
+        other.join(&handle).await;
+        let waited = handle.cpu_time() - before;
+        let started = Instant::now();
+        while handle.cpu_time() - before < waited * 2 {
+            assert!(started.elapsed() < LIMIT, "the clock stands still");
+        }
+        assert!(waited < Duration::from_millis(50), "{waited:?}");
+    }
+
     fn busy_tasks_do_not_starve_connections(handle: Handle) {
         let server = echo_server(&handle);
         let client = echoed(server, 100_000);

@@ -68,6 +68,17 @@ pub struct Workers {
     pub pin: Option<bool>,
     /// What they wait with.
     pub backend: Backend,
+    /// How fresh connections are spread over them.
+    pub balance: Balancing,
+}
+
+/// `workers.balance`: how fresh connections are spread over the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balancing {
+    /// By the kernel; a worker far above the mean hands them to others.
+    Auto,
+    /// By the kernel alone.
+    Off,
 }
 
 /// `workers.backend`: what a worker waits with.
@@ -212,7 +223,8 @@ pub enum LogFormat {
 impl Default for Workers {
     fn default() -> Self {
         // The machine and its container know better than a number that was written once.
-        Self { count: None, pin: None, backend: Backend::Auto }
+        // And who has several workers wants them all to work.
+        Self { count: None, pin: None, backend: Backend::Auto, balance: Balancing::Auto }
     }
 }
 
@@ -322,6 +334,7 @@ impl Settings {
             ("workers.count", self.workers.count != new.workers.count),
             ("workers.pin", self.workers.pin != new.workers.pin),
             ("workers.backend", self.workers.backend != new.workers.backend),
+            ("workers.balance", self.workers.balance != new.workers.balance),
             ("listen.address", self.listen.address != new.listen.address),
             ("listen.ports", self.listen.ports != new.listen.ports),
             ("tls.provider", self.tls.provider != new.tls.provider),
@@ -457,6 +470,9 @@ fn read_workers(section: &mut Section<'_>) -> Workers {
                 ],
             )
         }),
+        balance: section.value("balance", default.balance, |value| {
+            value::one_of(value, &[("auto", Balancing::Auto), ("off", Balancing::Off)])
+        }),
     }
 }
 
@@ -547,7 +563,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let settings = parsed(
-            "workers: { count: 3, pin: true, backend: epoll }
+            "workers: { count: 3, pin: true, backend: epoll, balance: off }
 listen: { address: '::1', ports: { 443: 0, 80: 81 } }
 gateway: { namespace: edge, labels: { app: gw, version: '1' } }
 source: { directory: /srv/conf }
@@ -564,7 +580,12 @@ access_log: { path: off, format: text }
         let address = |text: &str| text.parse().unwrap();
         let text = str::to_owned;
         let expected = Settings {
-            workers: Workers { count: Some(3), pin: Some(true), backend: Backend::Epoll },
+            workers: Workers {
+                count: Some(3),
+                pin: Some(true),
+                backend: Backend::Epoll,
+                balance: Balancing::Off,
+            },
             listen: Listen {
                 address: "::1".parse().unwrap(),
                 ports: BTreeMap::from([(443, 0), (80, 81)]),
@@ -696,7 +717,7 @@ r.yaml:16: admin: stands here for the second time";
         let readme = include_str!("../../README.md");
         let shipped = include_str!("../../config/ringgate.yaml");
         let other = parsed(
-            "workers: { count: 3, pin: true, backend: epoll }
+            "workers: { count: 3, pin: true, backend: epoll, balance: off }
 listen: { address: '::1', ports: { 443: 0 } }
 tls: { provider: ring }
 admin: { address: '127.0.0.1:1' }

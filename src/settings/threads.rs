@@ -87,10 +87,9 @@ fn cpus_of(cpu_max: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Backend;
 
     fn laid_out(count: Option<usize>, pin: Option<bool>, machine: &Machine) -> Plan {
-        plan(&Workers { count, pin, backend: Backend::Auto }, machine)
+        plan(&Workers { count, pin, ..Workers::default() }, machine)
     }
 
     fn machine(allowed: &[usize], quota: Option<f64>) -> Machine {

@@ -72,7 +72,10 @@ pub struct Description {
 }
 
 macro_rules! counters {
-    ($($field:ident: $kind:ident $name:literal [$label:literal] $help:literal;)*) => {
+    (
+        $($field:ident: $kind:ident $name:literal [$label:literal] $help:literal;)*
+        @again $($again:ident: $again_kind:ident $again_name:literal $again_help:literal;)*
+    ) => {
         /// Every number that a thread counts.
         #[derive(Debug, Default)]
         pub struct Counters {
@@ -85,6 +88,15 @@ macro_rules! counters {
                 [$((
                     Description { name: $name, label: $label, kind: Kind::$kind, help: $help },
                     self.$field.value(),
+                ),)*
+                $((
+                    Description {
+                        name: $again_name,
+                        label: "",
+                        kind: Kind::$again_kind,
+                        help: $again_help,
+                    },
+                    self.$again.value(),
                 ),)*]
                 .into_iter()
             }
@@ -149,6 +161,17 @@ counters! {
         "Wall-clock time of the worker's last sign of life, in seconds since 1970.";
     generation: WorkerGauge "ringgate_worker_generation" [""]
         "Generation of the configuration that the worker has applied.";
+    cpu_milliseconds: WorkerCounter "ringgate_worker_cpu_milliseconds_total" [""]
+        "CPU time that the worker has used, the kernel's for it included.";
+    connections_handed_over: WorkerCounter "ringgate_worker_connections_handed_over_total" [""]
+        "Fresh connections that the worker handed to a less loaded one.";
+
+    // What is summed above, of each worker.
+    @again
+    connections_active: WorkerGauge "ringgate_worker_connections_active"
+        "Downstream connections that the worker has open now.";
+    requests: WorkerCounter "ringgate_worker_requests_total"
+        "Requests that the worker has completed.";
 }
 
 impl Counters {

@@ -15,7 +15,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Worker;
+use super::balance::{Balance, Carried};
+use super::{Fresh, Worker};
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
 use crate::io::{Net, Stream};
@@ -45,7 +46,8 @@ impl<N: Net> Connection<N> {
         // nor the room of its handshake when that is over.
         let beginning = Box::pin(self.begin(stream));
         Some(async move {
-            let _open = open;
+            // By reference: what is moved would lie in the task twice.
+            let _counted = &open;
             if let Some(served) = beginning.await {
                 served.await;
             }
@@ -194,7 +196,11 @@ enum Failure {
 
 /// A connection within the limit, counted until it is dropped: also by a panic, or a drain.
 #[must_use]
-struct Open<N: Net>(Rc<Worker<N>>);
+struct Open<N: Net> {
+    worker: Rc<Worker<N>>,
+    /// None where connections are not balanced.
+    _carried: Option<Carried<Fresh>>,
+}
 
 impl<N: Net> Open<N> {
     fn begin(worker: &Rc<Worker<N>>) -> Option<Self> {
@@ -205,13 +211,14 @@ impl<N: Net> Open<N> {
             return None;
         }
         active.increment();
-        Some(Self(Rc::clone(worker)))
+        let _carried = worker.balance.as_ref().map(Balance::carry);
+        Some(Self { worker: Rc::clone(worker), _carried })
     }
 }
 
 impl<N: Net> Drop for Open<N> {
     fn drop(&mut self) {
-        self.0.gateway.telemetry.counters().connections_active.decrement();
+        self.worker.gateway.telemetry.counters().connections_active.decrement();
     }
 }
 
@@ -264,7 +271,8 @@ mod tests {
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),
             telemetry,
         });
-        Rc::new(Worker { gateway, drain: Drain::default(), handshakes: Cell::new(0) })
+        let (drain, handshakes) = (Drain::default(), Cell::new(0));
+        Rc::new(Worker { gateway, drain, handshakes, balance: None })
     }
 
     fn open(world: &World, worker: &Rc<Worker<World>>) -> End {
@@ -316,7 +324,7 @@ mod tests {
             Connection { worker, listener: KEY, remote: address, local: address, watch };
         // Beside this it has one box: its handshake's, then `http::Served`.
         let bytes = size_of_val(&connection.serve(far).unwrap());
-        assert!(bytes <= 64, "{bytes} bytes for as long as the connection lives");
+        assert!(bytes <= 80, "{bytes} bytes for as long as the connection lives");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use crossbeam::channel;
 
+use super::Fresh;
+use super::balance::{self, Balance, Incoming};
 use super::bind::bind;
 use super::thread::{Order, Start};
 use crate::runtime;
@@ -25,6 +27,8 @@ pub struct Config {
     pub cores: Vec<Option<core_affinity::CoreId>>,
     /// The same for every worker.
     pub runtime: runtime::Config,
+    /// Whether a worker that is far above the mean hands fresh connections to others.
+    pub balance: bool,
 }
 
 /// The workers. Dropping it ends them at once.
@@ -94,8 +98,10 @@ impl Fleet {
     ) -> Result<(Self, runtime::Running), StartError> {
         let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new() };
         let mut report = None;
+        let mut balances = balances(config).into_iter();
         for (index, core) in config.cores.iter().enumerate() {
-            let (hand, started) = Hand::start(index, *core, config, source, log)?;
+            let balance = balances.next();
+            let (hand, started) = Hand::start(index, *core, config, balance, source, log)?;
             fleet.workers.push(hand);
             let started = started.recv().map_err(|_| StartError::Silent)?;
             report = Some(started.map_err(StartError::Runtime)?);
@@ -223,12 +229,19 @@ impl Scraper {
     }
 }
 
+/// One end for each worker; none where there is nothing to balance.
+fn balances(config: &Config) -> Vec<(Balance<Fresh>, Incoming<Fresh>)> {
+    let workers = config.cores.len();
+    if config.balance && workers > 1 { balance::among(workers) } else { Vec::new() }
+}
+
 impl Hand {
     /// The worker, and where it will report whether it started.
     fn start(
         index: usize,
         core: Option<core_affinity::CoreId>,
         config: &Config,
+        balance: Option<(Balance<Fresh>, Incoming<Fresh>)>,
         source: &Source,
         log: Option<&AccessLog>,
     ) -> Result<(Self, Started), StartError> {
@@ -242,6 +255,7 @@ impl Hand {
             counters: SharedCounters::clone(&counters),
             log: log.map(AccessLog::worker),
             orders: mailbox,
+            balance,
             started: report,
         };
         let thread = std::thread::Builder::new()

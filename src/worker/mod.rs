@@ -7,11 +7,13 @@
 //! - A worker shares nothing that it writes, takes no lock, never blocks and never touches a file.
 //! - It reports up: that its runtime started and on which driver, and that it applied an order.
 //! - A listener that did not change is never touched; one that goes hands its last connections out.
+//! - A connection is served by one worker from its first byte on; which, `balance` decides.
 //!
 //! Deliberately not here: what is configured (`snapshot`), how a socket works (`runtime`), HTTP.
 
 #![forbid(unsafe_code)]
 
+mod balance;
 mod bind;
 mod connection;
 mod fleet;
@@ -26,6 +28,9 @@ use std::rc::Rc;
 use crate::drain::Drain;
 use crate::http::Gateway;
 use crate::io::Net;
+use crate::runtime::Accepted;
+use crate::snapshot::ListenerKey;
+use balance::Balance;
 
 /// What the tasks of one worker share.
 struct Worker<N: Net> {
@@ -34,4 +39,13 @@ struct Worker<N: Net> {
     drain: Drain,
     /// TLS handshakes under way.
     handshakes: Cell<usize>,
+    /// None when it is the only worker, or they are not balanced.
+    balance: Option<Rc<Balance<Fresh>>>,
+}
+
+/// A connection of which nothing was read; any worker may serve it.
+#[derive(Debug)]
+struct Fresh {
+    listener: ListenerKey,
+    accepted: Accepted,
 }

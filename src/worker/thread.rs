@@ -12,8 +12,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam::channel;
 
-use super::Worker;
+use super::balance::{Balance, Incoming};
 use super::connection::Connection;
+use super::{Fresh, Worker};
 use crate::drain::Drain;
 use crate::http::Gateway;
 use crate::io::{Clock, Spawn, timeout};
@@ -58,6 +59,8 @@ pub(super) struct Start {
     pub(super) counters: SharedCounters,
     pub(super) log: Option<WorkerLog>,
     pub(super) orders: runtime::Receiver<Order>,
+    /// Its view of the other workers, and what they hand over.
+    pub(super) balance: Option<(Balance<Fresh>, Incoming<Fresh>)>,
     /// Where it reports whether its runtime started.
     pub(super) started: channel::Sender<Result<runtime::Running, runtime::StartError>>,
 }
@@ -87,9 +90,17 @@ impl Start {
             upstreams: Upstreams::new(handle, Rc::clone(&telemetry)),
             telemetry,
         };
-        let worker =
-            Worker { gateway: Rc::new(gateway), drain: Drain::default(), handshakes: Cell::new(0) };
-        runtime.block_on(obey(Rc::new(worker), self.orders));
+        let (balance, incoming) = self.balance.unzip();
+        let worker = Rc::new(Worker {
+            gateway: Rc::new(gateway),
+            drain: Drain::default(),
+            handshakes: Cell::new(0),
+            balance: balance.map(Rc::new),
+        });
+        if let Some(incoming) = incoming {
+            handle.spawn(take_in(Rc::clone(&worker), incoming));
+        }
+        runtime.block_on(obey(worker, self.orders));
     }
 }
 
@@ -121,6 +132,15 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
     show_life(&worker);
 }
 
+/// Serves what other workers hand over, until there is a drain and nothing can come any more.
+async fn take_in(worker: Rc<Worker<Handle>>, mut incoming: Incoming<Fresh>) {
+    // The drain waits for this task too: what is on its way must not be cut.
+    let watch = worker.drain.watch();
+    while let Some(fresh) = incoming.next(&watch).await {
+        serve(&worker, fresh);
+    }
+}
+
 /// Waits until everything open has ended, at most for `limit`.
 async fn finish(worker: &Worker<Handle>, limit: Duration) {
     // What is still open after that is cut, as the operator's limit says.
@@ -142,6 +162,11 @@ fn show_life(worker: &Worker<Handle>) {
     let runtime = net.counters();
     telemetry.counters().heartbeat.set(since_1970.as_secs());
     telemetry.counters().loop_turns.set(runtime.turns);
+    let used = net.cpu_time();
+    telemetry.counters().cpu_milliseconds.set(used.as_millis().try_into().unwrap_or(u64::MAX));
+    if let Some(balance) = &worker.balance {
+        balance.observe(used, net.now());
+    }
     telemetry.counters().task_panics.set(runtime.task_panics);
     telemetry.flush_log();
 }
@@ -190,10 +215,10 @@ impl Accepting {
         // The worker's drain waits for this task too: its last connections must not be cut.
         let _watch = self.worker.drain.watch();
         while let Some(accepted) = self.next().await {
-            serve(&self.worker, self.key, accepted);
+            place(&self.worker, Fresh { listener: self.key, accepted });
         }
         for accepted in self.listener.close().await {
-            serve(&self.worker, self.key, accepted);
+            serve(&self.worker, Fresh { listener: self.key, accepted });
         }
     }
 
@@ -218,7 +243,19 @@ impl Accepting {
     }
 }
 
-fn serve(worker: &Rc<Worker<Handle>>, listener: ListenerKey, accepted: Accepted) {
+/// Serves a connection here, or has another worker do so.
+fn place(worker: &Rc<Worker<Handle>>, fresh: Fresh) {
+    let placed = match &worker.balance {
+        Some(balance) => balance.hand_over(fresh),
+        None => Err(fresh),
+    };
+    match placed {
+        Ok(()) => worker.gateway.telemetry.counters().connections_handed_over.increment(),
+        Err(fresh) => serve(worker, fresh),
+    }
+}
+
+fn serve(worker: &Rc<Worker<Handle>>, Fresh { listener, accepted }: Fresh) {
     let (remote, local) = (accepted.peer, accepted.local);
     // What the kernel refuses to set up is closed, and counted by the runtime.
     let Ok(stream) = accepted.open() else { return };

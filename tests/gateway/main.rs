@@ -15,6 +15,7 @@
 mod harness;
 
 mod admin;
+mod balance;
 mod check;
 mod demo;
 mod drain;

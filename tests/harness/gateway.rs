@@ -54,6 +54,7 @@ pub struct Builder {
     certificates: Vec<(String, Vec<String>)>,
     settings: String,
     workers: usize,
+    balance: &'static str,
 }
 
 /// A running gateway, killed and removed when dropped.
@@ -72,6 +73,7 @@ impl Gateway {
             certificates: Vec::new(),
             settings: String::new(),
             workers: 2,
+            balance: "auto",
         }
     }
 
@@ -121,6 +123,17 @@ impl Gateway {
     #[track_caller]
     pub fn get(&self, name: &str, path: &str) -> Response {
         self.client(name).get(path)
+    }
+
+    /// The value of a metric for each worker.
+    #[track_caller]
+    pub fn by_worker(&self, metric: &str) -> Vec<usize> {
+        let page = self.admin_get("/stats/prometheus").text();
+        let values = page.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(metric)?.split_once(' ')?;
+            labels.starts_with("{worker=").then(|| value.parse().unwrap())
+        });
+        values.collect()
     }
 
     /// One request to the admin address.
@@ -239,6 +252,12 @@ impl Builder {
         self
     }
 
+    /// Leaves it to the kernel which worker gets a connection.
+    pub fn unbalanced(mut self) -> Self {
+        self.balance = "off";
+        self
+    }
+
     /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
     pub fn serving(self, host: &str, backend: &str) -> Self {
         let all = yaml::all_to("backend.test");
@@ -302,7 +321,7 @@ impl Builder {
     fn settings_file(&self, root: &Path) -> String {
         let root = root.display();
         format!(
-            "workers: {{ count: {}, backend: {} }}\n\
+            "workers: {{ count: {}, backend: {}, balance: {} }}\n\
              listen: {{ address: 127.0.0.1, ports: {{ 80: 0, 443: 0, 8443: 0, 9443: 0 }} }}\n\
              source: {{ directory: {root}/resources }}\n\
              files: {{ root: {root}/root }}\n\
@@ -313,6 +332,7 @@ impl Builder {
              {}",
             self.workers,
             self.driver.setting(),
+            self.balance,
             self.settings
         )
     }

@@ -7,7 +7,8 @@
 //!   when the completion queue is.
 //! - Dropping the ring cancels everything and waits until the kernel has let go.
 //!
-//! With the buffers this is all that is unsafe. What completions mean is not decided here.
+//! With the buffers and the CPU clock this is all that is unsafe. What completions mean is not
+//! decided here.
 
 use std::collections::VecDeque;
 use std::io;

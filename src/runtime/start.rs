@@ -123,6 +123,7 @@ pub(super) enum Step {
     Setup,
     Probe,
     Buffers,
+    Restrictions,
 }
 
 impl Denied {
@@ -185,6 +186,7 @@ impl fmt::Display for Denied {
             Step::Setup => "setting up a ring",
             Step::Probe => "probing its operations",
             Step::Buffers => "registering its buffers",
+            Step::Restrictions => "restricting it to the operations in use",
         };
         write!(f, "io_uring is not available: {step} failed with ")?;
         match self.reason {

@@ -3,6 +3,8 @@
 //! - [`Ring::start`] takes the [`Operation`] and keeps it, with its memory and its descriptor,
 //!   until the completion that is its last. Only then does [`Ring::reap`] hand it back.
 //! - Cancelling asks the kernel to hurry; it frees nothing.
+//! - The ring takes the operations that this file makes and no others: a ring whose memory was
+//!   overwritten opens no file and starts no program.
 //! - Nothing that was started is lost when the submission queue is full, and nothing that completed
 //!   when the completion queue is.
 //! - Dropping the ring cancels everything and waits until the kernel has let go.
@@ -18,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::io::Errno;
@@ -32,6 +35,17 @@ use super::super::task::Remote;
 
 /// The only group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
+/// All that is ever asked of the kernel, cancelling included.
+const OPCODES: [(&str, u8); 6] = [
+    ("ACCEPT", opcode::Accept::CODE),
+    ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ("CONNECT", opcode::Connect::CODE),
+    ("READ", opcode::Read::CODE),
+    ("RECV", opcode::Recv::CODE),
+    ("SEND", opcode::Send::CODE),
+];
+/// IORING_REGISTER_PROBE, which changes nothing.
+const REGISTER_PROBE: u8 = 8;
 /// How often, and each time for how long, a dropped ring waits for what it has cancelled.
 const LETTING_GO: (u32, Duration) = (50, Duration::from_millis(100));
 
@@ -108,6 +122,7 @@ impl Ring {
             ring.submitter().register_buf_ring_with_flags(address, buffers.count(), BUFFER_GROUP, 0)
         };
         registered.map_err(|error| Denied::new(Step::Buffers, &error))?;
+        enable(&ring).map_err(|error| Denied::new(Step::Restrictions, &error))?;
         Ok(Self {
             ring,
             operations: Slots::new(),
@@ -327,6 +342,7 @@ fn set_up(config: &Config) -> io::Result<IoUring> {
         .setup_coop_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
+        .setup_r_disabled()
         .setup_cqsize(config.completion_entries);
     // Linux 6.6 has it: one cache line less per submission.
     match builder.clone().setup_no_sqarray().build(config.submission_entries) {
@@ -342,18 +358,22 @@ fn probe(ring: &IoUring) -> Result<(), Denied> {
     ring.submitter()
         .register_probe(&mut probe)
         .map_err(|error| Denied::new(Step::Probe, &error))?;
-    let required = [
-        ("ACCEPT", opcode::Accept::CODE),
-        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
-        ("CONNECT", opcode::Connect::CODE),
-        ("READ", opcode::Read::CODE),
-        ("RECV", opcode::Recv::CODE),
-        ("SEND", opcode::Send::CODE),
-    ];
-    match required.iter().find(|(_, code)| !probe.is_supported(*code)) {
+    match OPCODES.iter().find(|(_, code)| !probe.is_supported(*code)) {
         Some((name, _)) => Err(Denied::without_opcode(name)),
         None => Ok(()),
     }
+}
+
+/// Restricts the ring to what is used from now on, for good, and lets it begin.
+fn enable(ring: &IoUring) -> io::Result<()> {
+    let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::SKIP_SUCCESS;
+    let mut restrictions: Vec<_> =
+        OPCODES.iter().map(|(_, code)| Restriction::sqe_op(*code)).collect();
+    restrictions.push(Restriction::sqe_flags_allowed(flags.bits()));
+    // Without any, some kernels would allow all.
+    restrictions.push(Restriction::register_op(REGISTER_PROBE));
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    ring.submitter().register_enable_rings()
 }
 
 fn cancel(key: Key) -> squeue::Entry {
@@ -375,5 +395,27 @@ fn outcome(result: i32) -> Result<u32, Errno> {
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring").field("operations", &self.operations.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_takes_no_other_operations() {
+        let mut ring = match Ring::new(&Config::default()) {
+            Ok(ring) => ring,
+            Err(denied) => return println!("skipped: {denied}"),
+        };
+        let denied = -libc::EACCES;
+        let linked = cancel(Key::NONE).flags(squeue::Flags::IO_LINK);
+        for entry in [opcode::Nop::new().build(), linked] {
+            ring.push(&entry);
+            ring.enter(Some(Duration::from_secs(10)));
+            assert_eq!(ring.next_completion().map(|entry| entry.result()), Some(denied));
+        }
+        let error = ring.ring.submitter().register_files(&[0]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
     }
 }

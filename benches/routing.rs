@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ringgate::snapshot::{
-    Action, DirectResponse, FullRegex, HostMap, HostPattern, PathMatch, Route, RouteTable,
-    VirtualHost,
+    Action, DirectResponse, Found, FullRegex, HostMap, HostPattern, PathMatch, Route, RouteTable,
+    Subject, VirtualHost,
 };
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -40,7 +40,7 @@ fn paths(criterion: &mut Criterion) {
         table.hosts.insert(HostPattern::Any, Arc::new(host));
         let path = format!("{}/item/17", prefix(size - 1));
         group.bench_with_input(BenchmarkId::new("trie", size), &path, |bencher, path| {
-            bencher.iter(|| table.find(black_box("a.example.com"), black_box(path)));
+            bencher.iter(|| find(&table, path));
         });
         group.bench_with_input(BenchmarkId::new("naive", size), &path, |bencher, path| {
             let path = path.as_str();
@@ -63,10 +63,18 @@ fn regexes(criterion: &mut Criterion) {
         table.hosts.insert(HostPattern::Any, Arc::new(host));
         let path = format!("/v2/thing-{}/x", size - 1);
         group.bench_with_input(BenchmarkId::new("set", size), &path, |bencher, path| {
-            bencher.iter(|| table.find(black_box("a.example.com"), black_box(path)));
+            bencher.iter(|| find(&table, path));
         });
     }
     group.finish();
+}
+
+fn find<'a>(table: &'a RouteTable, path: &'a str) -> Found<'a> {
+    static NONE: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(Default::default);
+    let (method, scheme, authority) = ("GET", "https", "a.example.com");
+    let path = black_box(path);
+    let subject = Subject { path, query: None, method, scheme, authority, headers: &NONE };
+    table.find(black_box(authority), &subject)
 }
 
 fn pattern(text: &str) -> HostPattern {
@@ -79,11 +87,7 @@ fn prefix(index: usize) -> String {
 
 fn route(prefix: String) -> Route {
     let response = DirectResponse { status: http::StatusCode::OK, body: bytes::Bytes::new() };
-    Route {
-        name: String::new(),
-        path: PathMatch::Prefix(prefix),
-        action: Action::Respond(response),
-    }
+    Route::new(PathMatch::Prefix(prefix), Action::Respond(response))
 }
 
 criterion_group!(benches, hosts, paths, regexes);

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::page::{clusters, listener_name};
 use crate::snapshot::{
-    Action, Cluster, Forward, HostMap, Identity, Listener, PathMatch, Redirect, RedirectPort,
-    Rejection, Route, RouteTable, Serves, Snapshot, TlsServer, UpstreamProtocol, VirtualHost,
+    Action, Cluster, Condition, Forward, HostMap, Identity, Listener, Part, PathMatch, Redirect,
+    RedirectPort, Rejection, Route, RouteTable, Serves, Snapshot, TextMatch, TlsServer,
+    UpstreamProtocol, VirtualHost,
 };
 
 /// The whole snapshot but its certificates and limits: those have their own pages and settings.
@@ -66,7 +67,39 @@ fn virtual_host(host: &VirtualHost) -> Value {
 }
 
 fn route(route: &Route) -> Value {
-    json!({ "name": route.name, "path": path(&route.path), "action": action(&route.action) })
+    let mut shown =
+        json!({ "name": route.name, "path": path(&route.path), "action": action(&route.action) });
+    if route.ignores_case {
+        shown["ignore_case"] = json!(true);
+    }
+    if !route.conditions.is_empty() {
+        shown["conditions"] = route.conditions.iter().map(condition).collect();
+    }
+    shown
+}
+
+fn condition(condition: &Condition) -> Value {
+    let (part, name) = match &condition.part {
+        Part::Method => ("method", None),
+        Part::Scheme => ("scheme", None),
+        Part::Authority => ("authority", None),
+        Part::Header(name) => ("header", Some(name.as_str())),
+        Part::Query(name) => ("query", Some(name.as_str())),
+    };
+    let mut shown = match &condition.text {
+        TextMatch::Present => json!({ "present": true }),
+        TextMatch::Exact(text) => json!({ "exact": text }),
+        TextMatch::Prefix(prefix) => json!({ "prefix": prefix }),
+        TextMatch::Regex(regex) => json!({ "regex": regex.pattern() }),
+    };
+    shown["of"] = json!(part);
+    if let Some(name) = name {
+        shown["name"] = json!(name);
+    }
+    if condition.inverted {
+        shown["not"] = json!(true);
+    }
+    shown
 }
 
 fn path(path: &PathMatch) -> Value {

@@ -26,11 +26,9 @@ fn snapshot() -> Snapshot {
         connect_timeout: Duration::from_secs(10),
     });
     let target = Target { weight: 1, cluster: Some(cluster) };
-    let route = Route {
-        name: "first".into(),
-        path: PathMatch::Prefix("/status".into()),
-        action: Action::Forward(Forward { targets: vec![target] }),
-    };
+    let action = Action::Forward(Forward { targets: vec![target] });
+    let path = PathMatch::Prefix("/status".into());
+    let route = Route { name: "first".into(), ..Route::new(path, action) };
     let host = VirtualHost::new("httpbin.example.com:443".into(), false, vec![route]);
     let mut routes = RouteTable::default();
     routes.hosts.insert("httpbin.example.com".parse().unwrap(), Arc::new(host));

@@ -11,7 +11,8 @@ use super::headers;
 use super::path::normalise;
 use super::respond::{self, Asked};
 use crate::snapshot::{
-    Action, DirectResponse, Forward, Found, Listener, Route, RouteTable, Serves, Snapshot, Target,
+    Action, DirectResponse, Forward, Found, Listener, Route, RouteTable, Serves, Snapshot, Subject,
+    Target,
 };
 
 /// What a request's head leads to.
@@ -25,15 +26,11 @@ pub(crate) enum Decision<'a> {
     Forward { route: &'a Route, target: Option<&'a Target>, path: Option<PathAndQuery> },
 }
 
-/// Decides about the request with `head` that came by `downstream`.
+/// Whether the request with `head`, as the client sent it, is one that can be decided about.
 ///
 /// # Errors
-/// The gateway does not serve it.
-pub(crate) fn decide<'a>(
-    snapshot: &'a Snapshot,
-    downstream: &Downstream,
-    head: &Parts,
-) -> Result<Decision<'a>, Refusal> {
+/// The gateway does not serve its like.
+pub(crate) fn vet(snapshot: &Snapshot, head: &Parts) -> Result<(), Refusal> {
     if head.version == Version::HTTP_10 || head.version == Version::HTTP_09 {
         return Err(Refusal::Http10);
     }
@@ -43,14 +40,28 @@ pub(crate) fn decide<'a>(
     if !is_framed_plainly(&head.headers) {
         return Err(Refusal::BadEncoding);
     }
+    Ok(())
+}
+
+/// Decides about the request with `head`, whose headers are those for the upstream, that came by
+/// `downstream`.
+///
+/// # Errors
+/// The gateway does not serve it.
+pub(crate) fn decide<'a>(
+    snapshot: &'a Snapshot,
+    downstream: &Downstream,
+    head: &Parts,
+) -> Result<Decision<'a>, Refusal> {
     let listener = snapshot.listener(downstream.listener).ok_or(Refusal::NoRoute)?;
     let authority = authority(head)?;
     let normal = normal_path(&head.uri)?;
     let path = normal.as_ref().map_or_else(|| head.uri.path(), PathAndQuery::path);
     let table = table(snapshot, listener, downstream, authority)?;
-    let found = table.find(authority, path);
+    let scheme = scheme(&head.headers, snapshot, downstream);
+    let found = table.find(authority, &subject(head, path, scheme, authority));
     let asked = Asked {
-        scheme: scheme(&head.headers, snapshot, downstream),
+        scheme,
         authority,
         uri: &head.uri,
         listener_port: downstream.listener.gateway_port,
@@ -72,6 +83,12 @@ pub(crate) fn decide<'a>(
             Decision::Forward { route, target: choose(forward), path: normal }
         }
     })
+}
+
+/// What its route is chosen by.
+fn subject<'a>(head: &'a Parts, path: &'a str, scheme: &'a str, authority: &'a str) -> Subject<'a> {
+    let (method, query) = (head.method.as_str(), head.uri.query());
+    Subject { path, query, method, scheme, authority, headers: &head.headers }
 }
 
 /// Whether the body needs no decoding beyond its chunks. hyper also lets `gzip, chunked` pass; the
@@ -222,7 +239,7 @@ mod tests {
     fn server(pattern: &str, host: &str) -> (HostPattern, Arc<TlsServer>) {
         let body = bytes::Bytes::new();
         let action = Action::Respond(DirectResponse { status: StatusCode::OK, body });
-        let route = Route { name: String::new(), path: PathMatch::Any, action };
+        let route = Route::new(PathMatch::Any, action);
         let mut routes = RouteTable::default();
         let virtual_host = VirtualHost::new(host.to_owned(), false, vec![route]);
         routes.hosts.insert(host.parse().unwrap(), Arc::new(virtual_host));
@@ -261,7 +278,7 @@ mod tests {
     }
 
     fn status(snapshot: &Snapshot, downstream: &Downstream, head: &Parts) -> u16 {
-        match decide(snapshot, downstream, head) {
+        match vet(snapshot, head).and_then(|()| decide(snapshot, downstream, head)) {
             Ok(Decision::Respond { response, .. }) => response.status.as_u16(),
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => refusal.answer().status.as_u16(),

@@ -15,7 +15,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody, Source};
-use super::decide::{Decision, decide};
+use super::decide::{Decision, decide, vet};
 use super::entry::Entry;
 use super::error::Refusal;
 use super::headers::{self, Peer};
@@ -44,6 +44,14 @@ pub(crate) struct Switched<N: Net> {
     pub(crate) active: Counted<N>,
 }
 
+/// A request as it goes to the upstream.
+struct Upbound {
+    head: Parts,
+    incoming: Incoming,
+    /// The protocol that the client asks to switch to.
+    protocol: Option<HeaderValue>,
+}
+
 impl<N: Net> Forwarder<N> {
     pub(crate) fn new(gateway: Rc<Gateway<N>>, downstream: Rc<Downstream>) -> Self {
         let peer = Peer::new(downstream.remote);
@@ -62,7 +70,15 @@ impl<N: Net> Forwarder<N> {
     ) -> Result<Response<ResponseBody<N>>, Infallible> {
         let responder = self.begin(&request);
         let view = Rc::clone(self.gateway.snapshots.borrow_mut().current());
-        let (head, incoming) = request.into_parts();
+        let (mut head, incoming) = request.into_parts();
+        if let Err(refusal) = vet(&view, &head) {
+            return Ok(self.refuse(&refusal, responder));
+        }
+        let protocol = wanted_protocol(&head).filter(|_| incoming.is_end_stream());
+        let is_tls = self.downstream.is_tls();
+        // Before the decision: routes are chosen by what the gateway vouches for.
+        let forwarded = headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy);
+        responder.entry.forwards(forwarded);
         Ok(match decide(&view, &self.downstream, &head) {
             Err(refusal) => self.refuse(&refusal, responder),
             Ok(Decision::Respond { route, response }) => {
@@ -76,7 +92,8 @@ impl<N: Net> Forwarder<N> {
                 responder.redirect(status, &location)
             }
             Ok(Decision::Forward { route, target, path }) => {
-                self.forward(&view, route, target, with_path(head, path), incoming, responder).await
+                let request = Upbound { head: with_path(head, path), incoming, protocol };
+                self.forward(&view, route, target, request, responder).await
             }
         })
     }
@@ -98,8 +115,7 @@ impl<N: Net> Forwarder<N> {
         view: &View,
         route: &Route,
         target: Option<&Target>,
-        mut head: Parts,
-        incoming: Incoming,
+        request: Upbound,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
         let cluster = target.and_then(|target| target.cluster.as_deref());
@@ -107,10 +123,7 @@ impl<N: Net> Forwarder<N> {
         let Some(cluster) = cluster else {
             return responder.refuse(&Refusal::NoCluster);
         };
-        let protocol = wanted_protocol(&head).filter(|_| incoming.is_end_stream());
-        let is_tls = self.downstream.is_tls();
-        let forwarded = headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy);
-        responder.entry.forwards(forwarded);
+        let Upbound { mut head, incoming, protocol } = request;
         if let Some(protocol) = protocol {
             head.headers.insert(UPGRADE, protocol);
             let request = Request::from_parts(head, ());

@@ -115,7 +115,7 @@ fn snapshot(limits: &Limits) -> Snapshot {
     let forward = Action::Forward(Forward { targets: vec![Target { weight: 1, cluster }] });
     let mut table = RouteTable::default();
     for (host, action) in [("own.test", own), ("*", forward)] {
-        let route = Route { name: String::new(), path: PathMatch::Any, action };
+        let route = Route::new(PathMatch::Any, action);
         let host_routes = VirtualHost::new(host.to_owned(), false, vec![route]);
         table.hosts.insert(host.parse().unwrap(), Arc::new(host_routes));
     }

@@ -15,6 +15,7 @@ mod host;
 mod identity;
 mod limits;
 mod listener;
+mod matching;
 mod publish;
 mod rejection;
 mod route;
@@ -25,11 +26,12 @@ pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateState, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
 pub use listener::{Listener, ListenerKey, Serves, TlsServer};
+pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use route::{
-    Action, DirectResponse, Forward, Found, FullRegex, PathMatch, Redirect, RedirectPort, Route,
-    RouteTable, Target, VirtualHost,
+    Action, DirectResponse, Forward, Found, PathMatch, Redirect, RedirectPort, Route, RouteTable,
+    Target, VirtualHost,
 };
 
 use std::sync::Arc;

@@ -5,11 +5,13 @@
 //! that matches wins; the trie only finds the candidates without trying every route.
 //!
 //! - Everything is built once and never changes: lock-free by construction.
-//! - [`RouteTable::find`] is a pure function and allocates nothing.
+//! - [`RouteTable::find`] is a pure function. It allocates only where a rule ignores the case of
+//!   paths, or a regular expression matches.
 
 use std::fmt;
 use std::sync::Arc;
 
+use super::matching::{Condition, FullRegex, Subject};
 use super::trie::{Ends, Trie};
 use super::{Cluster, HostMap};
 
@@ -32,14 +34,14 @@ pub enum Found<'a> {
 }
 
 impl RouteTable {
-    /// Finds the route for `host` (as in the Host header; a port and one trailing dot are ignored,
-    /// letter case too) and `path` (normalised, without query).
+    /// Finds the route for `subject` at `host` (as in the Host header; a port and one trailing dot
+    /// are ignored, letter case too).
     #[must_use]
-    pub fn find(&self, host: &str, path: &str) -> Found<'_> {
+    pub fn find(&self, host: &str, subject: &Subject<'_>) -> Found<'_> {
         let Some(virtual_host) = self.hosts.find(host) else {
             return Found::NoHost;
         };
-        match virtual_host.find(path) {
+        match virtual_host.find(subject) {
             Some(route) => Found::Route(virtual_host, route),
             None => Found::NoRoute(virtual_host),
         }
@@ -54,33 +56,57 @@ pub struct VirtualHost {
     pub https_redirect: bool,
     /// In order of precedence.
     routes: Vec<Route>,
+    /// Some route has conditions beyond its path.
+    is_conditional: bool,
     /// Finds the routes with a plain path. Its values are indices into `routes`.
     trie: Trie,
+    /// The same for those that ignore the case of the path, in lower case.
+    caseless: Option<Trie>,
     /// Finds the routes with a regular expression.
     regexes: RegexRules,
 }
 
 impl VirtualHost {
-    /// Builds the trie over `routes`, which are in order of precedence.
+    /// Builds the tries over `routes`, which are in order of precedence.
     #[must_use]
     pub fn new(name: String, https_redirect: bool, routes: Vec<Route>) -> Self {
-        let mut trie = Trie::default();
+        let (mut trie, mut caseless) = (Trie::default(), None);
         for (index, route) in routes.iter().enumerate() {
-            match &route.path {
-                PathMatch::Any => trie.insert(b"", Ends::Prefix, index),
-                PathMatch::Prefix(path) => trie.insert(path.as_bytes(), Ends::Prefix, index),
-                PathMatch::Exact(path) => trie.insert(path.as_bytes(), Ends::Exact, index),
-                PathMatch::Regex(_) => {}
+            let (path, ends) = match &route.path {
+                PathMatch::Any => ("", Ends::Prefix),
+                PathMatch::Prefix(path) => (path.as_str(), Ends::Prefix),
+                PathMatch::Exact(path) => (path.as_str(), Ends::Exact),
+                PathMatch::Regex(_) => continue,
+            };
+            if route.ignores_case {
+                let caseless = caseless.get_or_insert_with(Trie::default);
+                caseless.insert(path.to_ascii_lowercase().as_bytes(), ends, index);
+            } else {
+                trie.insert(path.as_bytes(), ends, index);
             }
         }
+        let is_conditional = routes.iter().any(|route| !route.conditions.is_empty());
         let regexes = RegexRules::new(&routes);
-        Self { name, https_redirect, routes, trie, regexes }
+        Self { name, https_redirect, routes, is_conditional, trie, caseless, regexes }
     }
 
-    /// The first route that takes `path`.
-    fn find(&self, path: &str) -> Option<&Route> {
-        let plain = self.trie.find(path.as_bytes());
-        self.regexes.find_before(plain, path).or(plain).map(|index| &self.routes[index])
+    /// The first route that takes `subject`.
+    fn find(&self, subject: &Subject<'_>) -> Option<&Route> {
+        let found = if self.is_conditional {
+            self.find_accepted(subject.path, |index| self.routes[index].accepts(subject))
+        } else {
+            self.find_accepted(subject.path, |_| true)
+        };
+        found.map(|index| &self.routes[index])
+    }
+
+    /// The first route that takes `path` and is accepted.
+    fn find_accepted(&self, path: &str, accepts: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best = self.trie.find(path.as_bytes(), None, &accepts);
+        if let Some(caseless) = &self.caseless {
+            best = caseless.find(path.to_ascii_lowercase().as_bytes(), best, &accepts);
+        }
+        self.regexes.find_before(best, path, accepts).or(best)
     }
 
     /// The routes in order of precedence.
@@ -107,8 +133,24 @@ pub struct Route {
     pub name: String,
     /// Which paths it takes.
     pub path: PathMatch,
+    /// An exact path or a prefix is compared without regard to case.
+    pub ignores_case: bool,
+    /// All of them have to hold.
+    pub conditions: Box<[Condition]>,
     /// What it does.
     pub action: Action,
+}
+
+impl Route {
+    /// A route without a name that does `action` with every request whose path matches.
+    #[must_use]
+    pub fn new(path: PathMatch, action: Action) -> Self {
+        Self { name: String::new(), path, ignores_case: false, conditions: Box::default(), action }
+    }
+
+    fn accepts(&self, subject: &Subject<'_>) -> bool {
+        self.conditions.iter().all(|condition| condition.holds(subject))
+    }
 }
 
 /// A condition on the normalised path, without query.
@@ -124,34 +166,6 @@ pub enum PathMatch {
     Regex(FullRegex),
 }
 
-/// A regular expression that must match the whole subject, as RE2 does in Istio. Matching takes
-/// time linear in the subject.
-#[derive(Debug, Clone)]
-pub struct FullRegex(regex::Regex);
-
-impl FullRegex {
-    /// Compiles `pattern`.
-    ///
-    /// # Errors
-    /// The syntax is wrong, or the compiled form would be too large.
-    pub fn parse(pattern: &str) -> Result<Self, String> {
-        regex::Regex::new(&format!("^(?:{pattern})$")).map(Self).map_err(|error| error.to_string())
-    }
-
-    /// The pattern as it was given to [`parse`](Self::parse).
-    #[must_use]
-    pub fn pattern(&self) -> &str {
-        let text = self.0.as_str();
-        text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
-    }
-
-    /// Whether the whole of `subject` matches.
-    #[must_use]
-    pub fn matches(&self, subject: &str) -> bool {
-        self.0.is_match(subject)
-    }
-}
-
 /// The routes with a regular expression, matched all at once.
 struct RegexRules {
     /// `None` without any: even an empty set takes kilobytes, and most hosts have none.
@@ -163,7 +177,7 @@ struct RegexRules {
 impl RegexRules {
     fn new(routes: &[Route]) -> Self {
         let rules = routes.iter().enumerate().filter_map(|(index, route)| match &route.path {
-            PathMatch::Regex(regex) => Some((regex.0.as_str(), index)),
+            PathMatch::Regex(regex) => Some((regex.anchored(), index)),
             PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
         });
         let (patterns, routes): (Vec<_>, Vec<_>) = rules.unzip();
@@ -176,15 +190,21 @@ impl RegexRules {
         Self { set, routes }
     }
 
-    /// The first route whose expression matches `path` and that comes before the route `before`.
-    /// Allocates only when an expression matches.
-    fn find_before(&self, before: Option<usize>, path: &str) -> Option<usize> {
+    /// The first accepted route whose expression matches `path` and that comes before the route
+    /// `before`. Allocates only when an expression matches.
+    fn find_before(
+        &self,
+        before: Option<usize>,
+        path: &str,
+        accepts: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let (set, first) = (self.set.as_ref()?, *self.routes.first()?);
         if before.is_some_and(|before| before < first) || !set.is_match(path) {
             return None;
         }
-        let matched = set.matches(path).iter().next().map(|pattern| self.routes[pattern]);
-        matched.filter(|index| before.is_none_or(|before| *index < before))
+        let matches = set.matches(path);
+        let mut matched = matches.iter().map(|pattern| self.routes[pattern]);
+        matched.find(|index| accepts(*index)).filter(|index| before.is_none_or(|b| *index < b))
     }
 }
 
@@ -255,12 +275,14 @@ pub struct Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{Part, TextMatch};
+    use ::http::HeaderMap;
     use proptest::prelude::*;
 
     fn route(path: PathMatch) -> Route {
         let body = bytes::Bytes::new();
         let action = Action::Respond(DirectResponse { status: ::http::StatusCode::OK, body });
-        Route { name: format!("{path:?}"), path, action }
+        Route::new(path, action)
     }
 
     fn host(paths: impl IntoIterator<Item = PathMatch>) -> VirtualHost {
@@ -279,9 +301,15 @@ mod tests {
         PathMatch::Regex(FullRegex::parse(pattern).unwrap())
     }
 
+    /// A GET for `path`.
+    fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Subject<'a> {
+        let (method, scheme, authority) = ("GET", "http", "a.com");
+        Subject { path, query: None, method, scheme, authority, headers }
+    }
+
     /// Index of the route that takes `path`.
     fn found(host: &VirtualHost, path: &str) -> Option<usize> {
-        let route = host.find(path)?;
+        let route = host.find(&get(path, &HeaderMap::new()))?;
         host.routes().iter().position(|other| std::ptr::eq(other, route))
     }
 
@@ -315,9 +343,41 @@ mod tests {
         let mut table = RouteTable::default();
         table.hosts.insert("*".parse().unwrap(), Arc::new(host([PathMatch::Any])));
         table.hosts.insert("a.com".parse().unwrap(), Arc::new(host([exact("/x")])));
-        assert!(matches!(table.find("a.com", "/y"), Found::NoRoute(_)));
-        assert!(matches!(table.find("b.com", "/y"), Found::Route(..)));
-        assert!(matches!(RouteTable::default().find("b.com", "/y"), Found::NoHost));
+        let headers = HeaderMap::new();
+        let asked = get("/y", &headers);
+        assert!(matches!(table.find("a.com", &asked), Found::NoRoute(_)));
+        assert!(matches!(table.find("b.com", &asked), Found::Route(..)));
+        assert!(matches!(RouteTable::default().find("b.com", &asked), Found::NoHost));
+    }
+
+    #[test]
+    fn a_route_whose_conditions_fail_leaves_the_path_to_the_next() {
+        let only_post = Condition {
+            part: Part::Method,
+            text: TextMatch::Exact("POST".to_owned()),
+            inverted: false,
+        };
+        for path in [exact("/a"), prefix("/a"), regex("/a"), PathMatch::Any] {
+            let mut routes = vec![route(path.clone()), route(path), route(PathMatch::Any)];
+            routes[0].conditions = Box::new([only_post.clone()]);
+            let host = VirtualHost::new("test".to_owned(), false, routes);
+            assert_eq!(found(&host, "/a"), Some(1));
+            let headers = HeaderMap::new();
+            let post = Subject { method: "POST", ..get("/a", &headers) };
+            assert!(std::ptr::eq(host.find(&post).unwrap(), &raw const host.routes[0]));
+        }
+    }
+
+    #[test]
+    fn case_is_ignored_by_the_routes_that_say_so() {
+        let mut routes = vec![route(prefix("/A/b")), route(exact("/C")), route(prefix("/a"))];
+        routes[0].ignores_case = true;
+        routes[1].ignores_case = true;
+        let host = VirtualHost::new("test".to_owned(), false, routes);
+        assert_eq!(found(&host, "/a/B/c"), Some(0));
+        assert_eq!(found(&host, "/c"), Some(1));
+        assert_eq!(found(&host, "/a"), Some(2));
+        assert_eq!(found(&host, "/A"), None);
     }
 
     fn path_match() -> impl Strategy<Value = PathMatch> {
@@ -335,15 +395,30 @@ mod tests {
     proptest! {
         #[test]
         fn find_agrees_with_trying_every_route(
-            paths in prop::collection::vec(path_match(), 0..16),
-            path in "/[abc/]{0,6}",
+            rules in prop::collection::vec((path_match(), any::<bool>(), any::<bool>()), 0..16),
+            path in "/[abcA/]{0,6}",
         ) {
-            let host = host(paths);
-            let naive = host.routes().iter().position(|route| match &route.path {
-                PathMatch::Any => true,
-                PathMatch::Exact(exact) => *exact == path,
-                PathMatch::Prefix(prefix) => path.starts_with(prefix.as_str()),
-                PathMatch::Regex(regex) => regex.matches(&path),
+            let (part, text) = (Part::Method, TextMatch::Exact("POST".to_owned()));
+            let never = Condition { part, text, inverted: false };
+            let routes = rules.into_iter().map(|(path, ignores_case, is_conditional)| Route {
+                ignores_case,
+                conditions: std::iter::repeat_n(never.clone(), is_conditional.into()).collect(),
+                ..route(path)
+            });
+            let host = VirtualHost::new("test".to_owned(), false, routes.collect());
+            let lower = path.to_ascii_lowercase();
+            let naive = host.routes().iter().position(|route| {
+                let is_lower = route.ignores_case;
+                let fold = |text: &str| {
+                    if is_lower { text.to_ascii_lowercase() } else { text.to_owned() }
+                };
+                let seen = if is_lower { &lower } else { &path };
+                route.conditions.is_empty() && match &route.path {
+                    PathMatch::Any => true,
+                    PathMatch::Exact(exact) => *seen == fold(exact),
+                    PathMatch::Prefix(prefix) => seen.starts_with(&fold(prefix)),
+                    PathMatch::Regex(regex) => regex.matches(&path),
+                }
             });
             prop_assert_eq!(found(&host, &path), naive);
         }

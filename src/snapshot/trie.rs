@@ -43,10 +43,16 @@ impl Trie {
         }
     }
 
-    /// The smallest rule that takes `path`.
-    pub(super) fn find(&self, path: &[u8]) -> Option<usize> {
+    /// The smallest rule that takes `path`, is accepted and smaller than `best`; `best` if there is
+    /// none.
+    pub(super) fn find(
+        &self,
+        path: &[u8],
+        best: Option<usize>,
+        accepts: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let (mut node, mut rest) = (&self.root, path);
-        let mut best = first(&node.prefix);
+        let mut best = first(&node.prefix, best, &accepts);
         while !rest.is_empty() {
             let Some(child) = node.child(rest[0]) else {
                 return best;
@@ -55,9 +61,9 @@ impl Trie {
                 return best;
             };
             (node, rest) = (child, after);
-            best = smaller(best, first(&node.prefix));
+            best = first(&node.prefix, best, &accepts);
         }
-        smaller(best, first(&node.exact))
+        first(&node.exact, best, &accepts)
     }
 }
 
@@ -107,17 +113,19 @@ impl Node {
     }
 }
 
-fn first(rules: &[usize]) -> Option<usize> {
-    rules.first().copied()
-}
-
-fn smaller(one: Option<usize>, other: Option<usize>) -> Option<usize> {
-    one.into_iter().chain(other).min()
+/// The first of `rules` that is accepted and smaller than `best`; `best` if there is none.
+fn first(rules: &[usize], best: Option<usize>, accepts: &impl Fn(usize) -> bool) -> Option<usize> {
+    let better = rules.iter().copied().take_while(|rule| best.is_none_or(|best| *rule < best));
+    better.into_iter().find(|rule| accepts(*rule)).or(best)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn find(trie: &Trie, path: &[u8]) -> Option<usize> {
+        trie.find(path, None, |_| true)
+    }
 
     #[test]
     fn labels_split_where_paths_part() {
@@ -126,10 +134,10 @@ mod tests {
             trie.insert(path.as_bytes(), Ends::Exact, rule);
         }
         for (rule, path) in ["/abc", "/abd", "/ab", "/x", ""].into_iter().enumerate() {
-            assert_eq!(trie.find(path.as_bytes()), Some(rule), "{path}");
+            assert_eq!(find(&trie, path.as_bytes()), Some(rule), "{path}");
         }
         for path in ["/", "/a", "/abcd", "/xy", "y"] {
-            assert_eq!(trie.find(path.as_bytes()), None, "{path}");
+            assert_eq!(find(&trie, path.as_bytes()), None, "{path}");
         }
     }
 
@@ -140,9 +148,22 @@ mod tests {
         trie.insert(b"/a", Ends::Prefix, 1);
         trie.insert(b"/a/b/c", Ends::Exact, 2);
         trie.insert(b"", Ends::Prefix, 3);
-        assert_eq!(trie.find(b"/a/b/c"), Some(0));
-        assert_eq!(trie.find(b"/a/c"), Some(1));
-        assert_eq!(trie.find(b"/c"), Some(3));
+        assert_eq!(find(&trie, b"/a/b/c"), Some(0));
+        assert_eq!(find(&trie, b"/a/c"), Some(1));
+        assert_eq!(find(&trie, b"/c"), Some(3));
+    }
+
+    #[test]
+    fn what_is_not_accepted_leaves_the_path_to_the_next() {
+        let mut trie = Trie::default();
+        for rule in 0..3 {
+            trie.insert(b"/a", Ends::Prefix, rule);
+        }
+        trie.insert(b"/a/b", Ends::Exact, 3);
+        assert_eq!(trie.find(b"/a/b", None, |rule| rule != 0), Some(1));
+        assert_eq!(trie.find(b"/a/b", None, |rule| rule == 3), Some(3));
+        assert_eq!(trie.find(b"/a/b", Some(1), |rule| rule > 0), Some(1));
+        assert_eq!(trie.find(b"/a/b", None, |_| false), None);
     }
 
     #[test]
@@ -150,6 +171,6 @@ mod tests {
         let mut trie = Trie::default();
         trie.insert(b"/a", Ends::Exact, 4);
         trie.insert(b"/a", Ends::Exact, 7);
-        assert_eq!(trie.find(b"/a"), Some(4));
+        assert_eq!(find(&trie, b"/a"), Some(4));
     }
 }

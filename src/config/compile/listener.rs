@@ -2,13 +2,12 @@
 //! bind to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::route::{TablePlan, virtual_service};
+use super::route::{Bound, TablePlan, virtual_service};
 use super::sources::{Placed, Resources};
 use super::{GatewayIdentity, Listen};
-use crate::config::model::{
-    Gateway, GatewayName, Key, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
-};
+use crate::config::model::{Gateway, Located, Server, ServerHost, ServerProtocol, Spec, Tls};
 use crate::snapshot::{HostPattern, ListenerKey, Rejection, Severity};
 
 /// What is to be served on one address and port.
@@ -220,7 +219,9 @@ impl<'a> Planner<'a> {
             let placed = self.services[index];
             for pattern in shared_hosts(placed, server) {
                 self.bound.insert(index);
-                table.entry(pattern).or_default().services.push(placed.clone());
+                let gateways = vec![Arc::clone(&gateway.resource)];
+                let bound = Bound { service: placed.clone(), gateways };
+                table.entry(pattern).or_default().services.push(bound);
             }
         }
         table
@@ -248,10 +249,11 @@ fn merge(shared: &mut TablePlan, table: TablePlan) {
     for (pattern, host) in table {
         let entry = shared.entry(pattern).or_default();
         entry.https_redirect |= host.https_redirect;
-        for service in host.services {
-            let key = &service.resource.key;
-            if entry.services.iter().all(|other| other.resource.key != *key) {
-                entry.services.push(service);
+        for bound in host.services {
+            let key = &bound.service.resource.key;
+            match entry.services.iter_mut().find(|other| other.service.resource.key == *key) {
+                Some(other) => other.add_gateways(bound.gateways),
+                None => entry.services.push(bound),
             }
         }
     }
@@ -293,10 +295,6 @@ fn index<'a>(services: &[&'a Placed]) -> BTreeMap<(&'a str, &'a str), BTreeSet<u
         }
     }
     index
-}
-
-fn is_name_of(name: &GatewayName, key: &Key) -> bool {
-    name.namespace == key.namespace && name.name == key.name
 }
 
 /// The hosts that `server` and the VirtualService have in common, the narrower of each two.
@@ -356,7 +354,7 @@ fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
     };
     let gateways = gateways_in_order(resources);
     for (index, name) in service.gateways.iter().enumerate() {
-        if gateways.iter().all(|(gateway, _)| !is_name_of(&name.value, &gateway.resource.key)) {
+        if gateways.iter().all(|(gateway, _)| !name.value.is_of(&gateway.resource.key)) {
             let what = format!(
                 "there is no usable Gateway {} in namespace {}",
                 name.value.name, name.value.namespace

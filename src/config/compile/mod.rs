@@ -12,6 +12,7 @@ mod backend;
 mod identity;
 mod listener;
 mod route;
+mod rules;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ pub(crate) struct MountedSecret {
 }
 
 /// Who this gateway is among the workloads of the cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GatewayIdentity {
     /// Where `credentialName` is looked up.
     pub(crate) namespace: String,
@@ -219,7 +220,10 @@ impl Compiler {
         let plans = planner.plan(&resources);
         let mut builder = Builder {
             before: &self.before,
-            after: Generation::default(),
+            after: Generation {
+                tables: Tables::new(self.gateway.clone()),
+                ..Generation::default()
+            },
             backends: Backends::new(
                 &resources,
                 &self.gateway.namespace,
@@ -277,8 +281,8 @@ impl Builder<'_> {
             if !matches!(placed.resource.spec, Spec::VirtualService(_)) {
                 continue;
             }
-            route::report_unreachable(placed, &mut self.rejections);
-            for (namespace, destination) in route::destinations(placed) {
+            rules::report_unreachable(placed, &mut self.rejections);
+            for (namespace, destination) in rules::all_destinations(placed) {
                 if let Some(what) = self.backends.unknown_port(destination, namespace) {
                     let cause = "requests are answered with 503";
                     let (line, field) = (destination.line, destination.field.as_str());

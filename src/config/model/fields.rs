@@ -1,5 +1,6 @@
 //! Reads the fields of a map and collects what is wrong with them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -120,6 +121,20 @@ impl<'a> Field<'a> {
             problems.error(self, format!("must be from {low} to {high}, not {number}"), "");
         }
         value.and_then(|number| T::try_from(number).ok())
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_null(&self) -> bool {
+        self.node.value == Value::Null
+    }
+
+    /// The strings of a map of them.
+    pub(crate) fn strings(&self, problems: &mut Problems) -> BTreeMap<String, String> {
+        let Some(fields) = self.fields(problems) else { return BTreeMap::new() };
+        fields
+            .all()
+            .filter_map(|(name, value)| Some((name.to_owned(), value.string(problems)?.to_owned())))
+            .collect()
     }
 
     /// A port.

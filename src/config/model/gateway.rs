@@ -91,7 +91,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Option<(Gateway, Vec<Finding>)> {
     let mut spec = spec.fields(problems)?;
-    let selector = spec.take("selector").map(|field| read_selector(&field, problems));
+    let selector = spec.take("selector").map(|field| field.strings(problems));
     let list = spec.require("servers", problems)?;
     spec.finish(problems);
     let items = list.items(problems);
@@ -104,14 +104,6 @@ pub(super) fn read(
         ServerReader { key, names: &mut names, whole: problems, partial: &mut partial };
     let servers = (0..).zip(&items).filter_map(|(index, item)| reader.read(index, item)).collect();
     Some((Gateway { selector: selector.unwrap_or_default(), servers }, partial.findings))
-}
-
-fn read_selector(field: &Field<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
-    let Some(fields) = field.fields(problems) else { return BTreeMap::new() };
-    let label = |(name, field): (&str, Field<'_>)| {
-        field.string(problems).map(|value| (name.to_owned(), value.to_owned()))
-    };
-    fields.all().filter_map(label).collect()
 }
 
 struct ServerReader<'a> {

@@ -1,0 +1,196 @@
+//! From the rules of VirtualServices to routes.
+//!
+//! - What depends only on the gateway (`port`, `gateways`, `source...` of a match) is decided here;
+//!   the data path never sees it.
+//! - As in Istio, a rule that takes every request ends its VirtualService, and of several
+//!   VirtualServices on one host such rules go last.
+
+use std::sync::Arc;
+
+use super::GatewayIdentity;
+use super::route::virtual_service;
+use super::sources::Placed;
+use crate::config::model::{
+    Destination, HttpRoute, MatchBlock, Resource, RouteAction, WeightedDestination,
+};
+use crate::snapshot::{
+    Action, Cluster, Forward, PathMatch, Rejection, Route, Severity, Target, TextMatch,
+};
+
+/// For which gateway and port routes are made.
+pub(super) struct Scope<'a> {
+    /// Of the Gateway's server.
+    pub(super) port: u16,
+    /// The Gateways that share it.
+    pub(super) gateways: &'a [Arc<Resource>],
+    /// The gateway that serves them; `None` for none in particular.
+    pub(super) identity: Option<&'a GatewayIdentity>,
+}
+
+impl Scope<'_> {
+    fn takes(&self, block: &MatchBlock) -> bool {
+        if block.port.is_some_and(|port| port != self.port) {
+            return false;
+        }
+        if let Some(names) = &block.gateways {
+            let mut keys = self.gateways.iter().map(|gateway| &gateway.key);
+            return keys.any(|key| names.iter().any(|name| name.is_of(key)));
+        }
+        let Some(identity) = self.identity else { return true };
+        block.source_namespace.as_ref().is_none_or(|namespace| *namespace == identity.namespace)
+            && block
+                .source_labels
+                .iter()
+                .all(|(name, value)| identity.labels.get(name) == Some(value))
+    }
+}
+
+/// A rule that can be reached.
+pub(super) struct Reached<'a> {
+    rule: &'a HttpRoute,
+    /// That of its VirtualService.
+    namespace: &'a str,
+    /// Those that are for the scope; empty for every request.
+    blocks: Vec<&'a MatchBlock>,
+}
+
+/// The rules of `placed` up to the first that takes every request.
+pub(super) fn reached<'a>(placed: &'a Placed, scope: &Scope<'_>) -> Vec<Reached<'a>> {
+    let namespace = placed.resource.key.namespace.as_str();
+    let mut all = Vec::new();
+    for rule in rules_of(placed) {
+        let mut blocks = Vec::new();
+        let mut ends = rule.matches.is_empty();
+        for block in rule.matches.iter().filter(|block| scope.takes(block)) {
+            blocks.push(block);
+            ends = block.is_catch_all();
+            if ends {
+                break;
+            }
+        }
+        if ends || !blocks.is_empty() {
+            all.push(Reached { rule, namespace, blocks });
+        }
+        if ends {
+            break;
+        }
+    }
+    all
+}
+
+fn rules_of(placed: &Placed) -> &[HttpRoute] {
+    virtual_service(placed).map(|service| service.http.as_slice()).unwrap_or_default()
+}
+
+/// Warnings for rules behind one that takes every request.
+pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection>) {
+    let rules = rules_of(placed);
+    let takes_all = |rule: &HttpRoute| {
+        let mut blocks = rule.matches.iter();
+        rule.matches.is_empty() || blocks.any(|b| b.is_catch_all() && b.is_everywhere())
+    };
+    let end = rules.iter().position(takes_all).map_or(rules.len(), |index| index + 1);
+    for (index, rule) in rules.iter().enumerate().skip(end) {
+        let what = "is never reached".to_owned();
+        let cause = "a rule before it takes every request; put that one last";
+        let field = format!("spec.http[{index}]");
+        rejections.push(placed.reject(Severity::Warning, rule.line, field, what, cause));
+    }
+}
+
+/// The destinations of a rule, with the namespace that short names are of.
+pub(super) fn destinations<'a>(
+    reached: &'a Reached<'_>,
+) -> impl Iterator<Item = (&'a str, &'a Destination)> {
+    weighted(reached.rule).iter().map(|target| (reached.namespace, &target.destination))
+}
+
+/// The same for all rules of `placed`, reached or not.
+pub(super) fn all_destinations(placed: &Placed) -> impl Iterator<Item = (&str, &Destination)> {
+    let namespace = placed.resource.key.namespace.as_str();
+    let targets = rules_of(placed).iter().flat_map(weighted);
+    targets.map(move |target| (namespace, &target.destination))
+}
+
+fn weighted(rule: &HttpRoute) -> &[WeightedDestination] {
+    match &rule.action {
+        RouteAction::Forward(targets) => targets,
+        RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
+    }
+}
+
+/// The routes of all rules of a virtual host; `clusters` are in the order of the destinations.
+pub(super) fn build(reached: &[Reached<'_>], clusters: &[Option<Arc<Cluster>>]) -> Vec<Route> {
+    let mut clusters = clusters;
+    let mut routes = Vec::new();
+    for reached in reached {
+        let (own, rest) = clusters.split_at(destinations(reached).count());
+        clusters = rest;
+        add_routes(reached, own, &mut routes);
+    }
+    // As Istio sorts them: stable, so that all else stays in order.
+    routes.sort_by_key(is_catch_all);
+    routes
+}
+
+fn is_catch_all(route: &Route) -> bool {
+    let every_path = match &route.path {
+        PathMatch::Any => true,
+        PathMatch::Prefix(prefix) => prefix == "/",
+        PathMatch::Exact(_) | PathMatch::Regex(_) => false,
+    };
+    every_path && route.conditions.is_empty()
+}
+
+fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: &mut Vec<Route>) {
+    let rule = reached.rule;
+    if reached.blocks.is_empty() {
+        let action = build_action(rule, clusters);
+        routes.push(Route { name: rule.name.clone(), ..Route::new(PathMatch::Any, action) });
+    }
+    for block in &reached.blocks {
+        let name = match block.name.as_str() {
+            "" => rule.name.clone(),
+            name => format!("{}.{name}", rule.name),
+        };
+        routes.push(Route {
+            name,
+            path: path_match(block.uri.as_ref()),
+            ignores_case: block.ignores_case,
+            conditions: block.conditions.clone().into_boxed_slice(),
+            action: build_action(rule, clusters),
+        });
+    }
+}
+
+fn path_match(uri: Option<&TextMatch>) -> PathMatch {
+    match uri {
+        None | Some(TextMatch::Present) => PathMatch::Any,
+        Some(TextMatch::Exact(path)) => PathMatch::Exact(path.clone()),
+        Some(TextMatch::Prefix(prefix)) => PathMatch::Prefix(prefix.clone()),
+        Some(TextMatch::Regex(regex)) if regex.pattern() == ".*" => PathMatch::Any,
+        Some(TextMatch::Regex(regex)) => PathMatch::Regex(regex.clone()),
+    }
+}
+
+fn build_action(rule: &HttpRoute, clusters: &[Option<Arc<Cluster>>]) -> Action {
+    match &rule.action {
+        RouteAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+        RouteAction::Respond(response) => Action::Respond(response.clone()),
+        RouteAction::Forward(targets) => {
+            Action::Forward(Forward { targets: build_targets(targets, clusters) })
+        }
+    }
+}
+
+fn build_targets(
+    targets: &[WeightedDestination],
+    clusters: &[Option<Arc<Cluster>>],
+) -> Vec<Target> {
+    let target = |weight, cluster: &Option<_>| Target { weight, cluster: cluster.clone() };
+    if let ([only], [cluster]) = (targets, clusters) {
+        return vec![target(only.weight.max(1), cluster)];
+    }
+    let used = targets.iter().zip(clusters).filter(|(destination, _)| destination.weight > 0);
+    used.map(|(destination, cluster)| target(destination.weight, cluster)).collect()
+}

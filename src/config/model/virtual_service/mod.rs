@@ -1,0 +1,190 @@
+//! `VirtualService`: what is done with the requests for a host.
+
+mod condition;
+mod rule;
+
+pub(crate) use condition::MatchBlock;
+pub(crate) use rule::{Destination, HttpRoute, RouteAction, WeightedDestination};
+
+use super::Key;
+use super::fields::{Field, Fields, Located, Problems};
+use crate::snapshot::HostPattern;
+
+/// The domain that short names are completed with.
+pub(crate) const CLUSTER_DOMAIN: &str = "svc.cluster.local";
+
+/// A VirtualService.
+#[derive(Debug, Clone)]
+pub(crate) struct VirtualService {
+    /// At least one; short names are completed.
+    pub(crate) hosts: Vec<Located<HostPattern>>,
+    /// Empty when it is not for gateways.
+    pub(crate) gateways: Vec<Located<GatewayName>>,
+    pub(crate) export: Export,
+    /// In order.
+    pub(crate) http: Vec<HttpRoute>,
+}
+
+/// The Gateway that a VirtualService binds to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GatewayName {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl GatewayName {
+    /// Whether `key` is that Gateway's.
+    pub(crate) fn is_of(&self, key: &Key) -> bool {
+        self.namespace == key.namespace && self.name == key.name
+    }
+}
+
+/// Who may see a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Export {
+    /// Nobody.
+    Nowhere,
+    /// Its own namespace.
+    Own,
+    /// These namespaces; its own is written `.`.
+    Named(Vec<String>),
+    /// Every namespace.
+    All,
+}
+
+impl Export {
+    /// Istio's order of precedence.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::Nowhere | Self::Own => 0,
+            Self::Named(_) => 1,
+            Self::All => 2,
+        }
+    }
+
+    /// Whether it can be seen from `namespace`; `own` is that of the resource.
+    pub(crate) fn reaches(&self, namespace: &str, own: &str) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::All => true,
+            Self::Own => namespace == own,
+            Self::Named(names) => {
+                let is_own = namespace == own;
+                names.iter().any(|name| name == namespace || (is_own && name == "."))
+            }
+        }
+    }
+}
+
+/// The whole name of `host`, which may be a Service's in `namespace`.
+pub(crate) fn complete(host: &str, namespace: &str) -> String {
+    if host.contains('.') || host == "*" {
+        host.to_owned()
+    } else {
+        format!("{host}.{namespace}.{CLUSTER_DOMAIN}")
+    }
+}
+
+pub(super) fn read(
+    spec: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<VirtualService> {
+    let mut spec = spec.fields(problems)?;
+    let gateways = spec.take("gateways").map(|field| field.items(problems)).unwrap_or_default();
+    let gateways =
+        gateways.iter().filter_map(|item| read_gateway(item, namespace, problems)).collect();
+    let hosts = spec.require("hosts", problems).map(|f| read_hosts(&f, namespace, problems));
+    let export = read_export(spec.take("exportTo"), problems);
+    spec.refuse(&["tls", "tcp"], problems);
+    let http = match spec.take("http") {
+        Some(field) => rule::read_all(&field, namespace, problems),
+        None => no_rules(&spec, problems),
+    };
+    spec.finish(problems);
+    Some(VirtualService { hosts: hosts?, gateways, export, http })
+}
+
+fn no_rules(spec: &Fields<'_>, problems: &mut Problems) -> Vec<HttpRoute> {
+    if !problems.has_errors() {
+        problems.error(&spec.parent, "`http` is missing", "a VirtualService needs rules");
+    }
+    Vec::new()
+}
+
+fn read_gateway(
+    item: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<Located<GatewayName>> {
+    let text = item.string(problems)?;
+    if text == "mesh" {
+        return None;
+    }
+    let (namespace, name) = match text.split_once('/') {
+        None | Some((".", _)) => (namespace, text.trim_start_matches("./")),
+        Some(parts) => parts,
+    };
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        let what = format!("must be the name of a Gateway or `namespace/name`, not `{text}`");
+        problems.error(item, what, "");
+        return None;
+    }
+    let value = GatewayName { namespace: namespace.to_owned(), name: name.to_owned() };
+    Some(Located { line: item.line, value })
+}
+
+fn read_hosts(
+    field: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Vec<Located<HostPattern>> {
+    let items = field.items(problems);
+    if items.is_empty() {
+        let cause = "only delegates have none, and delegates are not supported";
+        problems.error(field, "needs at least one host", cause);
+    }
+    let mut hosts: Vec<Located<HostPattern>> = Vec::new();
+    for item in &items {
+        let Some(host) = read_host(item, namespace, problems) else { continue };
+        if hosts.iter().any(|other| other.value == host.value) {
+            problems.error(item, format!("`{}` is listed twice", host.value), "");
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+fn read_host(
+    item: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<Located<HostPattern>> {
+    let text = item.string(problems)?;
+    match complete(text, namespace).parse() {
+        Ok(value) => Some(Located { line: item.line, value }),
+        Err(error) => {
+            problems.error(item, format!("`{text}`: {error}"), "no scheme, port or path");
+            None
+        }
+    }
+}
+
+/// Reads `exportTo`.
+pub(super) fn read_export(field: Option<Field<'_>>, problems: &mut Problems) -> Export {
+    let Some(field) = field else { return Export::All };
+    let items = field.items(problems);
+    let names: Vec<_> = items.iter().filter_map(|item| item.string(problems)).collect();
+    match names[..] {
+        [] => Export::All,
+        ["."] => Export::Own,
+        ["~"] => Export::Nowhere,
+        _ if names.contains(&"~") => {
+            let cause = "`~` means nobody: it cannot stand beside other namespaces";
+            problems.error(&field, "exports to nobody and to somebody", cause);
+            Export::Nowhere
+        }
+        _ if names.contains(&"*") => Export::All,
+        _ => Export::Named(names.into_iter().map(str::to_owned).collect()),
+    }
+}

@@ -1,0 +1,234 @@
+//! One entry of `http`: for which requests, and what is done with them.
+
+use ::http::StatusCode;
+use bytes::Bytes;
+
+use super::super::fields::{Field, Fields, Problems};
+use super::super::service::optional_string;
+use super::condition::{self, MatchBlock};
+use crate::snapshot::{DirectResponse, HostPattern, Redirect, RedirectPort};
+
+/// Longest body that the gateway answers with itself, as in Istio.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// One rule.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpRoute {
+    pub(crate) line: u64,
+    pub(crate) name: String,
+    /// Any of them; empty means every request.
+    pub(crate) matches: Vec<MatchBlock>,
+    pub(crate) action: RouteAction,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone)]
+pub(crate) enum RouteAction {
+    /// At least one.
+    Forward(Vec<WeightedDestination>),
+    Redirect(Redirect),
+    Respond(DirectResponse),
+}
+
+/// One destination of a rule and its share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WeightedDestination {
+    pub(crate) weight: u32,
+    pub(crate) destination: Destination,
+}
+
+/// A service that requests are forwarded to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) line: u64,
+    /// The way to it.
+    pub(crate) field: String,
+    /// In lower case, as written otherwise.
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
+}
+
+pub(super) fn read_all(
+    field: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Vec<HttpRoute> {
+    let items = field.items(problems);
+    if items.is_empty() {
+        problems.error(field, "needs at least one rule", "");
+    }
+    items.iter().filter_map(|item| read_rule(item, namespace, problems)).collect()
+}
+
+/// What Istio's `HTTPRoute` has beyond what is read here.
+const RULE_UNSUPPORTED: [&str; 11] = [
+    "delegate",
+    "rewrite",
+    "timeout",
+    "retries",
+    "fault",
+    "mirror",
+    "mirrors",
+    "mirrorPercentage",
+    "mirrorPercent",
+    "corsPolicy",
+    "headers",
+];
+
+fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Option<HttpRoute> {
+    let mut rule = item.fields(problems)?;
+    let name = optional_string(&mut rule, "name", problems).unwrap_or_default();
+    let matches = rule.take("match").map(|field| field.items(problems)).unwrap_or_default();
+    let matches =
+        matches.iter().filter_map(|block| condition::read(block, namespace, problems)).collect();
+    let actions = (rule.take("route"), rule.take("redirect"), rule.take("directResponse"));
+    let action = match actions {
+        (Some(route), None, None) => read_route(&route, problems).map(RouteAction::Forward),
+        (None, Some(redirect), None) => {
+            read_redirect(&redirect, problems).map(RouteAction::Redirect)
+        }
+        (None, None, Some(response)) => {
+            read_response(&response, problems).map(RouteAction::Respond)
+        }
+        _ => {
+            let what = "needs exactly one of `route`, `redirect` and `directResponse`";
+            problems.error(item, what, "");
+            None
+        }
+    };
+    rule.refuse(&RULE_UNSUPPORTED, problems);
+    rule.finish(problems);
+    Some(HttpRoute { line: item.line, name, matches, action: action? })
+}
+
+fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {
+    let items = field.items(problems);
+    if items.is_empty() {
+        problems.error(field, "needs at least one destination", "");
+    }
+    let targets: Vec<_> = items.iter().filter_map(|item| read_weighted(item, problems)).collect();
+    if targets.len() != items.len() {
+        return None;
+    }
+    if targets.len() > 1 && targets.iter().all(|target| target.weight == 0) {
+        problems.error(field, "the weights add up to 0", "give each destination its `weight`");
+    }
+    Some(targets)
+}
+
+fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDestination> {
+    let mut fields = item.fields(problems)?;
+    let destination = fields.require("destination", problems);
+    let destination = destination.and_then(|field| read_destination(&field, problems));
+    let weight = fields.take("weight").map(|f| f.integer(0..=i32::MAX, problems));
+    fields.refuse(&["headers"], problems);
+    fields.finish(problems);
+    let weight = u32::try_from(weight.unwrap_or(Some(0))?).ok()?;
+    Some(WeightedDestination { weight, destination: destination? })
+}
+
+fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Option<Destination> {
+    let mut fields = field.fields(problems)?;
+    let host = fields.require("host", problems);
+    let port = fields.take("port").map(|port| read_port(&port, problems));
+    fields.refuse(&["subset"], problems);
+    fields.finish(problems);
+    let host = read_name(&host?, problems)?;
+    let path = field.path.clone();
+    Some(Destination {
+        line: field.line,
+        field: path,
+        host,
+        port: port.map_or(Some(None), |p| p.map(Some))?,
+    })
+}
+
+fn read_port(field: &Field<'_>, problems: &mut Problems) -> Option<u16> {
+    let mut fields = field.fields(problems)?;
+    let number = fields.require("number", problems).and_then(|number| number.port(problems));
+    fields.finish(problems);
+    number
+}
+
+fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
+    let text = field.string(problems)?;
+    if let Ok(HostPattern::Exact(name)) = text.parse() {
+        return Some(name);
+    }
+    let cause = "the name of a Service or of a ServiceEntry, or any DNS name; without port";
+    problems.error(field, format!("`{text}` is no host name"), cause);
+    None
+}
+
+fn read_redirect(field: &Field<'_>, problems: &mut Problems) -> Option<Redirect> {
+    let mut fields = field.fields(problems)?;
+    let path = optional_string(&mut fields, "uri", problems);
+    let authority = optional_string(&mut fields, "authority", problems);
+    let scheme = fields
+        .take("scheme")
+        .map(|f| f.one_of(&[("http", "http"), ("https", "https")], problems).map(str::to_owned));
+    let port = read_redirect_port(&mut fields, problems);
+    let status = fields.take("redirectCode").map(|f| read_redirect_code(&f, problems));
+    fields.refuse(&["prefixRewrite"], problems);
+    fields.finish(problems);
+    Some(Redirect {
+        status: status.unwrap_or(Some(StatusCode::MOVED_PERMANENTLY))?,
+        scheme: scheme.map_or(Some(None), |scheme| scheme.map(Some))?,
+        authority,
+        port: port?,
+        path,
+    })
+}
+
+fn read_redirect_port(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<RedirectPort> {
+    match (fields.take("port"), fields.take("derivePort")) {
+        (None, None) => Some(RedirectPort::FromHost),
+        (Some(port), None) => port.port(problems).map(RedirectPort::Fixed),
+        (None, Some(derive)) => derive.one_of(
+            &[
+                ("FROM_PROTOCOL_DEFAULT", RedirectPort::ProtocolDefault),
+                ("FROM_REQUEST_PORT", RedirectPort::Listener),
+            ],
+            problems,
+        ),
+        (Some(_), Some(derive)) => {
+            problems.error(&derive, "there may be `port` or `derivePort`, not both", "");
+            None
+        }
+    }
+}
+
+fn read_redirect_code(field: &Field<'_>, problems: &mut Problems) -> Option<StatusCode> {
+    let code = field.integer(0..=u16::MAX, problems)?;
+    if !matches!(code, 301 | 302 | 303 | 307 | 308) {
+        let what = format!("must be 301, 302, 303, 307 or 308, not {code}");
+        problems.error(field, what, "");
+        return None;
+    }
+    StatusCode::from_u16(code).ok()
+}
+
+fn read_response(field: &Field<'_>, problems: &mut Problems) -> Option<DirectResponse> {
+    let mut fields = field.fields(problems)?;
+    let status = fields.require("status", problems);
+    let status = status.and_then(|field| field.integer(200..=599_u16, problems));
+    let body = fields.take("body").map(|body| read_body(&body, problems));
+    fields.refuse(&["headers"], problems);
+    fields.finish(problems);
+    Some(DirectResponse {
+        status: StatusCode::from_u16(status?).ok()?,
+        body: body.unwrap_or(Some(Bytes::new()))?,
+    })
+}
+
+fn read_body(field: &Field<'_>, problems: &mut Problems) -> Option<Bytes> {
+    let mut fields = field.fields(problems)?;
+    fields.refuse(&["bytes"], problems);
+    let text = optional_string(&mut fields, "string", problems).unwrap_or_default();
+    fields.finish(problems);
+    if text.len() > BODY_BYTES_MAX {
+        problems.error(field, "is longer than 1 MiB", "");
+        return None;
+    }
+    Some(text.into())
+}

@@ -1,0 +1,137 @@
+//! `config/fields.md` against the binary: every row's example is checked, and every test that it
+//! names exists.
+//!
+//! Another kind is one more section there and one more arm in [`resource`].
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::harness::gateway::run_to_end;
+use crate::harness::yaml;
+
+const TABLE: &str = include_str!("../../config/fields.md");
+
+/// One row of the table.
+struct Row {
+    /// Heading of its section.
+    kind: &'static str,
+    field: &'static str,
+    support: &'static str,
+    example: &'static str,
+    /// A test's name, or why the field is not supported.
+    shown: &'static str,
+}
+
+fn rows() -> Vec<Row> {
+    let sections = TABLE.split("\n## ").skip(1);
+    let rows = sections.flat_map(|section| {
+        let kind = section.lines().next().unwrap();
+        section.lines().filter(|line| line.starts_with("| `")).map(move |line| row(kind, line))
+    });
+    rows.collect()
+}
+
+fn row(kind: &'static str, line: &'static str) -> Row {
+    let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+    let [field, support, example, shown] = cells[..] else { panic!("four cells: {line}") };
+    let code = |text: &'static str| text.trim_matches('`');
+    Row { kind, field: code(field), support, example: code(example), shown: shown.trim() }
+}
+
+/// A resource that uses `row`'s field, and what else it needs.
+fn resource(row: &Row) -> String {
+    match row.kind {
+        "VirtualService" => virtual_service(row),
+        kind => panic!("no test for {kind}"),
+    }
+}
+
+fn virtual_service(row: &Row) -> String {
+    let rule = row.field.strip_prefix("http[].").map_or("name: x", |_| row.example);
+    let actions = ["route:", "redirect:", "directResponse:", "delegate:"];
+    let action = if actions.iter().any(|action| rule.starts_with(action)) {
+        ""
+    } else {
+        ", route: [ { destination: { host: web.test, port: { number: 80 } } } ]"
+    };
+    let rules = format!("  - {{ {rule}{action} }}\n");
+    let mut service = yaml::virtual_service("v", "web", &["web.test"], &rules);
+    if !row.field.starts_with("http[]") {
+        let name = row.example.split(':').next().unwrap();
+        let others = service.lines().filter(|line| !line.starts_with(&format!("  {name}:")));
+        service = others.map(|line| format!("{line}\n")).collect::<String>();
+        service = service.replacen("spec:\n", &format!("spec:\n  {}\n", row.example), 1);
+    }
+    yaml::documents(&[
+        yaml::gateway("web", &yaml::http_server(80, &["*"], false)),
+        service,
+        yaml::backend("web.test", 80),
+    ])
+}
+
+/// What `check` says about each row: the lines that name its file.
+fn findings(rows: &[Row]) -> Vec<Vec<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    rows.iter()
+        .enumerate()
+        .map(|(index, row)| {
+            let name = format!("row-{index}.yaml");
+            let path = directory.path().join(&name);
+            fs::write(&path, resource(row)).unwrap();
+            let (_, text) = run_to_end(&["check", path.to_str().unwrap()]);
+            text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_field_is_treated_as_the_table_says() {
+    let rows = rows();
+    assert!(rows.len() > 40, "{}", rows.len());
+    for (row, findings) in rows.iter().zip(findings(&rows)) {
+        let last = row.field.rsplit(['.', '[']).next().unwrap().trim_end_matches(']');
+        let about_it = |severity: &str| {
+            let found = |line: &&String| line.contains(severity) && line.contains(last);
+            findings.iter().any(|line| found(&line))
+        };
+        let right = match row.support {
+            "yes" => findings.is_empty(),
+            "no effect" => {
+                about_it(": warning: ") && !findings.iter().any(|l| l.contains("error:"))
+            }
+            "no" => about_it(": error: "),
+            other => panic!("{}: `{other}` is none of yes, no effect, no", row.field),
+        };
+        let Row { field, support, example, .. } = row;
+        assert!(right, "{field} is not `{support}` in `{example}`:\n{}", findings.join("\n"));
+        let name = row.field.rsplit("].").next().unwrap();
+        let steps = name.split(['.', '@']).filter(|step| !step.is_empty());
+        let missing: Vec<_> =
+            steps.filter(|step| !example.contains(step.trim_end_matches("[]"))).collect();
+        assert!(missing.is_empty(), "the example of {field} does not use {missing:?}");
+    }
+}
+
+#[test]
+fn every_test_that_the_table_names_exists() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway");
+    for row in rows().iter().filter(|row| row.support == "yes") {
+        let name = row.shown.trim_matches('`');
+        let (module, test) = name.split_once("::").unwrap_or_else(|| panic!("no test: {name}"));
+        let text = fs::read_to_string(tests.join(format!("{module}.rs"))).unwrap();
+        assert!(
+            text.contains(&format!("#[test]\nfn {test}(")),
+            "{name} of {} is missing",
+            row.field
+        );
+    }
+}
+
+#[test]
+fn no_field_stands_twice() {
+    let mut seen = BTreeSet::new();
+    for row in rows() {
+        assert!(seen.insert((row.kind, row.field)), "{} {}", row.kind, row.field);
+    }
+}

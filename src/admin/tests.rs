@@ -25,7 +25,7 @@ fn snapshot() -> Snapshot {
         endpoints: vec!["127.0.0.1:8000".parse().unwrap()],
         connect_timeout: Duration::from_secs(10),
     });
-    let target = Target { weight: 1, cluster: Some(cluster) };
+    let target = Target { weight: 1, cluster: Some(cluster), edits: None };
     let action = Action::Forward(Forward { targets: vec![target] });
     let path = PathMatch::Prefix("/status".into());
     let route = Route { name: "first".into(), ..Route::new(path, action) };

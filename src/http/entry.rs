@@ -132,6 +132,31 @@ impl Entry {
         self.started
     }
 
+    /// The same moment on the wall.
+    pub(crate) fn start(&self) -> SystemTime {
+        self.start
+    }
+
+    /// The connection that the request came by.
+    pub(crate) fn downstream(&self) -> &Downstream {
+        &self.downstream
+    }
+
+    /// The endpoint that was tried last.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.upstream.get().remote
+    }
+
+    /// Name of its route, once there is one.
+    pub(crate) fn route_name(&self) -> &str {
+        self.names.get().map_or("", Names::route)
+    }
+
+    /// Name of its cluster, once there is one.
+    pub(crate) fn cluster_name(&self) -> &str {
+        self.names.get().map_or("", Names::cluster)
+    }
+
     /// Whether the client speaks gRPC, by its content type.
     pub(crate) fn is_grpc(&self) -> bool {
         self.is_grpc
@@ -218,13 +243,13 @@ impl Entry {
             request_id: forwarded.map_or(b"", |f| f.request_id.as_bytes()),
             authority: self.authority(),
             upstream_host: upstream.remote,
-            upstream_cluster: names.map_or("", Names::cluster),
+            upstream_cluster: self.cluster_name(),
             upstream_service: names.map_or("", Names::service),
             upstream_local: upstream.local,
             downstream_local: Some(self.downstream.local),
             downstream_remote: Some(self.downstream.remote),
             server_name: self.downstream.server_name().unwrap_or_default(),
-            route_name: names.map_or("", Names::route),
+            route_name: self.route_name(),
             ..Record::new(self.start)
         }
     }

@@ -110,6 +110,12 @@ fn of_upstream(error: &upstream::Error) -> Answer {
             details: "upstream_reset_before_response_started{connection_termination}",
             text: "upstream connect error or disconnect/reset before headers",
         },
+        Kind::Refused => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_TERMINATION,
+            details: "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            text: "upstream connect error or disconnect/reset before headers",
+        },
         Kind::BadResponse(_) => Answer {
             status: StatusCode::BAD_GATEWAY,
             flags: Flags::UPSTREAM_PROTOCOL_ERROR,

@@ -16,15 +16,16 @@ use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody, Source};
 use super::decide::{Decision, decide, vet};
+use super::edit::Context;
 use super::entry::Entry;
 use super::error::Refusal;
 use super::headers::{self, Peer};
 use super::respond::Responder;
 use super::{Downstream, Gateway};
 use crate::io::Net;
-use crate::snapshot::{Cluster, Route, Target, View};
+use crate::snapshot::{Cluster, Edits, Route, Target, View};
 use crate::telemetry::request::Flags;
-use crate::upstream::{self, Counted, Exchange, Upgraded};
+use crate::upstream::{self, Counted, Exchange, To, Upgraded};
 
 /// Serves the requests of one connection.
 pub(crate) struct Forwarder<N: Net> {
@@ -50,6 +51,18 @@ struct Upbound {
     incoming: Incoming,
     /// The protocol that the client asks to switch to.
     protocol: Option<HeaderValue>,
+}
+
+impl Upbound {
+    /// The same with its headers and host changed.
+    fn edited(mut self, edits: &Edits, entry: &Entry) -> Self {
+        let context = Context { entry, status: None };
+        context.edit_request(&edits.request, &mut self.head);
+        if let Some(authority) = &edits.authority {
+            headers::replace_host(&mut self.head, authority);
+        }
+        self
+    }
 }
 
 impl<N: Net> Forwarder<N> {
@@ -82,20 +95,37 @@ impl<N: Net> Forwarder<N> {
         Ok(match decide(&view, &self.downstream, &head) {
             Err(refusal) => self.refuse(&refusal, responder),
             Ok(Decision::Respond { route, response }) => {
-                responder.entry.routed(route, None);
-                responder.direct(response)
+                Self::answer(route, &head, responder, |responder| responder.direct(response))
             }
-            Ok(Decision::Redirect { route, status, location }) => {
-                if let Some(route) = route {
-                    responder.entry.routed(route, None);
+            Ok(Decision::Redirect { route, status, location }) => match route {
+                Some(route) => {
+                    let redirect = |responder: Responder<N>| responder.redirect(status, &location);
+                    Self::answer(route, &head, responder, redirect)
                 }
-                responder.redirect(status, &location)
-            }
+                None => responder.redirect(status, &location),
+            },
             Ok(Decision::Forward { route, target, path }) => {
                 let request = Upbound { head: with_path(head, path), incoming, protocol };
                 self.forward(&view, route, target, request, responder).await
             }
         })
+    }
+
+    /// Answers for the gateway itself, as `route` says.
+    fn answer(
+        route: &Route,
+        head: &Parts,
+        responder: Responder<N>,
+        answer: impl FnOnce(Responder<N>) -> Response<ResponseBody<N>>,
+    ) -> Response<ResponseBody<N>> {
+        let entry = Rc::clone(&responder.entry);
+        entry.routed(route, None);
+        let mut response = answer(responder);
+        if let Some(extras) = &route.extras {
+            let context = Context { entry: &entry, status: Some(response.status()) };
+            context.edit_response(&extras.response, head, response.headers_mut());
+        }
+        response
     }
 
     fn begin(&self, request: &Request<Incoming>) -> Responder<N> {
@@ -120,31 +150,52 @@ impl<N: Net> Forwarder<N> {
     ) -> Response<ResponseBody<N>> {
         let cluster = target.and_then(|target| target.cluster.as_deref());
         responder.entry.routed(route, cluster);
-        let Some(cluster) = cluster else {
-            return responder.refuse(&Refusal::NoCluster);
-        };
+        let edits = target.and_then(|target| target.edits.as_deref());
+        match edits {
+            None => self.send(view, cluster, request, responder).await.0,
+            Some(edits) => {
+                let entry = Rc::clone(&responder.entry);
+                let request = request.edited(edits, &entry);
+                let (mut response, head) = self.send(view, cluster, request, responder).await;
+                let context = Context { entry: &entry, status: Some(response.status()) };
+                context.edit_response(&edits.response, &head, response.headers_mut());
+                response
+            }
+        }
+    }
+
+    /// The response, and the head of the request that it answers.
+    async fn send(
+        &self,
+        view: &View,
+        cluster: Option<&Cluster>,
+        request: Upbound,
+        responder: Responder<N>,
+    ) -> (Response<ResponseBody<N>>, Parts) {
         let Upbound { mut head, incoming, protocol } = request;
+        let Some(cluster) = cluster else {
+            return (responder.refuse(&Refusal::NoCluster), head);
+        };
+        let to = To { cluster, limits: &view.limits, avoid: &[] };
         if let Some(protocol) = protocol {
             head.headers.insert(UPGRADE, protocol);
-            let request = Request::from_parts(head, ());
-            return self.upgrade(view, cluster, request, responder).await;
+            return (self.upgrade(to, &head, responder).await, head);
         }
         let body = RequestBody::new(incoming, Rc::clone(&responder.entry));
-        let request = Request::from_parts(head, body);
-        match self.gateway.upstreams.send(cluster, &view.limits, request).await {
+        let response = match self.gateway.upstreams.send(to, &head, body).await {
             Ok(exchange) => self.pass_on(exchange, Source::Upstream, responder),
             Err(error) => self.fail(error, responder),
-        }
+        };
+        (response, head)
     }
 
     async fn upgrade(
         &self,
-        view: &View,
-        cluster: &Cluster,
-        request: Request<()>,
+        to: To<'_>,
+        head: &Parts,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
-        match self.gateway.upstreams.upgrade(cluster, &view.limits, request).await {
+        match self.gateway.upstreams.upgrade(to, head).await {
             Ok(Upgraded::Switched { response, stream, remote, active }) => {
                 self.note(remote, None, &responder.entry);
                 self.switch(response, stream, active, responder)

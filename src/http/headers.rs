@@ -10,10 +10,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ::http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
 };
 
 use ::http::StatusCode;
+use ::http::request::Parts;
 
 use crate::snapshot::Policy;
 
@@ -23,6 +24,7 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 
@@ -66,6 +68,16 @@ pub(crate) fn to_upstream(
     headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     headers.insert(X_ENVOY_EXTERNAL_ADDRESS, external);
     Forwarded { x_forwarded_for, request_id }
+}
+
+/// Sends a request to `authority`, and says what the client named.
+pub(crate) fn replace_host(head: &mut Parts, authority: &HeaderValue) {
+    let own = head.uri.authority().map(|own| HeaderValue::from_str(own.as_str()));
+    let own = own.and_then(Result::ok).or_else(|| head.headers.get(HOST).cloned());
+    if let Some(own) = own.filter(|own| own != authority) {
+        head.headers.insert(X_ENVOY_ORIGINAL_HOST, own);
+    }
+    head.headers.insert(HOST, authority.clone());
 }
 
 /// Makes the headers of an upstream's response those that the client gets.
@@ -189,6 +201,17 @@ fn external_address(headers: &HeaderMap, peer: &Peer, policy: &Policy) -> Header
         .filter(|entry| entry.parse::<IpAddr>().is_ok())
         .and_then(|entry| HeaderValue::from_str(entry).ok())
         .unwrap_or_else(|| peer.address.clone())
+}
+
+/// The client of a request with these headers, once they are those for the upstream, as far as the
+/// trusted proxies tell; `peer` is who is connected.
+pub(crate) fn external_address_of(headers: &HeaderMap, peer: SocketAddr) -> SocketAddr {
+    let external = headers.get(X_ENVOY_EXTERNAL_ADDRESS);
+    let ip = external.and_then(|value| value.to_str().ok()?.parse::<IpAddr>().ok());
+    match ip {
+        Some(ip) if ip != peer.ip().to_canonical() => SocketAddr::new(ip, 0),
+        Some(_) | None => peer,
+    }
 }
 
 fn extend_forwarded_for(headers: &mut HeaderMap, peer: &Peer) -> HeaderValue {

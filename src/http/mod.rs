@@ -17,6 +17,7 @@ mod activity;
 mod body;
 mod decide;
 mod detect;
+mod edit;
 mod entry;
 mod error;
 mod forward;

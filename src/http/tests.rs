@@ -112,7 +112,8 @@ fn snapshot(limits: &Limits) -> Snapshot {
     let body = Bytes::from_static(b"hello");
     let own = Action::Respond(DirectResponse { status: StatusCode::OK, body });
     let cluster = Some(Arc::<Cluster>::new(cluster(1, UpstreamProtocol::Http1)));
-    let forward = Action::Forward(Forward { targets: vec![Target { weight: 1, cluster }] });
+    let forward =
+        Action::Forward(Forward { targets: vec![Target { weight: 1, cluster, edits: None }] });
     let mut table = RouteTable::default();
     for (host, action) in [("own.test", own), ("*", forward)] {
         let route = Route::new(PathMatch::Any, action);

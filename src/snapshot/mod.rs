@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod edit;
 mod host;
 mod identity;
 mod limits;
@@ -22,6 +23,7 @@ mod route;
 mod trie;
 
 pub use cluster::{Cluster, UpstreamProtocol};
+pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateState, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
@@ -30,8 +32,8 @@ pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use route::{
-    Action, DirectResponse, Forward, Found, PathMatch, Redirect, RedirectPort, Route, RouteTable,
-    Target, VirtualHost,
+    Action, DirectResponse, Extras, Forward, Found, PathMatch, Redirect, RedirectPort, Route,
+    RouteTable, Target, VirtualHost,
 };
 
 use std::sync::Arc;

@@ -5,12 +5,14 @@
 //! that matches wins; the trie only finds the candidates without trying every route.
 //!
 //! - Everything is built once and never changes: lock-free by construction.
+//! - What few routes have stands behind one pointer, so that the others do not pay for it.
 //! - [`RouteTable::find`] is a pure function. It allocates only where a rule ignores the case of
 //!   paths, or a regular expression matches.
 
 use std::fmt;
 use std::sync::Arc;
 
+use super::edit::{Edit, Edits};
 use super::matching::{Condition, FullRegex, Subject};
 use super::trie::{Ends, Trie};
 use super::{Cluster, HostMap};
@@ -139,13 +141,29 @@ pub struct Route {
     pub conditions: Box<[Condition]>,
     /// What it does.
     pub action: Action,
+    /// What few routes have; most branch over it once.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// What is done with a request beside a route's action.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Changes to a response that no target has.
+    pub response: Vec<Edit>,
 }
 
 impl Route {
     /// A route without a name that does `action` with every request whose path matches.
     #[must_use]
     pub fn new(path: PathMatch, action: Action) -> Self {
-        Self { name: String::new(), path, ignores_case: false, conditions: Box::default(), action }
+        Self {
+            name: String::new(),
+            path,
+            ignores_case: false,
+            conditions: Box::default(),
+            action,
+            extras: None,
+        }
     }
 
     fn accepts(&self, subject: &Subject<'_>) -> bool {
@@ -270,6 +288,8 @@ pub struct Target {
     pub weight: u32,
     /// Its cluster; `None` when no service is known by that name and port (503, `NC`).
     pub cluster: Option<Arc<Cluster>>,
+    /// What is done with headers on the way there and back; that of the route included.
+    pub edits: Option<Box<Edits>>,
 }
 
 #[cfg(test)]

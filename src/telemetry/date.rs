@@ -19,6 +19,16 @@ pub fn rfc3339(time: SystemTime) -> String {
     text
 }
 
+/// `2024-01-31T12:00:00.123Z`, as in Envoy's log.
+#[must_use]
+pub fn rfc3339_millis(time: SystemTime) -> [u8; 24] {
+    let (seconds, millisecond) = since_epoch(time);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    text[..19].copy_from_slice(&second(seconds));
+    digits(&mut text[20..23], u64::from(millisecond));
+    text
+}
+
 /// Whole seconds and milliseconds since 1970; zero for what lies before.
 pub(super) fn since_epoch(time: SystemTime) -> (u64, u32) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -20,7 +20,7 @@ mod series;
 
 pub use access_log::{AccessLog, WorkerLog};
 pub use counters::{Counters, SharedCounters};
-pub use date::rfc3339;
+pub use date::{rfc3339, rfc3339_millis};
 pub use series::{SERIES_MAX, Series};
 
 use std::cell::RefCell;

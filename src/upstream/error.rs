@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     ConnectTimeout,
     /// The endpoint ended or broke the connection too early (`UC`).
     Reset(io::Error),
+    /// The endpoint refused the stream before it did anything with it (`UC`).
+    Refused,
     /// The endpoint broke the protocol, or sent more than the limits allow (`UPE`).
     BadResponse(&'static str),
     /// Nothing moved for too long (`UT`).
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
             Kind::Connect(error) => write!(f, "connect failed: {error}"),
             Kind::ConnectTimeout => f.write_str("connect timed out"),
             Kind::Reset(error) => write!(f, "the endpoint ended the connection: {error}"),
+            Kind::Refused => f.write_str("the endpoint refused the stream"),
             Kind::BadResponse(reason) => write!(f, "the endpoint's response is invalid: {reason}"),
             Kind::Timeout => f.write_str("nothing moved for longer than stream_idle_timeout"),
             Kind::RequestBody => f.write_str("the client's request body ended early"),

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use ::http::request::Parts;
 use ::http::uri::{Authority, Scheme};
 use ::http::{Request, Response, Uri, header};
 use bytes::Bytes;
@@ -24,12 +25,12 @@ use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use crate::io::Net;
 use crate::snapshot::{Cluster, Limits};
 
-use super::Exchange;
 use super::adapt::{Adapted, Tasks};
 use super::body::Body;
 use super::error::{Error, Kind, Retry};
 use super::patience::Patience;
 use super::pool::{Active, Pools};
+use super::{Exchange, To};
 
 /// Shared connections of one worker to one endpoint.
 const CONNECTIONS_MAX: usize = 8;
@@ -62,22 +63,23 @@ struct Shared {
     idle_timeout: Duration,
 }
 
-/// Sends `request` to an endpoint of `cluster` and returns at the response head.
+/// Sends a request to an endpoint of `to` and returns at the response head.
 pub(super) async fn send<N, B>(
     pools: &Rc<Pools<N>>,
-    cluster: &Cluster,
-    limits: &Limits,
-    request: Request<B>,
+    to: To<'_>,
+    head: &Parts,
+    body: B,
 ) -> Result<Exchange<N, B>, Error>
 where
     N: Net,
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
 {
-    let (active, mut stream) = open(pools, cluster, limits).await?;
+    let active = pools.choose(to.cluster, to.avoid)?;
+    let mut stream = open_stream(pools, &active, to.cluster, to.limits).await?;
     let remote = active.remote;
     let progress = Rc::<Progress>::default();
-    let mut request = outgoing(request, &progress, remote)?;
-    let mut patience = Watch::new(&pools.net, limits.stream_idle_timeout, progress);
+    let mut request = outgoing(head, body, &progress, remote)?;
+    let mut patience = Watch::new(&pools.net, to.limits.stream_idle_timeout, progress);
     loop {
         let fresh = stream.fresh;
         let answered = answer(&stream, request, &mut patience).await;
@@ -99,7 +101,7 @@ where
                 return Err(Error { retry, ..Error::at(remote, kind) });
             }
         }
-        stream = open_stream(pools, &active, cluster, limits).await?;
+        stream = open_stream(pools, &active, to.cluster, to.limits).await?;
     }
 }
 
@@ -132,14 +134,15 @@ async fn answer<N: Net>(
 
 /// The request as hyper wants it: absolute, without framing fields, the body boxed.
 fn outgoing<B>(
-    request: Request<B>,
+    head: &Parts,
+    body: B,
     progress: &Rc<Progress>,
     remote: SocketAddr,
 ) -> Result<Request<Outgoing>, Error>
 where
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
 {
-    let (mut parts, body) = request.into_parts();
+    let mut parts = head.clone();
     let host = parts.headers.remove(header::HOST);
     let authority = host
         .and_then(|host| Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok())
@@ -156,24 +159,6 @@ where
     }
     let body: Outgoing = Box::pin(Observed { body, progress: Rc::clone(progress) });
     Ok(Request::from_parts(parts, body))
-}
-
-/// A stream at one endpoint, or at one other when the first cannot be connected.
-async fn open<N: Net>(
-    pools: &Rc<Pools<N>>,
-    cluster: &Cluster,
-    limits: &Limits,
-) -> Result<(Active<N>, Stream), Error> {
-    let active = pools.choose(cluster, None)?;
-    let failed = match open_stream(pools, &active, cluster, limits).await {
-        Ok(stream) => return Ok((active, stream)),
-        Err(failed) if cluster.endpoints.len() > 1 => failed,
-        Err(failed) => return Err(failed),
-    };
-    let active = pools.choose(cluster, failed.remote)?;
-    pools.counters().upstream_retries.increment();
-    let stream = open_stream(pools, &active, cluster, limits).await?;
-    Ok((active, stream))
 }
 
 /// A stream on a connection with room, else on a new one.
@@ -245,6 +230,11 @@ async fn drive<N: Net>(
 fn kind(error: &hyper::Error) -> Kind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>()
+            && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        {
+            return Kind::Refused;
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return Kind::Reset(error.kind().into());
         }
@@ -288,7 +278,11 @@ impl Connections {
         self.failure.set(match &error.kind {
             Kind::Connect(error) | Kind::Reset(error) => Some(error.kind()),
             Kind::BadResponse(_) => Some(io::ErrorKind::InvalidData),
-            Kind::ConnectTimeout | Kind::NoEndpoint | Kind::Timeout | Kind::RequestBody => None,
+            Kind::ConnectTimeout
+            | Kind::NoEndpoint
+            | Kind::Refused
+            | Kind::Timeout
+            | Kind::RequestBody => None,
         });
     }
 
@@ -497,7 +491,11 @@ mod tests {
         fn send(&self, request: Request<Fed>) -> Sending {
             let (upstreams, cluster) = (self.upstreams.clone(), self.cluster.clone());
             let limits = self.limits.clone();
-            Box::pin(async move { upstreams.send(&cluster, &limits, request).await })
+            let (head, body) = request.into_parts();
+            Box::pin(async move {
+                let to = To { cluster: &cluster, limits: &limits, avoid: &[] };
+                upstreams.send(to, &head, body).await
+            })
         }
 
         /// Serves the next connection with `answer`, at most `streams` at a time.

@@ -2,9 +2,9 @@
 //!
 //! - [`Upstreams`] is one worker's twin of `snapshot::Cluster`: what it keeps belongs to endpoints,
 //!   so a reload changes nothing of it.
-//! - A request goes to the less busy of two random endpoints. When that one cannot be connected,
-//!   one other is tried; when a kept connection turns out dead, a fresh one, and both only where
-//!   nothing can be carried out twice.
+//! - A request goes to the less busy of two random endpoints. When a kept connection turns out
+//!   dead, a fresh one is tried, only where nothing can be carried out twice. Every other failure
+//!   is told to the caller, who may have a policy and name the endpoints that are to be avoided.
 //! - Request and response bodies stream independently, each with back-pressure; a connection is
 //!   used again only after both ended cleanly.
 //! - Every message is written anew with exactly one framing; what an endpoint sends is held to
@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::http::{Request, Response};
+use ::http::{Response, request::Parts};
 use bytes::Bytes;
 
 use crate::io::Net;
@@ -80,6 +80,15 @@ pub(crate) struct Counted<N: Net> {
 /// The body of a request without one.
 pub(crate) struct Nothing;
 
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(crate) struct To<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) limits: &'a Limits,
+    /// Endpoints that are chosen only if there are no others.
+    pub(crate) avoid: &'a [SocketAddr],
+}
+
 /// The limits of one exchange, taken out of the snapshot.
 #[derive(Clone, Copy)]
 struct Bounds {
@@ -102,7 +111,7 @@ impl<N: Net> Upstreams<N> {
         Self(Pools::new(net, telemetry))
     }
 
-    /// Sends `request` to an endpoint of `cluster` and returns at the final response head.
+    /// Sends a request to an endpoint of `to` and returns at the final response head.
     ///
     /// The headers are free of hop-by-hop fields; `content-length` and `transfer-encoding` are made
     /// anew from the body. The URI is a path, or absolute.
@@ -111,50 +120,36 @@ impl<N: Net> Upstreams<N> {
     /// Says whose fault it is and whether the request may be sent again.
     pub(crate) async fn send<B>(
         &self,
-        cluster: &Cluster,
-        limits: &Limits,
-        request: Request<B>,
+        to: To<'_>,
+        head: &Parts,
+        body: B,
     ) -> Result<Exchange<N, B>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin + 'static,
     {
-        match cluster.protocol {
+        match to.cluster.protocol {
             UpstreamProtocol::Http1 => {
-                let attempt = h1::Attempt::new(request, Bounds::new(limits));
-                let lease = self.lease(cluster).await?;
-                attempt.send(&self.0, lease, cluster).await
+                let lease = self.lease(to).await?;
+                h1::send(&self.0, lease, to, head, body).await
             }
             // Boxed: most requests do not carry the room for it.
-            UpstreamProtocol::Http2 => Box::pin(h2::send(&self.0, cluster, limits, request)).await,
+            UpstreamProtocol::Http2 => Box::pin(h2::send(&self.0, to, head, body)).await,
         }
     }
 
-    /// Sends `request`, which asks for another protocol in its `upgrade` header (`websocket` if it
+    /// Sends a request for another protocol, which its `upgrade` header names (`websocket` if it
     /// has none), over HTTP/1.1.
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub(crate) async fn upgrade(
-        &self,
-        cluster: &Cluster,
-        limits: &Limits,
-        request: Request<()>,
-    ) -> Result<Upgraded<N>, Error> {
-        let attempt = h1::Attempt::for_upgrade(request, Bounds::new(limits));
-        let lease = self.lease(cluster).await?;
-        attempt.upgrade(&self.0, lease, cluster).await
+    pub(crate) async fn upgrade(&self, to: To<'_>, head: &Parts) -> Result<Upgraded<N>, Error> {
+        let lease = self.lease(to).await?;
+        h1::upgrade(&self.0, lease, to, head).await
     }
 
-    /// A connection to one endpoint, or to one other when the first cannot be connected.
-    async fn lease(&self, cluster: &Cluster) -> Result<Lease<N>, Error> {
-        let first = self.0.choose(cluster, None)?;
-        let failed = match self.0.lease(first, cluster).await {
-            Err(failed) if cluster.endpoints.len() > 1 => failed,
-            done => return done,
-        };
-        let second = self.0.choose(cluster, failed.remote)?;
-        self.0.counters().upstream_retries.increment();
-        self.0.lease(second, cluster).await
+    async fn lease(&self, to: To<'_>) -> Result<Lease<N>, Error> {
+        let active = self.0.choose(to.cluster, to.avoid)?;
+        self.0.lease(active, to.cluster).await
     }
 }
 

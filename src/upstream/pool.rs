@@ -31,6 +31,9 @@ use super::h2;
 /// How often idle connections are looked at.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// How often two endpoints are drawn while both are to be avoided, as in Istio.
+const DRAWS_MAX: u32 = 5;
+
 type Key = (SocketAddr, UpstreamProtocol);
 
 /// The endpoints that one worker has used lately.
@@ -84,24 +87,36 @@ impl<N: Net> Pools<N> {
         self.telemetry.counters()
     }
 
-    /// Counts a request at the less busy of two random endpoints, other than `avoid` if possible.
+    /// Counts a request at the less busy of two random endpoints, not one of `avoid` if possible.
     pub(super) fn choose(
         &self,
         cluster: &Cluster,
-        avoid: Option<SocketAddr>,
+        avoid: &[SocketAddr],
     ) -> Result<Active<N>, Error> {
-        let endpoints = &cluster.endpoints;
-        if endpoints.is_empty() {
+        if cluster.endpoints.is_empty() {
             return Err(Error::unsent(None, Kind::NoEndpoint));
         }
+        let mut key = self.draw(cluster, avoid);
+        for _ in 1..DRAWS_MAX {
+            if !avoid.contains(&key.0) {
+                break;
+            }
+            key = self.draw(cluster, avoid);
+        }
+        Ok(self.count(key))
+    }
+
+    /// The better of two random endpoints; there is at least one.
+    fn draw(&self, cluster: &Cluster, avoid: &[SocketAddr]) -> Key {
+        let endpoints = &cluster.endpoints;
         let start = self.random(endpoints.len());
         // Distinct from `start` where there are two.
         let step = 1 + self.random((endpoints.len() - 1).max(1));
         let candidates = [start, start + step]
             .map(|index| (endpoints[index % endpoints.len()], cluster.protocol));
-        let load = |key: &Key| (Some(key.0) == avoid, self.active(key));
+        let load = |key: &Key| (avoid.contains(&key.0), self.active(key));
         let [first, second] = candidates;
-        Ok(self.count(if load(&second) < load(&first) { second } else { first }))
+        if load(&second) < load(&first) { second } else { first }
     }
 
     /// Takes an idle connection of `active`'s endpoint, or connects.

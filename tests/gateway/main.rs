@@ -20,6 +20,7 @@ mod check;
 mod demo;
 mod drain;
 mod fields;
+mod headers;
 mod http1;
 mod http2;
 mod matches;

@@ -11,10 +11,11 @@ use super::GatewayIdentity;
 use super::route::virtual_service;
 use super::sources::Placed;
 use crate::config::model::{
-    Destination, HttpRoute, MatchBlock, Resource, RouteAction, WeightedDestination,
+    Destination, Headers, HttpRoute, MatchBlock, Resource, RouteAction, WeightedDestination,
 };
 use crate::snapshot::{
-    Action, Cluster, Forward, PathMatch, Rejection, Route, Severity, Target, TextMatch,
+    Action, Cluster, Edit, Edits, Extras, Forward, PathMatch, Rejection, Route, Severity, Target,
+    TextMatch,
 };
 
 /// For which gateway and port routes are made.
@@ -146,7 +147,8 @@ fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: 
     let rule = reached.rule;
     if reached.blocks.is_empty() {
         let action = build_action(rule, clusters);
-        routes.push(Route { name: rule.name.clone(), ..Route::new(PathMatch::Any, action) });
+        let (name, extras) = (rule.name.clone(), build_extras(rule));
+        routes.push(Route { name, extras, ..Route::new(PathMatch::Any, action) });
     }
     for block in &reached.blocks {
         let name = match block.name.as_str() {
@@ -159,6 +161,7 @@ fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: 
             ignores_case: block.ignores_case,
             conditions: block.conditions.clone().into_boxed_slice(),
             action: build_action(rule, clusters),
+            extras: build_extras(rule),
         });
     }
 }
@@ -178,19 +181,54 @@ fn build_action(rule: &HttpRoute, clusters: &[Option<Arc<Cluster>>]) -> Action {
         RouteAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
         RouteAction::Respond(response) => Action::Respond(response.clone()),
         RouteAction::Forward(targets) => {
-            Action::Forward(Forward { targets: build_targets(targets, clusters) })
+            Action::Forward(Forward { targets: build_targets(rule, targets, clusters) })
         }
     }
 }
 
+fn build_extras(rule: &HttpRoute) -> Option<Box<Extras>> {
+    let forwards = matches!(rule.action, RouteAction::Forward(_));
+    let response = if forwards { Vec::new() } else { edits(&[&rule.headers.response]) };
+    let extras = Extras { response };
+    (!extras.response.is_empty()).then(|| Box::new(extras))
+}
+
 fn build_targets(
+    rule: &HttpRoute,
     targets: &[WeightedDestination],
     clusters: &[Option<Arc<Cluster>>],
 ) -> Vec<Target> {
-    let target = |weight, cluster: &Option<_>| Target { weight, cluster: cluster.clone() };
-    if let ([only], [cluster]) = (targets, clusters) {
-        return vec![target(only.weight.max(1), cluster)];
+    let is_only = targets.len() == 1;
+    let used = targets.iter().zip(clusters).filter(|(target, _)| is_only || target.weight > 0);
+    used.map(|(target, cluster)| {
+        let edits = build_edits(&rule.headers, &target.headers, is_only);
+        let edits = (!edits.is_empty()).then(|| Box::new(edits));
+        Target { weight: target.weight.max(1), cluster: cluster.clone(), edits }
+    })
+    .collect()
+}
+
+/// As Istio puts them together: those of an only destination join the rule's and have the last
+/// word; of several, each goes first and the rule has it.
+fn build_edits(rule: &Headers, target: &Headers, is_only: bool) -> Edits {
+    let both = |rule, target| {
+        if is_only { edits(&[&joined(rule, target)]) } else { edits(&[target, rule]) }
+    };
+    Edits {
+        request: both(&rule.request, &target.request),
+        response: both(&rule.response, &target.response),
+        authority: rule.authority.clone().or_else(|| target.authority.clone()),
     }
-    let used = targets.iter().zip(clusters).filter(|(destination, _)| destination.weight > 0);
-    used.map(|(destination, cluster)| target(destination.weight, cluster)).collect()
+}
+
+fn edits(all: &[&Edit]) -> Vec<Edit> {
+    all.iter().filter(|edit| !edit.is_empty()).map(|edit| (*edit).clone()).collect()
+}
+
+fn joined(first: &Edit, second: &Edit) -> Edit {
+    let mut joined = first.clone();
+    joined.remove.extend_from_slice(&second.remove);
+    joined.set.extend_from_slice(&second.set);
+    joined.add.extend_from_slice(&second.add);
+    joined
 }

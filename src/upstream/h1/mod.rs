@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ::http::{Method, Request, Response, StatusCode, request::Parts};
+use ::http::{Method, Response, StatusCode, request::Parts};
 use bytes::Bytes;
 
 use crate::io::{Net, Stream};
@@ -27,7 +27,7 @@ use super::body::Body;
 use super::error::{Error, Kind, Retry, early_end};
 use super::patience::Patience;
 use super::pool::{Lease, Pools};
-use super::{Bounds, Counted, Exchange, Nothing, Upgraded};
+use super::{Bounds, Counted, Exchange, Nothing, To, Upgraded};
 
 use self::head::{Head, Reader};
 use self::request::{BodyFailed, Framing, Upload};
@@ -35,63 +35,57 @@ use self::request::{BodyFailed, Framing, Upload};
 /// Interim responses (100, 103 and their like) that may come before the final one.
 const INTERIM_MAX: u32 = 8;
 
-/// A request up to its response head. In a box of its own: futures that held it would be moved
-/// with it, several times.
-pub(super) struct Attempt<B> {
-    parts: Parts,
+/// Sends a request on `lease` and returns at the final response head.
+pub(super) async fn send<N, B>(
+    pools: &Rc<Pools<N>>,
+    lease: Lease<N>,
+    to: To<'_>,
+    head: &Parts,
+    body: B,
+) -> Result<Exchange<N, B>, Error>
+where
+    N: Net,
+    B: http_body::Body<Data = Bytes> + Unpin + 'static,
+{
+    let framing = Framing::of(&body, &head.method);
+    let upload = Upload::new(body, framing);
+    let mut attempt = Attempt { head, upload, upgrade: false, bounds: Bounds::new(to.limits) };
+    let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
+    let remote = lease.active.remote;
+    if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
+    }
+    Ok(attempt.into_exchange(pools, lease, head))
+}
+
+/// Sends a request on `lease` as one for another protocol.
+pub(super) async fn upgrade<N: Net>(
+    pools: &Rc<Pools<N>>,
+    lease: Lease<N>,
+    to: To<'_>,
+    head: &Parts,
+) -> Result<Upgraded<N>, Error> {
+    let upload = Upload::new(Nothing, Framing::None);
+    let mut attempt = Attempt { head, upload, upgrade: true, bounds: Bounds::new(to.limits) };
+    let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
+    if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let exchange = attempt.into_exchange(pools, lease, head);
+        return Ok(Upgraded::Refused(Box::new(exchange)));
+    }
+    let remote = lease.active.remote;
+    let (stream, active) = (lease.stream, Counted { _active: lease.active });
+    Ok(Upgraded::Switched { response: head.response, stream, remote, active })
+}
+
+/// A request up to its response head.
+struct Attempt<'a, B> {
+    head: &'a Parts,
     upload: Upload<B>,
     upgrade: bool,
     bounds: Bounds,
 }
 
-impl Attempt<Nothing> {
-    /// `request` as one for another protocol.
-    pub(super) fn for_upgrade(request: Request<()>, bounds: Bounds) -> Box<Self> {
-        let (parts, ()) = request.into_parts();
-        let upload = Upload::new(Nothing, Framing::None);
-        Box::new(Self { parts, upload, upgrade: true, bounds })
-    }
-
-    /// Sends the request on `lease` and returns at the final response head.
-    pub(super) async fn upgrade<N: Net>(
-        mut self: Box<Self>,
-        pools: &Rc<Pools<N>>,
-        lease: Lease<N>,
-        cluster: &Cluster,
-    ) -> Result<Upgraded<N>, Error> {
-        let (lease, head) = self.run(pools, lease, cluster).await?;
-        if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let exchange = self.into_exchange(pools, lease, head);
-            return Ok(Upgraded::Refused(Box::new(exchange)));
-        }
-        let remote = lease.active.remote;
-        let (stream, active) = (lease.stream, Counted { _active: lease.active });
-        Ok(Upgraded::Switched { response: head.response, stream, remote, active })
-    }
-}
-
-impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
-    pub(super) fn new(request: Request<B>, bounds: Bounds) -> Box<Self> {
-        let (parts, body) = request.into_parts();
-        let framing = Framing::of(&body, &parts.method);
-        Box::new(Self { parts, upload: Upload::new(body, framing), upgrade: false, bounds })
-    }
-
-    /// Sends the request on `lease` and returns at the final response head.
-    pub(super) async fn send<N: Net>(
-        mut self: Box<Self>,
-        pools: &Rc<Pools<N>>,
-        lease: Lease<N>,
-        cluster: &Cluster,
-    ) -> Result<Exchange<N, B>, Error> {
-        let (lease, head) = self.run(pools, lease, cluster).await?;
-        let remote = lease.active.remote;
-        if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
-        }
-        Ok(self.into_exchange(pools, lease, head))
-    }
-
+impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
     /// Gets the head over `lease`, or over a fresh connection if that one was dead already.
     async fn run<N: Net>(
         &mut self,
@@ -153,9 +147,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        request::write_head(out, &self.parts, self.upload.framing());
+        request::write_head(out, self.head, self.upload.framing());
         if self.upgrade {
-            request::write_upgrade(out, &self.parts);
+            request::write_upgrade(out, self.head);
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -172,7 +166,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
         if let Poll::Ready(Err(BodyFailed)) = self.upload.poll(stream, cx, &mut moved) {
             return Poll::Ready(Err(Kind::RequestBody));
         }
-        if let Poll::Ready(done) = poll_read(stream, reader, &self.parts.method, &mut moved, cx) {
+        if let Poll::Ready(done) = poll_read(stream, reader, &self.head.method, &mut moved, cx) {
             return Poll::Ready(done);
         }
         if moved {
@@ -192,7 +186,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<B> {
             Method::TRACE,
         ];
         let safe = !self.upgrade && !self.upload.touched;
-        if unanswered && safe && IDEMPOTENT.contains(&self.parts.method) {
+        if unanswered && safe && IDEMPOTENT.contains(&self.head.method) {
             Retry::IfReused
         } else {
             Retry::Never

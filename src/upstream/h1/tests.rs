@@ -1,6 +1,7 @@
 //! Exchanges with a scripted endpoint.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,7 +18,7 @@ use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::error::Retry;
 use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, read, telemetry, write};
-use crate::upstream::{Error, Exchange, Kind, Upgraded, Upstreams};
+use crate::upstream::{Error, Exchange, Kind, To, Upgraded, Upstreams};
 
 type Outcome = Result<Exchange<World, Fed>, Error>;
 type Sending = Pin<Box<dyn Future<Output = Outcome>>>;
@@ -46,7 +47,15 @@ impl Rig {
     fn send(&self, request: Request<Fed>) -> Sending {
         let (upstreams, cluster) = (self.upstreams.clone(), self.cluster.clone());
         let limits = self.limits.clone();
-        Box::pin(async move { upstreams.send(&cluster, &limits, request).await })
+        let (head, body) = request.into_parts();
+        Box::pin(async move {
+            let to = To { cluster: &cluster, limits: &limits, avoid: &[] };
+            upstreams.send(to, &head, body).await
+        })
+    }
+
+    fn to<'a>(&'a self, avoid: &'a [SocketAddr]) -> To<'a> {
+        To { cluster: &self.cluster, limits: &self.limits, avoid }
     }
 
     /// Sends `request` and returns the endpoint's end of the new connection.
@@ -489,27 +498,36 @@ fn a_client_that_reads_late_is_no_timeout() {
 }
 
 #[test]
-fn connects_time_out_and_another_endpoint_is_tried() {
-    let mut rig = Rig::roomy();
+fn connects_fail_or_time_out_before_anything_is_sent() {
+    let rig = Rig::roomy();
     rig.world.black_hole();
     let mut sending = rig.send(bare("GET"));
     assert!(rig.world.settle(&mut sending).is_pending());
     rig.world.advance(rig.cluster.connect_timeout);
     let error = rig.head(&mut sending).err().unwrap();
     assert!(matches!((error.kind, error.retry), (Kind::ConnectTimeout, Retry::IfUnsent)));
-
-    rig = Rig::roomy();
-    rig.cluster = cluster(2, UpstreamProtocol::Http1);
-    let [dead, alive] = rig.cluster.endpoints[..] else { panic!("two") };
-    rig.world.refuse(dead);
-    for _ in 0..8 {
-        let mut sending = rig.send(bare("GET"));
-        assert!(rig.world.settle(&mut sending).is_pending());
-        assert_eq!(rig.world.accept().0, alive);
-    }
-    rig.world.refuse(alive);
+    let rig = Rig::roomy();
+    rig.world.refuse(rig.cluster.endpoints[0]);
     let error = rig.head(&mut rig.send(bare("GET"))).err().unwrap();
-    assert!(matches!(error.kind, Kind::Connect(_)));
+    assert!(matches!((error.kind, error.retry), (Kind::Connect(_), Retry::IfUnsent)));
+}
+
+#[test]
+fn endpoints_are_avoided_while_there_are_others() {
+    let mut rig = Rig::roomy();
+    rig.cluster = cluster(2, UpstreamProtocol::Http1);
+    let [avoided, other] = rig.cluster.endpoints[..] else { panic!("two") };
+    let (head, ()) = Request::get("/").body(()).unwrap().into_parts();
+    for (avoid, expected) in [(&[avoided][..], other), (&[other], avoided)] {
+        for _ in 0..8 {
+            let mut sending = Box::pin(rig.upstreams.send(rig.to(avoid), &head, Fed::whole([])));
+            assert!(rig.world.settle(&mut sending).is_pending());
+            assert_eq!(rig.world.accept().0, expected);
+        }
+    }
+    let all = rig.cluster.endpoints.clone();
+    let mut sending = Box::pin(rig.upstreams.send(rig.to(&all), &head, Fed::whole([])));
+    assert!(rig.world.settle(&mut sending).is_pending(), "better one of them than none");
 }
 
 #[test]
@@ -543,7 +561,8 @@ fn an_upgrade_yields_the_stream_with_what_came_after_the_head() {
     for chunking in [Chunking::Bytes, Chunking::UpTo(4096)] {
         let rig = Rig::new(chunking);
         let request = Request::get("/chat").header("host", "a.example").body(()).unwrap();
-        let mut sending = Box::pin(rig.upstreams.upgrade(&rig.cluster, &rig.limits, request));
+        let (head, ()) = request.into_parts();
+        let mut sending = Box::pin(rig.upstreams.upgrade(rig.to(&[]), &head));
         assert!(rig.world.settle(&mut sending).is_pending());
         let (_, mut end) = rig.world.accept();
         let head = "GET /chat HTTP/1.1\r\nhost: a.example\r\n\
@@ -563,8 +582,8 @@ fn an_upgrade_yields_the_stream_with_what_came_after_the_head() {
 #[test]
 fn a_refused_upgrade_is_an_exchange() {
     let rig = Rig::roomy();
-    let request = Request::get("/").body(()).unwrap();
-    let mut sending = Box::pin(rig.upstreams.upgrade(&rig.cluster, &rig.limits, request));
+    let (head, ()) = Request::get("/").body(()).unwrap().into_parts();
+    let mut sending = Box::pin(rig.upstreams.upgrade(rig.to(&[]), &head));
     assert!(rig.world.settle(&mut sending).is_pending());
     let (_, mut end) = rig.world.accept();
     write(&mut end, "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");

@@ -1,9 +1,12 @@
 //! `VirtualService`: what is done with the requests for a host.
 
 mod condition;
+mod headers;
 mod rule;
+mod template;
 
 pub(crate) use condition::MatchBlock;
+pub(crate) use headers::Headers;
 pub(crate) use rule::{Destination, HttpRoute, RouteAction, WeightedDestination};
 
 use super::Key;

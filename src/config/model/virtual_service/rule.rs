@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::super::fields::{Field, Fields, Problems};
 use super::super::service::optional_string;
 use super::condition::{self, MatchBlock};
+use super::headers::{self, Headers};
 use crate::snapshot::{DirectResponse, HostPattern, Redirect, RedirectPort};
 
 /// Longest body that the gateway answers with itself, as in Istio.
@@ -19,6 +20,7 @@ pub(crate) struct HttpRoute {
     /// Any of them; empty means every request.
     pub(crate) matches: Vec<MatchBlock>,
     pub(crate) action: RouteAction,
+    pub(crate) headers: Headers,
 }
 
 /// What a rule does.
@@ -31,10 +33,11 @@ pub(crate) enum RouteAction {
 }
 
 /// One destination of a rule and its share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct WeightedDestination {
     pub(crate) weight: u32,
     pub(crate) destination: Destination,
+    pub(crate) headers: Headers,
 }
 
 /// A service that requests are forwarded to.
@@ -61,7 +64,7 @@ pub(super) fn read_all(
 }
 
 /// What Istio's `HTTPRoute` has beyond what is read here.
-const RULE_UNSUPPORTED: [&str; 11] = [
+const RULE_UNSUPPORTED: [&str; 10] = [
     "delegate",
     "rewrite",
     "timeout",
@@ -72,7 +75,6 @@ const RULE_UNSUPPORTED: [&str; 11] = [
     "mirrorPercentage",
     "mirrorPercent",
     "corsPolicy",
-    "headers",
 ];
 
 fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Option<HttpRoute> {
@@ -96,9 +98,27 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
             None
         }
     };
+    let headers = rule.take("headers").map(|field| (headers::read(&field, problems), field));
+    warn_of_request_headers(headers.as_ref(), action.as_ref(), problems);
     rule.refuse(&RULE_UNSUPPORTED, problems);
     rule.finish(problems);
-    Some(HttpRoute { line: item.line, name, matches, action: action? })
+    let headers = headers.map_or_else(|| Some(Headers::default()), |(headers, _)| headers);
+    Some(HttpRoute { line: item.line, name, matches, action: action?, headers: headers? })
+}
+
+/// A rule that forwards nothing has no request to change.
+fn warn_of_request_headers(
+    headers: Option<&(Option<Headers>, Field<'_>)>,
+    action: Option<&RouteAction>,
+    problems: &mut Problems,
+) {
+    let forwards = matches!(action, None | Some(RouteAction::Forward(_)));
+    if let Some((Some(headers), field)) = headers
+        && !forwards
+        && !(headers.request.is_empty() && headers.authority.is_none())
+    {
+        problems.warn(field, "`request` has no effect", "this rule forwards no request");
+    }
 }
 
 fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {
@@ -121,10 +141,11 @@ fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDe
     let destination = fields.require("destination", problems);
     let destination = destination.and_then(|field| read_destination(&field, problems));
     let weight = fields.take("weight").map(|f| f.integer(0..=i32::MAX, problems));
-    fields.refuse(&["headers"], problems);
+    let headers = fields.take("headers").map(|field| headers::read(&field, problems));
     fields.finish(problems);
     let weight = u32::try_from(weight.unwrap_or(Some(0))?).ok()?;
-    Some(WeightedDestination { weight, destination: destination? })
+    let headers = headers.unwrap_or_else(|| Some(Headers::default()));
+    Some(WeightedDestination { weight, destination: destination?, headers: headers? })
 }
 
 fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Option<Destination> {

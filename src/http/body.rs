@@ -11,8 +11,10 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::deadline::Deadline;
 use super::entry::Entry;
 use super::headers;
+use super::outgoing::Outgoing;
 use crate::io::Net;
 use crate::telemetry::request::Flags;
 use crate::upstream::{self, Data, Nothing};
@@ -59,6 +61,8 @@ impl Body for RequestBody {
 /// What the client gets.
 pub(crate) struct ResponseBody<N: Net> {
     source: Source<N>,
+    /// By when it has to be complete.
+    deadline: Option<Box<Deadline<N>>>,
     /// Nothing more is to come, whatever `source` says.
     is_done: bool,
     entry: Rc<Entry>,
@@ -69,7 +73,7 @@ pub(crate) struct ResponseBody<N: Net> {
 pub(crate) enum Source<N: Net> {
     /// The gateway's own words, until they are sent.
     Own(Option<Bytes>),
-    Upstream(upstream::Body<N, RequestBody>),
+    Upstream(upstream::Body<N, Outgoing>),
     /// To a request that asked for another protocol in vain.
     Refused(upstream::Body<N, Nothing>),
 }
@@ -77,7 +81,18 @@ pub(crate) enum Source<N: Net> {
 impl<N: Net> ResponseBody<N> {
     /// `is_head` when the client gets no body whatever the source holds.
     pub(crate) fn new(source: Source<N>, entry: Rc<Entry>, clock: N, is_head: bool) -> Self {
-        Self { source, is_done: is_head, entry, clock }
+        Self { source, deadline: None, is_done: is_head, entry, clock }
+    }
+
+    /// It is broken off when `deadline` passes.
+    pub(crate) fn limit(&mut self, deadline: Option<Box<Deadline<N>>>) {
+        self.deadline = deadline;
+    }
+
+    /// Fails when the deadline has passed; ready only then.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<upstream::Error> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        deadline.poll_passed(cx).map(|()| upstream::Error::timeout())
     }
 
     /// The gateway's own words.
@@ -99,14 +114,20 @@ impl<N: Net> Body for ResponseBody<N> {
             return Poll::Ready(None);
         }
         let frame = match &mut self.source {
-            Source::Own(text) => text.take().map(|text| Ok(Frame::data(Data::Bytes(text)))),
-            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Source::Refused(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Source::Own(text) => {
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(Data::Bytes(text)))))
+            }
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Source::Refused(body) => Pin::new(body).poll_frame(cx),
+        };
+        let frame = match frame {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => Some(Err(ready!(self.poll_deadline(cx)))),
         };
         match &frame {
             Some(Ok(frame)) => self.entry.sent(data_bytes(frame)),
             Some(Err(error)) => {
-                self.entry.broke(super::error::flags(error));
+                self.entry.flag(super::error::flags(error));
                 self.is_done = true;
             }
             None => self.is_done = true,
@@ -136,7 +157,7 @@ impl<N: Net> Drop for ResponseBody<N> {
     fn drop(&mut self) {
         self.entry.touch(self.clock.now());
         if !self.is_done && !self.is_end_stream() {
-            self.entry.broke(Flags::DOWNSTREAM_TERMINATION);
+            self.entry.flag(Flags::DOWNSTREAM_TERMINATION);
         }
     }
 }

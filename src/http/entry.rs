@@ -34,6 +34,8 @@ pub(crate) struct Entry {
     user_agent: Option<HeaderValue>,
     is_grpc: bool,
     outcome: Cell<Outcome>,
+    /// What happened beside the outcome.
+    noted: Cell<Flags>,
     forwarded: OnceCell<Forwarded>,
     names: OnceCell<Names>,
     upstream: Cell<Upstream>,
@@ -119,6 +121,7 @@ impl Entry {
                 flags: Flags::DOWNSTREAM_TERMINATION,
                 details: "",
             }),
+            noted: Cell::new(Flags::NONE),
             forwarded: OnceCell::new(),
             names: OnceCell::new(),
             upstream: Cell::default(),
@@ -172,10 +175,9 @@ impl Entry {
         self.outcome.set(Outcome { status: status.as_u16(), flags, details });
     }
 
-    /// The answer could not be delivered to its end.
-    pub(crate) fn broke(&self, flags: Flags) {
-        let outcome = self.outcome.get();
-        self.outcome.set(Outcome { flags: outcome.flags | flags, ..outcome });
+    /// Something happened to it beside how it was answered.
+    pub(crate) fn flag(&self, flags: Flags) {
+        self.noted.set(self.noted.get() | flags);
     }
 
     /// It goes to `cluster` by `route`.
@@ -233,7 +235,7 @@ impl Entry {
             protocol: protocol(self.version),
             grpc: self.is_grpc,
             status: outcome.status,
-            flags: outcome.flags,
+            flags: outcome.flags | self.noted.get(),
             details: outcome.details,
             bytes_received: self.bytes_received.get(),
             bytes_sent: self.bytes_sent.get(),

@@ -29,6 +29,10 @@ pub(crate) enum Refusal {
     NoCluster,
     /// The upstream did not answer. Its fault.
     Upstream(upstream::Error),
+    /// The upstream did not answer within the time that the route gives one attempt.
+    AttemptTimeout,
+    /// The upstream did not answer within the time that the route gives.
+    Timeout,
 }
 
 /// What the client is told, and what the log says.
@@ -74,6 +78,8 @@ impl Refusal {
                 Answer::new(StatusCode::SERVICE_UNAVAILABLE, Flags::NO_CLUSTER, "cluster_not_found")
             }
             Self::Upstream(error) => of_upstream(error),
+            Self::AttemptTimeout => timed_out("upstream_per_try_timeout"),
+            Self::Timeout => timed_out("response_timeout"),
         }
     }
 }
@@ -81,6 +87,15 @@ impl Refusal {
 /// The flags of a response that broke off.
 pub(crate) fn flags(error: &upstream::Error) -> Flags {
     of_upstream(error).flags
+}
+
+fn timed_out(details: &'static str) -> Answer {
+    Answer {
+        status: StatusCode::GATEWAY_TIMEOUT,
+        flags: Flags::UPSTREAM_TIMEOUT,
+        details,
+        text: "upstream request timeout",
+    }
 }
 
 fn of_upstream(error: &upstream::Error) -> Answer {
@@ -122,12 +137,7 @@ fn of_upstream(error: &upstream::Error) -> Answer {
             details: "upstream_reset_before_response_started{protocol_error}",
             text: "upstream sent no valid HTTP",
         },
-        Kind::Timeout => Answer {
-            status: StatusCode::GATEWAY_TIMEOUT,
-            flags: Flags::UPSTREAM_TIMEOUT,
-            details: "response_timeout",
-            text: "upstream request timeout",
-        },
+        Kind::Timeout => timed_out("response_timeout"),
         Kind::RequestBody => Answer {
             status: StatusCode::BAD_REQUEST,
             flags: Flags::DOWNSTREAM_TERMINATION,

@@ -14,18 +14,25 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
 
+use super::attempts::{Answer, Attempts, Outcome};
 use super::body::{RequestBody, ResponseBody, Source};
+use super::deadline::Deadline;
 use super::decide::{Decision, decide, vet};
 use super::edit::Context;
 use super::entry::Entry;
 use super::error::Refusal;
 use super::headers::{self, Peer};
+use super::outgoing::Replay;
 use super::respond::Responder;
+use super::retry::Failure;
 use super::{Downstream, Gateway};
 use crate::io::Net;
-use crate::snapshot::{Cluster, Edits, Route, Target, View};
+use crate::snapshot::{Cluster, Edits, Extras, RetryPolicy, Route, Target, View};
 use crate::telemetry::request::Flags;
-use crate::upstream::{self, Counted, Exchange, To, Upgraded};
+use crate::upstream::{self, Counted, Exchange, Upgraded};
+
+/// For routes that say nothing of retries.
+static DEFAULT_RETRIES: RetryPolicy = RetryPolicy::DEFAULT;
 
 /// Serves the requests of one connection.
 pub(crate) struct Forwarder<N: Net> {
@@ -152,11 +159,12 @@ impl<N: Net> Forwarder<N> {
         responder.entry.routed(route, cluster);
         let edits = target.and_then(|target| target.edits.as_deref());
         match edits {
-            None => self.send(view, cluster, request, responder).await.0,
+            None => self.send(view, route, cluster, request, responder).await.0,
             Some(edits) => {
                 let entry = Rc::clone(&responder.entry);
                 let request = request.edited(edits, &entry);
-                let (mut response, head) = self.send(view, cluster, request, responder).await;
+                let (mut response, head) =
+                    self.send(view, route, cluster, request, responder).await;
                 let context = Context { entry: &entry, status: Some(response.status()) };
                 context.edit_response(&edits.response, &head, response.headers_mut());
                 response
@@ -168,6 +176,7 @@ impl<N: Net> Forwarder<N> {
     async fn send(
         &self,
         view: &View,
+        route: &Route,
         cluster: Option<&Cluster>,
         request: Upbound,
         responder: Responder<N>,
@@ -176,33 +185,61 @@ impl<N: Net> Forwarder<N> {
         let Some(cluster) = cluster else {
             return (responder.refuse(&Refusal::NoCluster), head);
         };
-        let to = To { cluster, limits: &view.limits, avoid: &[] };
+        let upgrades = protocol.is_some();
         if let Some(protocol) = protocol {
             head.headers.insert(UPGRADE, protocol);
-            return (self.upgrade(to, &head, responder).await, head);
         }
         let body = RequestBody::new(incoming, Rc::clone(&responder.entry));
-        let response = match self.gateway.upstreams.send(to, &head, body).await {
-            Ok(exchange) => self.pass_on(exchange, Source::Upstream, responder),
-            Err(error) => self.fail(error, responder),
+        let body = Replay::new(body, view.limits.retry_body_bytes_max);
+        let extras = route.extras.as_deref();
+        let mut deadline = extras.and_then(|extras| self.limit(extras, &mut head, &body));
+        let attempts = Attempts {
+            gateway: &self.gateway,
+            cluster,
+            limits: &view.limits,
+            policy: extras.and_then(|extras| extras.retries.as_ref()).unwrap_or(&DEFAULT_RETRIES),
+            body,
+            upgrades,
+            is_grpc: responder.entry.is_grpc(),
         };
-        (response, head)
+        let outcome = attempts.run_within(&mut head, &mut deadline).await;
+        (self.conclude(outcome, deadline, responder), head)
     }
 
-    async fn upgrade(
+    /// The time limit of the route, which the upstream is told of.
+    fn limit(&self, extras: &Extras, head: &mut Parts, body: &Replay) -> Option<Box<Deadline<N>>> {
+        let per_try = extras.retries.as_ref().and_then(|policy| policy.per_try_timeout);
+        let shortest = [extras.timeout, per_try].into_iter().flatten().min()?;
+        headers::expect_within(&mut head.headers, shortest);
+        let clock = self.gateway.net.clone();
+        extras.timeout.map(|limit| Box::new(Deadline::new(clock, limit, body.clone())))
+    }
+
+    /// Turns what came of a request into what the client gets.
+    fn conclude(
         &self,
-        to: To<'_>,
-        head: &Parts,
+        outcome: Outcome<N>,
+        deadline: Option<Box<Deadline<N>>>,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
-        match self.gateway.upstreams.upgrade(to, head).await {
-            Ok(Upgraded::Switched { response, stream, remote, active }) => {
-                self.note(remote, None, &responder.entry);
-                self.switch(response, stream, active, responder)
-            }
-            Ok(Upgraded::Refused(exchange)) => self.pass_on(*exchange, Source::Refused, responder),
-            Err(error) => self.fail(error, responder),
+        let entry = Rc::clone(&responder.entry);
+        let mut response = match outcome.answer {
+            Ok(Answer::Exchange(exchange)) => self.pass_on(exchange, Source::Upstream, responder),
+            Ok(Answer::Upgrade(upgraded)) => match *upgraded {
+                Upgraded::Refused(exchange) => self.pass_on(*exchange, Source::Refused, responder),
+                Upgraded::Switched { response, stream, remote, active } => {
+                    self.note(remote, None, &entry);
+                    // What has switched is no response that could be late.
+                    return self.switch(response, stream, active, responder);
+                }
+            },
+            Err(failure) => Self::fail(failure, responder),
+        };
+        if outcome.is_exhausted {
+            entry.flag(Flags::UPSTREAM_RETRY_LIMIT);
         }
+        response.body_mut().limit(deadline);
+        response
     }
 
     /// Hands the upstream's response to the client.
@@ -245,9 +282,16 @@ impl<N: Net> Forwarder<N> {
         responder.refuse(refusal)
     }
 
-    fn fail(&self, error: upstream::Error, responder: Responder<N>) -> Response<ResponseBody<N>> {
-        responder.entry.tried(error.remote, None, None);
-        responder.refuse(&Refusal::Upstream(error))
+    fn fail(failure: Failure, responder: Responder<N>) -> Response<ResponseBody<N>> {
+        let refusal = match failure {
+            Failure::Upstream(error) => {
+                responder.entry.tried(error.remote, None, None);
+                Refusal::Upstream(error)
+            }
+            Failure::AttemptTimeout => Refusal::AttemptTimeout,
+            Failure::Timeout => Refusal::Timeout,
+        };
+        responder.refuse(&refusal)
     }
 
     /// Notes which endpoint answered, and tells how long that took in milliseconds.

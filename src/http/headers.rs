@@ -8,6 +8,7 @@
 //! Deliberately not here: message framing, which the codec writes anew.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ::http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
@@ -24,6 +25,8 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
@@ -68,6 +71,17 @@ pub(crate) fn to_upstream(
     headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     headers.insert(X_ENVOY_EXTERNAL_ADDRESS, external);
     Forwarded { x_forwarded_for, request_id }
+}
+
+/// Says that this is the `attempt`-th attempt.
+pub(crate) fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
+    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
+}
+
+/// Tells the upstream how long it is waited for, in milliseconds.
+pub(crate) fn expect_within(headers: &mut HeaderMap, limit: Duration) {
+    let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
 }
 
 /// Sends a request to `authority`, and says what the client named.

@@ -1,8 +1,9 @@
 //! HTTP downstream: serves requests, forwards them, answers for the gateway itself.
 //!
 //! A request's way: `serve` drives the connection through hyper, `decide` says what is to be done
-//! by the newest snapshot, `forward` does it with `upstream`, `respond` answers where there is
-//! nothing to forward; `entry` remembers all of it for the log.
+//! by the newest snapshot, `forward` does it with `upstream`, in as many `attempts` as its route
+//! allows; `respond` answers where there is nothing to forward; `entry` remembers all of it for the
+//! log.
 //!
 //! - Sees streams and a clock, never a socket: it runs over in-memory pipes as well.
 //! - A request keeps the snapshot that it began with.
@@ -14,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod attempts;
 mod body;
+mod deadline;
 mod decide;
 mod detect;
 mod edit;
@@ -23,8 +26,10 @@ mod error;
 mod forward;
 mod headers;
 mod hurry;
+mod outgoing;
 mod path;
 mod respond;
+mod retry;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,9 @@ const HEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What the `http` crate's map of headers can hold.
 const HEADER_FIELDS_MAX: usize = 24 * 1024;
 
+/// Most of a request body that is kept for another attempt; every request under way may take it.
+const RETRY_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// The initial window of RFC 9113, which a connection's cannot go below.
 const H2_WINDOW_MIN: u32 = 65_535;
 
@@ -78,6 +81,10 @@ pub(super) fn amount(value: &Value) -> Result<usize, String> {
 
 pub(super) fn amount_or_zero(value: &Value) -> Result<usize, String> {
     number(value, 0..=AMOUNT_MAX)
+}
+
+pub(super) fn retry_body_bytes(value: &Value) -> Result<usize, String> {
+    size(value, 0..=RETRY_BODY_BYTES_MAX)
 }
 
 pub(super) fn header_fields(value: &Value) -> Result<usize, String> {

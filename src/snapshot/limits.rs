@@ -34,6 +34,9 @@ pub struct Limits {
     pub upstream_idle_max: usize,
     /// How long an idle upstream connection is kept.
     pub upstream_idle_timeout: Duration,
+    /// Bytes of a request body that are kept so that the request can be sent again; one with more
+    /// is sent once.
+    pub retry_body_bytes_max: usize,
     /// How long a closing connection waits for the peer to close too.
     pub linger_timeout: Duration,
     /// From the start of a drain until what is still open is cut.
@@ -65,6 +68,8 @@ impl Default for Limits {
             upstream_idle_max: 1_024,
             // Shorter than the keep-alive of common backends, so that they rarely close under us.
             upstream_idle_timeout: Duration::from_secs(55),
+            // What a form or an RPC has. Kept for every request under way, so no more than that.
+            retry_body_bytes_max: 64 * 1024,
             // Envoy's delayed_close_timeout.
             linger_timeout: Duration::from_secs(1),
             // Istio's terminationDrainDuration.

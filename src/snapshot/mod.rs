@@ -19,6 +19,7 @@ mod listener;
 mod matching;
 mod publish;
 mod rejection;
+mod retry;
 mod route;
 mod trie;
 
@@ -31,6 +32,7 @@ pub use listener::{Listener, ListenerKey, Serves, TlsServer};
 pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
+pub use retry::{RetryOn, RetryPolicy};
 pub use route::{
     Action, DirectResponse, Extras, Forward, Found, PathMatch, Redirect, RedirectPort, Route,
     RouteTable, Target, VirtualHost,

@@ -11,11 +11,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::edit::{Edit, Edits};
 use super::matching::{Condition, FullRegex, Subject};
 use super::trie::{Ends, Trie};
-use super::{Cluster, HostMap};
+use super::{Cluster, HostMap, RetryPolicy};
 
 /// The virtual hosts of one server, or of one plain HTTP port.
 #[derive(Debug, Default)]
@@ -150,6 +151,10 @@ pub struct Route {
 pub struct Extras {
     /// Changes to a response that no target has.
     pub response: Vec<Edit>,
+    /// From the request's end to the response's; `None` for as long as it takes.
+    pub timeout: Option<Duration>,
+    /// `None` for [`RetryPolicy::DEFAULT`].
+    pub retries: Option<RetryPolicy>,
 }
 
 impl Route {
@@ -168,6 +173,14 @@ impl Route {
 
     fn accepts(&self, subject: &Subject<'_>) -> bool {
         self.conditions.iter().all(|condition| condition.holds(subject))
+    }
+}
+
+impl Extras {
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.response.is_empty() && self.timeout.is_none() && self.retries.is_none()
     }
 }
 

@@ -127,8 +127,14 @@ impl Flags {
     pub const LOCAL_RESET: Self = Self(1 << 8);
     /// `DPE`: the client's request was not HTTP.
     pub const DOWNSTREAM_PROTOCOL_ERROR: Self = Self(1 << 9);
+    /// `URX`: it was worth another attempt, and there was none left.
+    pub const UPSTREAM_RETRY_LIMIT: Self = Self(1 << 10);
+    /// `DI`: it was delayed on purpose.
+    pub const DELAY_INJECTED: Self = Self(1 << 11);
+    /// `FI`: it was aborted on purpose.
+    pub const FAULT_INJECTED: Self = Self(1 << 12);
 
-    const NAMES: [(Self, &'static str); 10] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::NO_HEALTHY_UPSTREAM, "UH"),
         (Self::UPSTREAM_CONNECT_FAILURE, "UF"),
         (Self::NO_ROUTE, "NR"),
@@ -139,6 +145,9 @@ impl Flags {
         (Self::DOWNSTREAM_TERMINATION, "DC"),
         (Self::LOCAL_RESET, "LR"),
         (Self::DOWNSTREAM_PROTOCOL_ERROR, "DPE"),
+        (Self::UPSTREAM_RETRY_LIMIT, "URX"),
+        (Self::DELAY_INJECTED, "DI"),
+        (Self::FAULT_INJECTED, "FI"),
     ];
 
     /// Whether all of `flags` are in it.

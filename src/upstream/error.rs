@@ -53,6 +53,11 @@ impl Error {
         Self { kind, remote: Some(remote), retry: Retry::Never }
     }
 
+    /// The exchange took longer than whoever asked would wait.
+    pub(crate) fn timeout() -> Self {
+        Self { kind: Kind::Timeout, remote: None, retry: Retry::Never }
+    }
+
     /// An error before anything of the request was sent.
     pub(super) fn unsent(remote: Option<SocketAddr>, kind: Kind) -> Self {
         Self { kind, remote, retry: Retry::IfUnsent }

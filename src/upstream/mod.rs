@@ -25,7 +25,7 @@ mod pool;
 pub(crate) mod world;
 
 pub(crate) use body::{Body, Data};
-pub(crate) use error::{Error, Kind};
+pub(crate) use error::{Error, Kind, Retry};
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -27,6 +27,7 @@ mod matches;
 mod page;
 mod readme;
 mod reload;
+mod retries;
 mod routing;
 mod self_check;
 mod syscalls;

@@ -189,8 +189,9 @@ fn build_action(rule: &HttpRoute, clusters: &[Option<Arc<Cluster>>]) -> Action {
 fn build_extras(rule: &HttpRoute) -> Option<Box<Extras>> {
     let forwards = matches!(rule.action, RouteAction::Forward(_));
     let response = if forwards { Vec::new() } else { edits(&[&rule.headers.response]) };
-    let extras = Extras { response };
-    (!extras.response.is_empty()).then(|| Box::new(extras))
+    let (timeout, retries) = (rule.timeout, rule.retries.clone());
+    let extras = Extras { response, timeout, retries };
+    (!extras.is_empty()).then(|| Box::new(extras))
 }
 
 fn build_targets(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::config::source::document::{Entry, Node, Value};
 use crate::snapshot::Severity;
@@ -126,6 +127,24 @@ impl<'a> Field<'a> {
     /// Whether there is nothing in it.
     pub(crate) fn is_null(&self) -> bool {
         self.node.value == Value::Null
+    }
+
+    /// The duration that it has to be, as Go writes them: `1.5s`, `1h30m`; at least 1 ms.
+    pub(crate) fn duration(&self, problems: &mut Problems) -> Option<Duration> {
+        let text = self.string(problems)?;
+        let duration = parse_duration(text);
+        match duration {
+            None => {
+                let what =
+                    format!("must be a duration such as `500ms`, `5s` or `1h30m`, not `{text}`");
+                problems.error(self, what, "");
+            }
+            Some(duration) if duration < Duration::from_millis(1) => {
+                problems.error(self, format!("must be at least 1ms, not `{text}`"), "");
+            }
+            Some(_) => {}
+        }
+        duration
     }
 
     /// The strings of a map of them.
@@ -278,6 +297,30 @@ pub(crate) fn not_supported(what: &str) -> String {
     format!("{what} is not supported by this version of ringgate")
 }
 
+/// Reads a duration of Go.
+fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 7] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("µs", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
+}
+
 /// `A`, `A or B`, `A, B or C`.
 fn one_of(names: &[&str]) -> String {
     match names {
@@ -312,4 +355,33 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        let cases = [
+            ("5s", Some(5_000)),
+            ("0.5s", Some(500)),
+            ("1h30m", Some(5_400_000)),
+            ("1m1s1ms", Some(61_001)),
+            ("2000us", Some(2)),
+            ("0s", Some(0)),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("5 s", None),
+            ("-5s", None),
+            ("5d", None),
+            ("1.2.3s", None),
+            ("99999999999999999999999h", None),
+        ];
+        for (text, milliseconds) in cases {
+            let expected = milliseconds.map(Duration::from_millis);
+            assert_eq!(parse_duration(text), expected, "{text}");
+        }
+    }
 }

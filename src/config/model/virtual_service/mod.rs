@@ -2,6 +2,7 @@
 
 mod condition;
 mod headers;
+mod retries;
 mod rule;
 mod template;
 

@@ -1,5 +1,7 @@
 //! One entry of `http`: for which requests, and what is done with them.
 
+use std::time::Duration;
+
 use ::http::StatusCode;
 use bytes::Bytes;
 
@@ -7,7 +9,8 @@ use super::super::fields::{Field, Fields, Problems};
 use super::super::service::optional_string;
 use super::condition::{self, MatchBlock};
 use super::headers::{self, Headers};
-use crate::snapshot::{DirectResponse, HostPattern, Redirect, RedirectPort};
+use super::retries;
+use crate::snapshot::{DirectResponse, HostPattern, Redirect, RedirectPort, RetryPolicy};
 
 /// Longest body that the gateway answers with itself, as in Istio.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -21,6 +24,8 @@ pub(crate) struct HttpRoute {
     pub(crate) matches: Vec<MatchBlock>,
     pub(crate) action: RouteAction,
     pub(crate) headers: Headers,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: Option<RetryPolicy>,
 }
 
 /// What a rule does.
@@ -64,11 +69,9 @@ pub(super) fn read_all(
 }
 
 /// What Istio's `HTTPRoute` has beyond what is read here.
-const RULE_UNSUPPORTED: [&str; 10] = [
+const RULE_UNSUPPORTED: [&str; 8] = [
     "delegate",
     "rewrite",
-    "timeout",
-    "retries",
     "fault",
     "mirror",
     "mirrors",
@@ -100,10 +103,20 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
     };
     let headers = rule.take("headers").map(|field| (headers::read(&field, problems), field));
     warn_of_request_headers(headers.as_ref(), action.as_ref(), problems);
+    let timeout = rule.take("timeout").map(|field| field.duration(problems));
+    let retries = rule.take("retries").map(|field| retries::read(&field, problems));
     rule.refuse(&RULE_UNSUPPORTED, problems);
     rule.finish(problems);
     let headers = headers.map_or_else(|| Some(Headers::default()), |(headers, _)| headers);
-    Some(HttpRoute { line: item.line, name, matches, action: action?, headers: headers? })
+    Some(HttpRoute {
+        line: item.line,
+        name,
+        matches,
+        action: action?,
+        headers: headers?,
+        timeout: timeout.map_or(Some(None), |timeout| timeout.map(Some))?,
+        retries: retries.map_or(Some(None), |retries| retries.map(Some))?,
+    })
 }
 
 /// A rule that forwards nothing has no request to change.

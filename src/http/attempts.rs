@@ -1,0 +1,167 @@
+//! One request towards its cluster, as often as its route's policy has it.
+//!
+//! ```text
+//!   attempt -> response or failure -> passed on
+//!      ^            \-> worth another, and the body can be repeated -> pause --\
+//!      \-----------------------------------------------------------------------/
+//! ```
+//!
+//! Deliberately not here: what is worth another attempt (`retry`), and what the client is told.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
+
+use ::http::request::Parts;
+use ::http::{HeaderMap, StatusCode};
+
+use super::Gateway;
+use super::deadline::Deadline;
+use super::headers;
+use super::outgoing::{Outgoing, Replay};
+use super::retry::{self, Failure};
+use crate::io::Net;
+use crate::snapshot::{Cluster, Limits, RetryPolicy};
+use crate::upstream::{Exchange, To, Upgraded};
+
+/// A request that is to be answered.
+pub(crate) struct Attempts<'a, N: Net> {
+    pub(crate) gateway: &'a Gateway<N>,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) limits: &'a Limits,
+    pub(crate) policy: &'a RetryPolicy,
+    pub(crate) body: Replay,
+    /// It asks for another protocol.
+    pub(crate) upgrades: bool,
+    /// It is gRPC, whose own status counts.
+    pub(crate) is_grpc: bool,
+}
+
+/// What came of a request.
+pub(crate) struct Outcome<N: Net> {
+    pub(crate) answer: Result<Answer<N>, Failure>,
+    /// It was worth another attempt, and there was none left.
+    pub(crate) is_exhausted: bool,
+}
+
+/// A response.
+#[allow(clippy::large_enum_variant, reason = "the large one is nearly every one")]
+pub(crate) enum Answer<N: Net> {
+    Exchange(Exchange<N, Outgoing>),
+    /// To a request that asked for another protocol.
+    Upgrade(Box<Upgraded<N>>),
+}
+
+impl<N: Net> Attempts<'_, N> {
+    /// Answers the request within `deadline`, if there is one.
+    pub(crate) async fn run_within(
+        &self,
+        head: &mut Parts,
+        deadline: &mut Option<Box<Deadline<N>>>,
+    ) -> Outcome<N> {
+        let mut running = pin!(self.run(head));
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = running.as_mut().poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            let Some(deadline) = deadline else { return Poll::Pending };
+            let passed = deadline.poll_passed(cx);
+            passed.map(|()| Outcome { answer: Err(Failure::Timeout), is_exhausted: false })
+        })
+        .await
+    }
+
+    async fn run(&self, head: &mut Parts) -> Outcome<N> {
+        let mut tried = Vec::new();
+        let mut attempt = 1;
+        loop {
+            let answer = self.attempt(head, &tried).await;
+            if !self.wants_another(&answer) || !self.body.can_repeat() {
+                return Outcome { answer, is_exhausted: false };
+            }
+            if attempt > self.policy.retries {
+                return Outcome { answer, is_exhausted: self.policy.retries > 0 };
+            }
+            if self.policy.avoids_tried {
+                tried.extend(endpoint(&answer));
+            }
+            drop(answer);
+            self.pause(attempt).await;
+            attempt += 1;
+            headers::count_attempt(&mut head.headers, attempt);
+            self.gateway.telemetry.counters().upstream_retries.increment();
+        }
+    }
+
+    /// One attempt, within the time that the policy gives it.
+    async fn attempt(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
+        let net = &self.gateway.net;
+        let limit = self.policy.per_try_timeout;
+        let mut deadline = limit.map(|limit| Deadline::new(net.clone(), limit, self.body.clone()));
+        let mut asking = pin!(self.ask(head, avoid));
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = asking.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            let Some(deadline) = &mut deadline else { return Poll::Pending };
+            deadline.poll_passed(cx).map(|()| Err(Failure::AttemptTimeout))
+        })
+        .await
+    }
+
+    async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
+        let to = To { cluster: self.cluster, limits: self.limits, avoid };
+        let upstreams = &self.gateway.upstreams;
+        if self.upgrades {
+            let upgraded = upstreams.upgrade(to, head).await;
+            return upgraded.map(Box::new).map(Answer::Upgrade).map_err(Failure::Upstream);
+        }
+        let exchange = upstreams.send(to, head, self.body.outgoing()).await;
+        exchange.map(Answer::Exchange).map_err(Failure::Upstream)
+    }
+
+    fn wants_another(&self, answer: &Result<Answer<N>, Failure>) -> bool {
+        match answer {
+            Ok(answer) => {
+                let (status, headers) = answer.head();
+                retry::after_response(self.policy, status, headers, self.is_grpc)
+            }
+            Err(failure) => retry::after_failure(self.policy, failure),
+        }
+    }
+
+    /// A random part of the longest pause, so that clients of a failed endpoint do not return at
+    /// once.
+    async fn pause(&self, attempt: u32) {
+        let longest = self.policy.pause_max(attempt);
+        self.gateway.net.sleep(longest.mul_f64(fastrand::f64())).await;
+    }
+}
+
+impl<N: Net> Answer<N> {
+    fn head(&self) -> (StatusCode, &HeaderMap) {
+        match self {
+            Self::Exchange(exchange) => (exchange.response.status(), exchange.response.headers()),
+            Self::Upgrade(upgraded) => match &**upgraded {
+                Upgraded::Switched { response, .. } => (response.status(), response.headers()),
+                Upgraded::Refused(exchange) => {
+                    (exchange.response.status(), exchange.response.headers())
+                }
+            },
+        }
+    }
+}
+
+/// Where it came from, as far as it came.
+fn endpoint<N: Net>(answer: &Result<Answer<N>, Failure>) -> Option<SocketAddr> {
+    match answer {
+        Ok(Answer::Exchange(exchange)) => Some(exchange.remote),
+        Ok(Answer::Upgrade(upgraded)) => Some(match &**upgraded {
+            Upgraded::Switched { remote, .. } => *remote,
+            Upgraded::Refused(exchange) => exchange.remote,
+        }),
+        Err(Failure::Upstream(error)) => error.remote,
+        Err(Failure::AttemptTimeout | Failure::Timeout) => None,
+    }
+}

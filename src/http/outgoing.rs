@@ -1,0 +1,189 @@
+//! A request body on its way to one attempt after the other.
+//!
+//! - What passed is kept up to a limit, so that another attempt can begin anew; beyond it nothing
+//!   is kept and the request is sent once.
+//! - Kept data is shared with what was sent, not copied.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::body::RequestBody;
+
+/// The body of a request, for as many attempts as it takes.
+#[derive(Clone)]
+pub(crate) struct Replay(Option<Rc<Kept>>);
+
+/// The body for one attempt.
+pub(crate) struct Outgoing {
+    kept: Option<Rc<Kept>>,
+    /// Which attempt.
+    turn: u32,
+    /// The next of the kept frames.
+    next: usize,
+}
+
+struct Kept {
+    state: RefCell<State>,
+    /// All of it has arrived.
+    is_whole: Cell<bool>,
+    /// Who waits for that.
+    waiting: Cell<Option<Waker>>,
+}
+
+struct State {
+    source: RequestBody,
+    frames: Vec<Piece>,
+    /// Room for more.
+    bytes_left: usize,
+    /// Something has passed that is not in `frames`.
+    is_lost: bool,
+    /// The attempt that may read.
+    turn: u32,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Replay {
+    /// At most `bytes_max` of `source` are kept.
+    pub(crate) fn new(source: RequestBody, bytes_max: usize) -> Self {
+        if source.is_end_stream() {
+            return Self(None);
+        }
+        let (frames, is_lost) = (Vec::new(), false);
+        let state = State { source, frames, bytes_left: bytes_max, is_lost, turn: 0 };
+        let (is_whole, waiting) = (Cell::new(false), Cell::new(None));
+        Self(Some(Rc::new(Kept { state: state.into(), is_whole, waiting })))
+    }
+
+    /// The body from its beginning. The attempt before gets no more of it.
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        let mut outgoing = Outgoing { kept: self.0.clone(), turn: 0, next: 0 };
+        if let Some(kept) = &self.0 {
+            let mut state = kept.state.borrow_mut();
+            state.turn += 1;
+            outgoing.turn = state.turn;
+        }
+        outgoing
+    }
+
+    /// Whether it can be sent from its beginning.
+    pub(crate) fn can_repeat(&self) -> bool {
+        self.0.as_ref().is_none_or(|kept| !kept.state.borrow().is_lost)
+    }
+
+    /// Ready once all of it has arrived. One task may wait.
+    pub(crate) fn poll_whole(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Some(kept) if !kept.is_whole.get() => {
+                kept.waiting.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            Some(_) | None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Kept {
+    fn set_whole(&self) {
+        self.is_whole.set(true);
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Keeps `frame` if there is room, and forgets everything if there is not.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if self.is_lost {
+            return;
+        }
+        let piece = frame.data_ref().map(|data| Piece::Data(data.clone()));
+        let piece = piece.or_else(|| frame.trailers_ref().cloned().map(Piece::Trailers));
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if bytes > self.bytes_left {
+            self.is_lost = true;
+            self.frames = Vec::new();
+            return;
+        }
+        self.bytes_left -= bytes;
+        self.frames.extend(piece);
+    }
+}
+
+impl Piece {
+    fn frame(&self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data.clone()),
+            Self::Trailers(trailers) => Frame::trailers(trailers.clone()),
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(kept) = self.kept.clone() else { return Poll::Ready(None) };
+        let mut state = kept.state.borrow_mut();
+        if state.turn != self.turn {
+            return Poll::Ready(None);
+        }
+        if let Some(piece) = state.frames.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(piece.frame())));
+        }
+        let frame = ready!(Pin::new(&mut state.source).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                state.keep(frame);
+                self.next = state.frames.len();
+            }
+            Some(Err(_)) => state.is_lost = true,
+            None => {}
+        }
+        if frame.is_none() || state.source.is_end_stream() {
+            kept.set_whole();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kept.as_ref().is_none_or(|kept| {
+            let state = kept.state.borrow();
+            state.turn != self.turn
+                || (self.next >= state.frames.len() && state.source.is_end_stream())
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(kept) = &self.kept else { return SizeHint::with_exact(0) };
+        let state = kept.state.borrow();
+        let left = state.frames.get(self.next..).unwrap_or_default();
+        let left: u64 = left
+            .iter()
+            .map(|piece| match piece {
+                Piece::Data(data) => data.len() as u64,
+                Piece::Trailers(_) => 0,
+            })
+            .sum();
+        match state.source.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(left + rest),
+            None => SizeHint::default(),
+        }
+    }
+}

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::page::{clusters, listener_name};
 use crate::snapshot::{
-    Action, Cluster, Condition, Forward, HostMap, Identity, Listener, Part, PathMatch, Redirect,
-    RedirectPort, Rejection, Route, RouteTable, Serves, Snapshot, TextMatch, TlsServer,
+    Action, Cluster, Condition, Forward, HostMap, Identity, Listener, Part, PathMatch, PathRewrite,
+    Redirect, RedirectPort, Rejection, Route, RouteTable, Serves, Snapshot, TextMatch, TlsServer,
     UpstreamProtocol, VirtualHost,
 };
 
@@ -133,8 +133,18 @@ fn redirect(redirect: &Redirect) -> Value {
         "scheme": redirect.scheme,
         "authority": redirect.authority,
         "port": port,
-        "path": redirect.path,
+        "path": redirect.path.as_ref().map(rewrite),
     })
+}
+
+fn rewrite(rewrite: &PathRewrite) -> Value {
+    match rewrite {
+        PathRewrite::Prefix { bytes, with } => json!({ "prefix_bytes": bytes, "with": with }),
+        PathRewrite::Whole(with) => json!({ "with": with }),
+        PathRewrite::Regex(regex) => {
+            json!({ "regex": regex.pattern(), "with": regex.replacement() })
+        }
+    }
 }
 
 fn targets(forward: &Forward) -> Value {

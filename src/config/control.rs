@@ -329,6 +329,7 @@ pub(crate) fn limits(set: &settings::Limits) -> Limits {
         upstream_idle_max: set.upstream_idle_max.unwrap_or(default.upstream_idle_max),
         upstream_idle_timeout: set.upstream_idle_timeout.unwrap_or(default.upstream_idle_timeout),
         retry_body_bytes_max: set.retry_body_bytes_max.unwrap_or(default.retry_body_bytes_max),
+        mirrors_max: set.mirrors_max.unwrap_or(default.mirrors_max),
         linger_timeout: set.linger_timeout.unwrap_or(default.linger_timeout),
         drain_timeout: set.drain_timeout.unwrap_or(default.drain_timeout),
     }

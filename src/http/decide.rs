@@ -22,8 +22,14 @@ pub(crate) enum Decision<'a> {
     Redirect { route: Option<&'a Route>, status: StatusCode, location: String },
     /// Answer with this.
     Respond { route: &'a Route, response: &'a DirectResponse },
-    /// Proxy to `target`, with `path` instead of the request's if there is one.
-    Forward { route: &'a Route, target: Option<&'a Target>, path: Option<PathAndQuery> },
+    /// Proxy to `target`, with `path` instead of the request's if there is one; in the end with
+    /// `rewritten` instead of that.
+    Forward {
+        route: &'a Route,
+        target: Option<&'a Target>,
+        path: Option<PathAndQuery>,
+        rewritten: Option<PathAndQuery>,
+    },
 }
 
 /// Whether the request with `head`, as the client sent it, is one that can be decided about.
@@ -64,6 +70,7 @@ pub(crate) fn decide<'a>(
         scheme,
         authority,
         uri: &head.uri,
+        path,
         listener_port: downstream.listener.gateway_port,
     };
     if let Some(location) = https_redirect(&found, &asked) {
@@ -79,9 +86,12 @@ pub(crate) fn decide<'a>(
             let location = respond::location(redirect, &asked);
             Decision::Redirect { route: Some(route), status: redirect.status, location }
         }
-        Action::Forward(forward) => {
-            Decision::Forward { route, target: choose(forward), path: normal }
-        }
+        Action::Forward(forward) => Decision::Forward {
+            route,
+            target: choose(forward),
+            rewritten: rewritten(route, path, head.uri.query())?,
+            path: normal,
+        },
     })
 }
 
@@ -140,6 +150,25 @@ fn normal_path(uri: &Uri) -> Result<Option<PathAndQuery>, Refusal> {
         }
         Err(_) => Err(Refusal::BadPath),
     }
+}
+
+/// The path that `route` makes of `path`, if it makes another one.
+fn rewritten(
+    route: &Route,
+    path: &str,
+    query: Option<&str>,
+) -> Result<Option<PathAndQuery>, Refusal> {
+    let rewrite = route.extras.as_ref().and_then(|extras| extras.rewrite.as_ref());
+    let Some(rewrite) = rewrite else { return Ok(None) };
+    let mut path = rewrite.apply(path);
+    if let Some(query) = query {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(query);
+    }
+    if !path.starts_with('/') {
+        return Err(Refusal::BadPath);
+    }
+    PathAndQuery::try_from(path).map(Some).map_err(|_| Refusal::BadPath)
 }
 
 /// The routes of the server that the connection belongs to.

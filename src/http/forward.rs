@@ -9,25 +9,29 @@ use std::time::Duration;
 use ::http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use ::http::request::Parts;
 use ::http::uri::PathAndQuery;
-use ::http::{Method, Request, Response, Uri, Version};
+use ::http::{Method, Request, Response, Version};
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
 
 use super::attempts::{Answer, Attempts, Outcome};
 use super::body::{RequestBody, ResponseBody, Source};
+use super::cors;
 use super::deadline::Deadline;
 use super::decide::{Decision, decide, vet};
 use super::edit::Context;
 use super::entry::Entry;
 use super::error::Refusal;
 use super::headers::{self, Peer};
+use super::mirror;
 use super::outgoing::Replay;
 use super::respond::Responder;
 use super::retry::Failure;
 use super::{Downstream, Gateway};
 use crate::io::Net;
-use crate::snapshot::{Cluster, Edits, Extras, RetryPolicy, Route, Target, View};
+use crate::snapshot::{
+    Abort, Cluster, Edits, Extras, Fault, RetryPolicy, Route, Share, Target, View,
+};
 use crate::telemetry::request::Flags;
 use crate::upstream::{self, Counted, Exchange, Upgraded};
 
@@ -55,18 +59,25 @@ pub(crate) struct Switched<N: Net> {
 /// A request as it goes to the upstream.
 struct Upbound {
     head: Parts,
+    /// The path that it gets in the end.
+    rewritten: Option<PathAndQuery>,
     incoming: Incoming,
     /// The protocol that the client asks to switch to.
     protocol: Option<HeaderValue>,
 }
 
 impl Upbound {
-    /// The same with its headers and host changed.
-    fn edited(mut self, edits: &Edits, entry: &Entry) -> Self {
-        let context = Context { entry, status: None };
-        context.edit_request(&edits.request, &mut self.head);
-        if let Some(authority) = &edits.authority {
-            headers::replace_host(&mut self.head, authority);
+    /// The same with its headers, host and path changed.
+    fn edited(mut self, edits: Option<&Edits>, entry: &Entry) -> Self {
+        if let Some(edits) = edits {
+            let context = Context { entry, status: None };
+            context.edit_request(&edits.request, &mut self.head);
+            if let Some(authority) = &edits.authority {
+                headers::replace_host(&mut self.head, authority);
+            }
+        }
+        if let Some(path) = self.rewritten.take() {
+            headers::replace_path(&mut self.head, path);
         }
         self
     }
@@ -111,8 +122,9 @@ impl<N: Net> Forwarder<N> {
                 }
                 None => responder.redirect(status, &location),
             },
-            Ok(Decision::Forward { route, target, path }) => {
-                let request = Upbound { head: with_path(head, path), incoming, protocol };
+            Ok(Decision::Forward { route, target, path, rewritten }) => {
+                let head = with_path(head, path);
+                let request = Upbound { head, rewritten, incoming, protocol };
                 self.forward(&view, route, target, request, responder).await
             }
         })
@@ -158,30 +170,74 @@ impl<N: Net> Forwarder<N> {
         let cluster = target.and_then(|target| target.cluster.as_deref());
         responder.entry.routed(route, cluster);
         let edits = target.and_then(|target| target.edits.as_deref());
-        match edits {
-            None => self.send(view, route, cluster, request, responder).await.0,
-            Some(edits) => {
-                let entry = Rc::clone(&responder.entry);
-                let request = request.edited(edits, &entry);
-                let (mut response, head) =
-                    self.send(view, route, cluster, request, responder).await;
-                let context = Context { entry: &entry, status: Some(response.status()) };
-                context.edit_response(&edits.response, &head, response.headers_mut());
-                response
-            }
+        if route.extras.is_none() && edits.is_none() {
+            return self.send(view, None, cluster, request, responder).await.0;
         }
+        // Rarely needed, and large: not in the future of every request.
+        let extras = route.extras.as_deref();
+        Box::pin(self.forward_with(view, extras, edits, cluster, request, responder)).await
+    }
+
+    /// Forwards a request with all that its route has for it: cross-origin policy, fault, changes
+    /// of headers, in Envoy's order.
+    async fn forward_with(
+        &self,
+        view: &View,
+        extras: Option<&Extras>,
+        edits: Option<&Edits>,
+        cluster: Option<&Cluster>,
+        request: Upbound,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let entry = Rc::clone(&responder.entry);
+        let cors = extras.and_then(|extras| extras.cors.as_ref());
+        if let Some(headers) = cors.and_then(|cors| cors::preflight(cors, &request.head)) {
+            return responder.preflight(headers);
+        }
+        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &request.head));
+        let abort = match extras.and_then(|extras| extras.fault.as_ref()) {
+            Some(fault) => self.suffer(fault, &entry).await,
+            None => None,
+        };
+        let (mut response, head) = match abort {
+            Some(abort) => (responder.abort(abort), request.head),
+            None => {
+                let request = request.edited(edits, &entry);
+                self.send(view, extras, cluster, request, responder).await
+            }
+        };
+        if let Some(edits) = edits {
+            let context = Context { entry: &entry, status: Some(response.status()) };
+            context.edit_response(&edits.response, &head, response.headers_mut());
+        }
+        if let Some(cors) = cors {
+            cors::allow(cors, origin.as_ref(), response.headers_mut());
+        }
+        response
+    }
+
+    /// Waits, and says how the request is to fail, as often as `fault` has it.
+    async fn suffer(&self, fault: &Fault, entry: &Entry) -> Option<Abort> {
+        let is_hit = |share: Share| share.takes(fastrand::u32(..1_000_000));
+        if let Some((share, delay)) = fault.delay
+            && is_hit(share)
+        {
+            entry.flag(Flags::DELAY_INJECTED);
+            self.gateway.net.sleep(delay).await;
+        }
+        fault.abort.filter(|(share, _)| is_hit(*share)).map(|(_, abort)| abort)
     }
 
     /// The response, and the head of the request that it answers.
     async fn send(
         &self,
         view: &View,
-        route: &Route,
+        extras: Option<&Extras>,
         cluster: Option<&Cluster>,
         request: Upbound,
         responder: Responder<N>,
     ) -> (Response<ResponseBody<N>>, Parts) {
-        let Upbound { mut head, incoming, protocol } = request;
+        let Upbound { mut head, rewritten: _, incoming, protocol } = request;
         let Some(cluster) = cluster else {
             return (responder.refuse(&Refusal::NoCluster), head);
         };
@@ -191,7 +247,12 @@ impl<N: Net> Forwarder<N> {
         }
         let body = RequestBody::new(incoming, Rc::clone(&responder.entry));
         let body = Replay::new(body, view.limits.retry_body_bytes_max);
-        let extras = route.extras.as_deref();
+        let mirrors = extras.map_or(&[][..], |extras| &extras.mirrors);
+        let mirrors = if upgrades { &[] } else { mirrors };
+        let mirror_at_once = body.is_empty();
+        if mirror_at_once {
+            mirror::send(&self.gateway, mirrors, &view.limits, &head, &body);
+        }
         let mut deadline = extras.and_then(|extras| self.limit(extras, &mut head, &body));
         let attempts = Attempts {
             gateway: &self.gateway,
@@ -203,6 +264,9 @@ impl<N: Net> Forwarder<N> {
             is_grpc: responder.entry.is_grpc(),
         };
         let outcome = attempts.run_within(&mut head, &mut deadline).await;
+        if !mirror_at_once {
+            mirror::send(&self.gateway, mirrors, &view.limits, &head, &attempts.body);
+        }
         (self.conclude(outcome, deadline, responder), head)
     }
 
@@ -319,9 +383,7 @@ fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
         head.headers.remove(HOST);
     }
     if let Some(path) = path {
-        let mut parts = head.uri.into_parts();
-        parts.path_and_query = Some(path);
-        head.uri = Uri::from_parts(parts).expect("only the path changed, and it has one");
+        headers::set_path(&mut head, path);
     }
     head
 }

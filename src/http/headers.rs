@@ -14,8 +14,9 @@ use ::http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
 };
 
-use ::http::StatusCode;
 use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
+use ::http::{StatusCode, Uri};
 
 use crate::snapshot::Policy;
 
@@ -28,6 +29,7 @@ const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-ex
 const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
 
@@ -82,6 +84,22 @@ pub(crate) fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
 pub(crate) fn expect_within(headers: &mut HeaderMap, limit: Duration) {
     let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     headers.insert(X_ENVOY_EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
+}
+
+/// Sends a request to `path`, and says what it was before.
+pub(crate) fn replace_path(head: &mut Parts, path: PathAndQuery) {
+    let own = head.uri.path_and_query().map(|own| HeaderValue::from_str(own.as_str()));
+    if let Some(Ok(own)) = own {
+        head.headers.insert(X_ENVOY_ORIGINAL_PATH, own);
+    }
+    set_path(head, path);
+}
+
+/// Gives a request `path` instead of its own.
+pub(crate) fn set_path(head: &mut Parts, path: PathAndQuery) {
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(path);
+    head.uri = Uri::from_parts(parts).expect("only the path changed, and it has one");
 }
 
 /// Sends a request to `authority`, and says what the client named.

@@ -17,6 +17,7 @@
 mod activity;
 mod attempts;
 mod body;
+mod cors;
 mod deadline;
 mod decide;
 mod detect;
@@ -26,6 +27,7 @@ mod error;
 mod forward;
 mod headers;
 mod hurry;
+mod mirror;
 mod outgoing;
 mod path;
 mod respond;
@@ -35,6 +37,7 @@ mod serve;
 mod tests;
 
 pub(crate) use hurry::hurry;
+pub(crate) use mirror::Mirrors;
 pub(crate) use serve::{Served, serve};
 
 use std::cell::RefCell;
@@ -54,6 +57,7 @@ pub(crate) struct Gateway<N: Net> {
     pub(crate) snapshots: RefCell<Subscription>,
     pub(crate) upstreams: Upstreams<N>,
     pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) mirrors: Mirrors,
 }
 
 /// What a request has to know of the connection that it came by.

@@ -5,6 +5,7 @@
 //! - Kept data is shared with what was sent, not copied.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -27,6 +28,9 @@ pub(crate) struct Outgoing {
     /// The next of the kept frames.
     next: usize,
 }
+
+/// A body that has arrived.
+pub(crate) struct Copied(std::vec::IntoIter<Piece>);
 
 struct Kept {
     state: RefCell<State>,
@@ -81,6 +85,19 @@ impl Replay {
         self.0.as_ref().is_none_or(|kept| !kept.state.borrow().is_lost)
     }
 
+    /// All of it for somebody else, if it has arrived and was kept.
+    pub(crate) fn copied(&self) -> Option<Copied> {
+        let Some(kept) = &self.0 else { return Some(Copied(Vec::new().into_iter())) };
+        let state = kept.state.borrow();
+        let is_there = kept.is_whole.get() && !state.is_lost;
+        is_there.then(|| Copied(state.frames.clone().into_iter()))
+    }
+
+    /// Whether there is no body.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Ready once all of it has arrived. One task may wait.
     pub(crate) fn poll_whole(&self, cx: &Context<'_>) -> Poll<()> {
         match &self.0 {
@@ -130,6 +147,40 @@ impl Piece {
     }
 }
 
+/// How many bytes of data `pieces` have.
+fn length(pieces: &[Piece]) -> u64 {
+    let bytes = |piece: &Piece| match piece {
+        Piece::Data(data) => data.len() as u64,
+        Piece::Trailers(_) => 0,
+    };
+    pieces.iter().map(bytes).sum()
+}
+
+impl Body for Copied {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(|piece| Ok(piece.frame())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let pieces = self.0.as_slice();
+        if pieces.iter().any(|piece| matches!(piece, Piece::Trailers(_))) {
+            // A length would leave no room for trailers.
+            return SizeHint::default();
+        }
+        SizeHint::with_exact(length(pieces))
+    }
+}
+
 impl Body for Outgoing {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -173,14 +224,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         let Some(kept) = &self.kept else { return SizeHint::with_exact(0) };
         let state = kept.state.borrow();
-        let left = state.frames.get(self.next..).unwrap_or_default();
-        let left: u64 = left
-            .iter()
-            .map(|piece| match piece {
-                Piece::Data(data) => data.len() as u64,
-                Piece::Trailers(_) => 0,
-            })
-            .sum();
+        let left = length(state.frames.get(self.next..).unwrap_or_default());
         match state.source.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(left + rest),
             None => SizeHint::default(),

@@ -3,19 +3,20 @@
 //! - Each of them ends the request's entry in the log with a reason.
 //! - A gRPC client is told in its own terms: 200 with `grpc-status`, because it ignores HTTP's.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
-use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use ::http::uri::Uri;
 use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
 use super::body::ResponseBody;
 use super::entry::Entry;
-use super::error::{Answer, Refusal};
+use super::error::Refusal;
 use super::headers;
 use crate::io::Net;
-use crate::snapshot::{DirectResponse, Redirect, RedirectPort};
+use crate::snapshot::{Abort, DirectResponse, Redirect, RedirectPort};
 use crate::telemetry::request::Flags;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -34,20 +35,43 @@ impl<N: Net> Responder<N> {
     pub(crate) fn refuse(self, refusal: &Refusal) -> Response<ResponseBody<N>> {
         let answer = refusal.answer();
         self.entry.answered(answer.status, answer.flags, answer.details);
-        if self.entry.is_grpc() { self.refuse_grpc(&answer) } else { self.refuse_plainly(answer) }
+        let code = GRPC_CODES[grpc_status(answer.status)];
+        self.fail(answer.status, code, answer.text)
     }
 
-    fn refuse_plainly(self, answer: Answer) -> Response<ResponseBody<N>> {
-        self.respond(answer.status, Bytes::from_static(answer.text.as_bytes()))
+    /// Fails on purpose.
+    pub(crate) fn abort(self, abort: Abort) -> Response<ResponseBody<N>> {
+        let (status, code) = match abort {
+            Abort::Http(status) => (status, grpc_status(status)),
+            Abort::Grpc(code) => (http_status(code), usize::from(code)),
+        };
+        self.entry.answered(status, Flags::FAULT_INJECTED, "fault_filter_abort");
+        self.fail(status, GRPC_CODES.get(code).unwrap_or(&"2"), "fault filter abort")
     }
 
-    fn refuse_grpc(self, answer: &Answer) -> Response<ResponseBody<N>> {
+    fn fail(
+        self,
+        status: StatusCode,
+        code: &'static str,
+        text: &'static str,
+    ) -> Response<ResponseBody<N>> {
+        if !self.entry.is_grpc() {
+            return self.respond(status, Bytes::from_static(text.as_bytes()));
+        }
         let mut response = self.respond(StatusCode::OK, Bytes::new());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(answer.status)));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
         // Texts of ours are plain ASCII without `%`, so they need no escaping.
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(answer.text));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(text));
+        response
+    }
+
+    /// Answers the preflight of a browser.
+    pub(crate) fn preflight(self, headers: HeaderMap) -> Response<ResponseBody<N>> {
+        self.entry.answered(StatusCode::OK, Flags::NONE, "cors_response");
+        let mut response = self.respond(StatusCode::OK, Bytes::new());
+        response.headers_mut().extend(headers);
         response
     }
 
@@ -81,16 +105,39 @@ impl<N: Net> Responder<N> {
     }
 }
 
+/// gRPC's statuses as header values.
+const GRPC_CODES: [&str; 17] =
+    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
+
 /// gRPC's mapping of HTTP statuses to its own.
-fn grpc_status(status: StatusCode) -> &'static str {
+fn grpc_status(status: StatusCode) -> usize {
     match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
+}
+
+/// The other way round, as Envoy has it.
+fn http_status(code: u8) -> StatusCode {
+    let status = match code {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    };
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// What a redirect has to know of the request.
@@ -99,6 +146,8 @@ pub(crate) struct Asked<'a> {
     /// Host header or `:authority`, with its port if it has one.
     pub(crate) authority: &'a str,
     pub(crate) uri: &'a Uri,
+    /// The path by which the route was found.
+    pub(crate) path: &'a str,
     /// The Gateway server's port.
     pub(crate) listener_port: u16,
 }
@@ -128,8 +177,12 @@ pub(crate) fn location(redirect: &Redirect, asked: &Asked<'_>) -> String {
     };
     let is_default = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
     let port = port.filter(|_| !is_default).map(|port| format!(":{port}")).unwrap_or_default();
-    let query = asked.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = redirect.path.as_deref().unwrap_or_else(|| asked.uri.path());
+    let path = match &redirect.path {
+        Some(rewrite) => Cow::Owned(rewrite.apply(asked.path)),
+        None => Cow::Borrowed(asked.uri.path()),
+    };
+    let query = asked.uri.query().filter(|_| !path.contains('?'));
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     format!("{scheme}://{host}{port}{path}{query}")
 }
 
@@ -150,9 +203,11 @@ fn path_and_query(uri: &Uri) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::PathRewrite;
 
     fn asked(uri: &Uri) -> Asked<'_> {
-        Asked { scheme: "http", authority: "a.example.com:8080", uri, listener_port: 80 }
+        let (scheme, authority) = ("http", "a.example.com:8080");
+        Asked { scheme, authority, uri, path: uri.path(), listener_port: 80 }
     }
 
     fn redirect() -> Redirect {
@@ -176,8 +231,12 @@ mod tests {
         let uri: Uri = "/old?q=1".parse().unwrap();
         let to = |redirect: Redirect| location(&redirect, &asked(&uri));
         assert_eq!(to(redirect()), "http://a.example.com:8080/old?q=1");
-        let path = Some("/new".to_owned());
+        let path = Some(PathRewrite::Whole("/new".to_owned()));
         assert_eq!(to(Redirect { path, ..redirect() }), "http://a.example.com:8080/new?q=1");
+        let path = Some(PathRewrite::Whole("/new?own".to_owned()));
+        assert_eq!(to(Redirect { path, ..redirect() }), "http://a.example.com:8080/new?own");
+        let path = Some(PathRewrite::Prefix { bytes: 2, with: "/c".to_owned() });
+        assert_eq!(to(Redirect { path, ..redirect() }), "http://a.example.com:8080/cld?q=1");
         let scheme = Some("https".to_owned());
         assert_eq!(to(Redirect { scheme, ..redirect() }), "https://a.example.com/old?q=1");
         let authority = Some("b.example.com".to_owned());

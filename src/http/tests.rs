@@ -13,7 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 
-use super::{Downstream, Gateway, Protocol, serve};
+use super::{Downstream, Gateway, Mirrors, Protocol, serve};
 use crate::drain::Drain;
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Clock, Spawn, Stream};
@@ -46,6 +46,7 @@ impl Rig {
         publisher.publish(Arc::new(snapshot(&limits)));
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
+            mirrors: Mirrors::default(),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),

@@ -180,6 +180,7 @@ pub struct Limits {
     pub upstream_idle_max: Option<usize>,
     pub upstream_idle_timeout: Option<Duration>,
     pub retry_body_bytes_max: Option<usize>,
+    pub mirrors_max: Option<usize>,
     pub linger_timeout: Option<Duration>,
     pub drain_timeout: Option<Duration>,
 }
@@ -528,6 +529,7 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         upstream_idle_timeout: section
             .optional("upstream_idle_timeout", value::duration_above_zero),
         retry_body_bytes_max: section.optional("retry_body_bytes_max", value::retry_body_bytes),
+        mirrors_max: section.optional("mirrors_max", value::amount_or_zero),
         linger_timeout: section.optional("linger_timeout", value::duration),
         drain_timeout: section.optional("drain_timeout", value::duration),
     }

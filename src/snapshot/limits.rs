@@ -37,6 +37,8 @@ pub struct Limits {
     /// Bytes of a request body that are kept so that the request can be sent again; one with more
     /// is sent once.
     pub retry_body_bytes_max: usize,
+    /// Mirrored requests of one worker that may be under way; more are dropped and counted.
+    pub mirrors_max: usize,
     /// How long a closing connection waits for the peer to close too.
     pub linger_timeout: Duration,
     /// From the start of a drain until what is still open is cut.
@@ -70,6 +72,8 @@ impl Default for Limits {
             upstream_idle_timeout: Duration::from_secs(55),
             // What a form or an RPC has. Kept for every request under way, so no more than that.
             retry_body_bytes_max: 64 * 1024,
+            // A mirror that is slower than this has fallen behind anyway.
+            mirrors_max: 256,
             // Envoy's delayed_close_timeout.
             linger_timeout: Duration::from_secs(1),
             // Istio's terminationDrainDuration.

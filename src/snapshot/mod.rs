@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod cors;
 mod edit;
+mod fault;
 mod host;
 mod identity;
 mod limits;
@@ -20,11 +22,14 @@ mod matching;
 mod publish;
 mod rejection;
 mod retry;
+mod rewrite;
 mod route;
 mod trie;
 
 pub use cluster::{Cluster, UpstreamProtocol};
+pub use cors::Cors;
 pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};
+pub use fault::{Abort, Fault, Share};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateState, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
@@ -33,9 +38,10 @@ pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use retry::{RetryOn, RetryPolicy};
+pub use rewrite::{PathRewrite, RegexRewrite, RewriteError};
 pub use route::{
-    Action, DirectResponse, Extras, Forward, Found, PathMatch, Redirect, RedirectPort, Route,
-    RouteTable, Target, VirtualHost,
+    Action, DirectResponse, Extras, Forward, Found, Mirror, PathMatch, Redirect, RedirectPort,
+    Route, RouteTable, Target, VirtualHost,
 };
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::edit::{Edit, Edits};
 use super::matching::{Condition, FullRegex, Subject};
 use super::trie::{Ends, Trie};
-use super::{Cluster, HostMap, RetryPolicy};
+use super::{Cluster, Cors, Fault, HostMap, PathRewrite, RetryPolicy, Share};
 
 /// The virtual hosts of one server, or of one plain HTTP port.
 #[derive(Debug, Default)]
@@ -155,6 +155,23 @@ pub struct Extras {
     pub timeout: Option<Duration>,
     /// `None` for [`RetryPolicy::DEFAULT`].
     pub retries: Option<RetryPolicy>,
+    /// `None` leaves the path as it is.
+    pub rewrite: Option<PathRewrite>,
+    /// What goes wrong on purpose.
+    pub fault: Option<Fault>,
+    /// What browsers may ask.
+    pub cors: Option<Cors>,
+    /// Who gets copies.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A cluster that gets copies of requests and whose answers nobody sees.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// `None` when no service is known by that name and port.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Which requests.
+    pub share: Share,
 }
 
 impl Route {
@@ -180,7 +197,13 @@ impl Extras {
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.response.is_empty() && self.timeout.is_none() && self.retries.is_none()
+        self.response.is_empty()
+            && self.timeout.is_none()
+            && self.retries.is_none()
+            && self.rewrite.is_none()
+            && self.fault.is_none()
+            && self.cors.is_none()
+            && self.mirrors.is_empty()
     }
 }
 
@@ -270,8 +293,8 @@ pub struct Redirect {
     pub authority: Option<String>,
     /// Port in the location.
     pub port: RedirectPort,
-    /// The whole path; the query stays.
-    pub path: Option<String>,
+    /// The new path; the query stays, but where the new path has one.
+    pub path: Option<PathRewrite>,
 }
 
 /// The port that a redirect names. 80 for http and 443 for https are left out.

@@ -145,6 +145,8 @@ counters! {
         "Requests sent on an upstream connection that had carried one before.";
     upstream_retries: Counter "envoy_cluster_upstream_rq_retry" [""]
         "Requests sent once more after a failure.";
+    mirrors_dropped: Counter "ringgate_mirrors_dropped_total" [""]
+        "Mirrored requests that were not sent.";
     series_overflowed: Counter "ringgate_series_overflowed_total" [""]
         "Requests counted as `other` because there are too many series.";
     log_lines_dropped: Counter "ringgate_access_log_lines_dropped_total" [""]

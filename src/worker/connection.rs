@@ -246,7 +246,7 @@ impl Drop for Shaking<'_> {
 mod tests {
     use super::*;
     use crate::drain::Drain;
-    use crate::http::Gateway;
+    use crate::http::{Gateway, Mirrors};
     use crate::io::Spawn;
     use crate::io::pipe::{self, Chunking, End};
     use crate::snapshot::{HostMap, Limits, Listener, Publisher, Snapshot};
@@ -266,6 +266,7 @@ mod tests {
         publisher.publish(Arc::new(Snapshot { listeners, limits, ..Snapshot::default() }));
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
+            mirrors: Mirrors::default(),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),

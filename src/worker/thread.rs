@@ -16,7 +16,7 @@ use super::balance::{Balance, Incoming};
 use super::connection::Connection;
 use super::{Fresh, Worker};
 use crate::drain::Drain;
-use crate::http::Gateway;
+use crate::http::{Gateway, Mirrors};
 use crate::io::{Clock, Spawn, timeout};
 use crate::runtime::{self, Accepted, Handle, Listener, Runtime};
 use crate::snapshot::{ListenerKey, Source};
@@ -85,6 +85,7 @@ impl Start {
         let handle = runtime.handle();
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {
+            mirrors: Mirrors::default(),
             net: handle,
             snapshots: self.snapshots.subscribe().into(),
             upstreams: Upstreams::new(handle, Rc::clone(&telemetry)),

@@ -32,3 +32,4 @@ mod routing;
 mod self_check;
 mod syscalls;
 mod tls;
+mod treatment;

@@ -5,17 +5,18 @@
 //! - As in Istio, a rule that takes every request ends its VirtualService, and of several
 //!   VirtualServices on one host such rules go last.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::GatewayIdentity;
 use super::route::virtual_service;
 use super::sources::Placed;
 use crate::config::model::{
-    Destination, Headers, HttpRoute, MatchBlock, Resource, RouteAction, WeightedDestination,
+    self, Destination, Headers, HttpRoute, MatchBlock, Moved, NewUri, Resource, RouteAction,
+    Treatment, WeightedDestination,
 };
 use crate::snapshot::{
-    Action, Cluster, Edit, Edits, Extras, Forward, PathMatch, Rejection, Route, Severity, Target,
-    TextMatch,
+    Action, Cluster, Edit, Edits, Extras, Forward, Mirror, PathMatch, PathRewrite, Redirect,
+    Rejection, Route, Severity, Target, TextMatch,
 };
 
 /// For which gateway and port routes are made.
@@ -99,23 +100,35 @@ pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection
     }
 }
 
-/// The destinations of a rule, with the namespace that short names are of.
+/// The destinations of a rule, mirrors last, with the namespace that short names are of.
 pub(super) fn destinations<'a>(
     reached: &'a Reached<'_>,
 ) -> impl Iterator<Item = (&'a str, &'a Destination)> {
-    weighted(reached.rule).iter().map(|target| (reached.namespace, &target.destination))
+    destinations_of(reached.rule).map(|destination| (reached.namespace, destination))
 }
 
 /// The same for all rules of `placed`, reached or not.
 pub(super) fn all_destinations(placed: &Placed) -> impl Iterator<Item = (&str, &Destination)> {
     let namespace = placed.resource.key.namespace.as_str();
-    let targets = rules_of(placed).iter().flat_map(weighted);
-    targets.map(move |target| (namespace, &target.destination))
+    let all = rules_of(placed).iter().flat_map(destinations_of);
+    all.map(move |destination| (namespace, destination))
+}
+
+fn destinations_of(rule: &HttpRoute) -> impl Iterator<Item = &Destination> {
+    let targets = weighted(rule).iter().map(|target| &target.destination);
+    targets.chain(mirrors(rule).iter().map(|mirror| &mirror.destination))
 }
 
 fn weighted(rule: &HttpRoute) -> &[WeightedDestination] {
     match &rule.action {
         RouteAction::Forward(targets) => targets,
+        RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
+    }
+}
+
+fn mirrors(rule: &HttpRoute) -> &[model::Mirror] {
+    match &rule.action {
+        RouteAction::Forward(_) => rule.treatment.mirrors.as_deref().unwrap_or_default(),
         RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
     }
 }
@@ -145,9 +158,10 @@ fn is_catch_all(route: &Route) -> bool {
 
 fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: &mut Vec<Route>) {
     let rule = reached.rule;
+    let (targets, mirrors) = clusters.split_at(weighted(rule).len());
     if reached.blocks.is_empty() {
-        let action = build_action(rule, clusters);
-        let (name, extras) = (rule.name.clone(), build_extras(rule));
+        let action = build_action(rule, None, targets);
+        let (name, extras) = (rule.name.clone(), build_extras(rule, None, mirrors));
         routes.push(Route { name, extras, ..Route::new(PathMatch::Any, action) });
     }
     for block in &reached.blocks {
@@ -155,13 +169,14 @@ fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: 
             "" => rule.name.clone(),
             name => format!("{}.{name}", rule.name),
         };
+        let uri = block.uri.as_ref();
         routes.push(Route {
             name,
-            path: path_match(block.uri.as_ref()),
+            path: path_match(uri),
             ignores_case: block.ignores_case,
             conditions: block.conditions.clone().into_boxed_slice(),
-            action: build_action(rule, clusters),
-            extras: build_extras(rule),
+            action: build_action(rule, uri, targets),
+            extras: build_extras(rule, uri, mirrors),
         });
     }
 }
@@ -176,9 +191,13 @@ fn path_match(uri: Option<&TextMatch>) -> PathMatch {
     }
 }
 
-fn build_action(rule: &HttpRoute, clusters: &[Option<Arc<Cluster>>]) -> Action {
+fn build_action(
+    rule: &HttpRoute,
+    uri: Option<&TextMatch>,
+    clusters: &[Option<Arc<Cluster>>],
+) -> Action {
     match &rule.action {
-        RouteAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+        RouteAction::Redirect(moved) => Action::Redirect(build_redirect(moved, uri)),
         RouteAction::Respond(response) => Action::Respond(response.clone()),
         RouteAction::Forward(targets) => {
             Action::Forward(Forward { targets: build_targets(rule, targets, clusters) })
@@ -186,12 +205,53 @@ fn build_action(rule: &HttpRoute, clusters: &[Option<Arc<Cluster>>]) -> Action {
     }
 }
 
-fn build_extras(rule: &HttpRoute) -> Option<Box<Extras>> {
+fn build_redirect(moved: &Moved, uri: Option<&TextMatch>) -> Redirect {
+    let whole = moved.path.clone().map(PathRewrite::Whole);
+    let prefix = moved.prefix.as_ref().map(|with| matched_rewrite(with, uri));
+    Redirect {
+        status: moved.status,
+        scheme: moved.scheme.clone(),
+        authority: moved.authority.clone(),
+        port: moved.port,
+        path: whole.or(prefix),
+    }
+}
+
+fn build_extras(
+    rule: &HttpRoute,
+    uri: Option<&TextMatch>,
+    clusters: &[Option<Arc<Cluster>>],
+) -> Option<Box<Extras>> {
+    let treatment = &rule.treatment;
     let forwards = matches!(rule.action, RouteAction::Forward(_));
-    let response = if forwards { Vec::new() } else { edits(&[&rule.headers.response]) };
-    let (timeout, retries) = (rule.timeout, rule.retries.clone());
-    let extras = Extras { response, timeout, retries };
+    let response = treatment.headers.as_ref().filter(|_| !forwards);
+    let rewrite = treatment.rewrite.as_ref().and_then(|rewrite| rewrite.uri.as_ref());
+    let mirrors = mirrors(rule).iter().zip(clusters).filter(|(mirror, _)| !mirror.share.is_none());
+    let extras = Extras {
+        response: response.map_or_else(Vec::new, |headers| edits(&[&headers.response])),
+        timeout: treatment.timeout,
+        retries: treatment.retries.clone(),
+        rewrite: rewrite.map(|rewrite| match rewrite {
+            NewUri::Matched(with) => matched_rewrite(with, uri),
+            NewUri::Regex(rewrite) => PathRewrite::Regex(rewrite.clone()),
+        }),
+        fault: treatment.fault.clone(),
+        cors: treatment.cors.clone(),
+        mirrors: mirrors
+            .map(|(mirror, cluster)| Mirror { cluster: cluster.clone(), share: mirror.share })
+            .collect(),
+    };
     (!extras.is_empty()).then(|| Box::new(extras))
+}
+
+/// Replaces what `uri` has matched: a prefix, or the whole path. No condition is the prefix `/`.
+fn matched_rewrite(with: &str, uri: Option<&TextMatch>) -> PathRewrite {
+    let with = with.to_owned();
+    match uri {
+        None | Some(TextMatch::Present) => PathRewrite::Prefix { bytes: 1, with },
+        Some(TextMatch::Prefix(prefix)) => PathRewrite::Prefix { bytes: prefix.len(), with },
+        Some(TextMatch::Exact(_) | TextMatch::Regex(_)) => PathRewrite::Whole(with),
+    }
 }
 
 fn build_targets(
@@ -202,7 +262,7 @@ fn build_targets(
     let is_only = targets.len() == 1;
     let used = targets.iter().zip(clusters).filter(|(target, _)| is_only || target.weight > 0);
     used.map(|(target, cluster)| {
-        let edits = build_edits(&rule.headers, &target.headers, is_only);
+        let edits = build_edits(&rule.treatment, &target.headers, is_only);
         let edits = (!edits.is_empty()).then(|| Box::new(edits));
         Target { weight: target.weight.max(1), cluster: cluster.clone(), edits }
     })
@@ -211,14 +271,19 @@ fn build_targets(
 
 /// As Istio puts them together: those of an only destination join the rule's and have the last
 /// word; of several, each goes first and the rule has it.
-fn build_edits(rule: &Headers, target: &Headers, is_only: bool) -> Edits {
+fn build_edits(treatment: &Treatment, target: &Headers, is_only: bool) -> Edits {
+    static NONE: LazyLock<Headers> = LazyLock::new(Headers::default);
+    let rule = treatment.headers.as_ref().unwrap_or(&NONE);
+    let rewritten = treatment.rewrite.as_ref().and_then(|rewrite| rewrite.authority.clone());
     let both = |rule, target| {
         if is_only { edits(&[&joined(rule, target)]) } else { edits(&[target, rule]) }
     };
     Edits {
         request: both(&rule.request, &target.request),
         response: both(&rule.response, &target.response),
-        authority: rule.authority.clone().or_else(|| target.authority.clone()),
+        authority: rewritten
+            .or_else(|| rule.authority.clone())
+            .or_else(|| target.authority.clone()),
     }
 }
 

@@ -129,6 +129,28 @@ impl<'a> Field<'a> {
         self.node.value == Value::Null
     }
 
+    /// The number that it has to be.
+    pub(crate) fn number(
+        &self,
+        range: RangeInclusive<f64>,
+        problems: &mut Problems,
+    ) -> Option<f64> {
+        let (low, high) = (*range.start(), *range.end());
+        let number = match self.node.value {
+            #[allow(clippy::cast_precision_loss, reason = "only small ones are in a range of ours")]
+            Value::Integer(number) => number as f64,
+            Value::Float(number) => number,
+            Value::Null | Value::Bool(_) | Value::String(_) | Value::List(_) | Value::Map(_) => {
+                return self.wrong_type(&format!("a number from {low} to {high}"), problems);
+            }
+        };
+        let is_in = range.contains(&number);
+        if !is_in {
+            problems.error(self, format!("must be from {low} to {high}, not {number}"), "");
+        }
+        is_in.then_some(number)
+    }
+
     /// The duration that it has to be, as Go writes them: `1.5s`, `1h30m`; at least 1 ms.
     pub(crate) fn duration(&self, problems: &mut Problems) -> Option<Duration> {
         let text = self.string(problems)?;

@@ -26,6 +26,6 @@ pub(crate) use secret::{Secret, SecretBytes};
 pub(crate) use service::{Service, ServicePort, TargetPort};
 pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{
-    CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, RouteAction, VirtualService,
-    WeightedDestination, complete,
+    CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, Mirror, Moved, NewUri,
+    RouteAction, Treatment, VirtualService, WeightedDestination, complete,
 };

@@ -5,10 +5,12 @@ mod headers;
 mod retries;
 mod rule;
 mod template;
+mod treatment;
 
 pub(crate) use condition::MatchBlock;
 pub(crate) use headers::Headers;
-pub(crate) use rule::{Destination, HttpRoute, RouteAction, WeightedDestination};
+pub(crate) use rule::{Destination, HttpRoute, Moved, RouteAction, WeightedDestination};
+pub(crate) use treatment::{Mirror, NewUri, Treatment};
 
 use super::Key;
 use super::fields::{Field, Fields, Located, Problems};

@@ -1,16 +1,15 @@
 //! One entry of `http`: for which requests, and what is done with them.
 
-use std::time::Duration;
-
 use ::http::StatusCode;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 
 use super::super::fields::{Field, Fields, Problems};
 use super::super::service::optional_string;
 use super::condition::{self, MatchBlock};
 use super::headers::{self, Headers};
-use super::retries;
-use crate::snapshot::{DirectResponse, HostPattern, Redirect, RedirectPort, RetryPolicy};
+use super::treatment::{self, Treatment};
+use crate::snapshot::{DirectResponse, HostPattern, RedirectPort};
 
 /// Longest body that the gateway answers with itself, as in Istio.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -23,9 +22,7 @@ pub(crate) struct HttpRoute {
     /// Any of them; empty means every request.
     pub(crate) matches: Vec<MatchBlock>,
     pub(crate) action: RouteAction,
-    pub(crate) headers: Headers,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: Option<RetryPolicy>,
+    pub(crate) treatment: Treatment,
 }
 
 /// What a rule does.
@@ -33,8 +30,20 @@ pub(crate) struct HttpRoute {
 pub(crate) enum RouteAction {
     /// At least one.
     Forward(Vec<WeightedDestination>),
-    Redirect(Redirect),
+    Redirect(Moved),
     Respond(DirectResponse),
+}
+
+/// A redirect; what is `None` stays as in the request.
+#[derive(Debug, Clone)]
+pub(crate) struct Moved {
+    pub(crate) status: StatusCode,
+    pub(crate) scheme: Option<String>,
+    pub(crate) authority: Option<String>,
+    pub(crate) port: RedirectPort,
+    pub(crate) path: Option<String>,
+    /// Instead of what the match has matched.
+    pub(crate) prefix: Option<String>,
 }
 
 /// One destination of a rule and its share.
@@ -68,18 +77,6 @@ pub(super) fn read_all(
     items.iter().filter_map(|item| read_rule(item, namespace, problems)).collect()
 }
 
-/// What Istio's `HTTPRoute` has beyond what is read here.
-const RULE_UNSUPPORTED: [&str; 8] = [
-    "delegate",
-    "rewrite",
-    "fault",
-    "mirror",
-    "mirrors",
-    "mirrorPercentage",
-    "mirrorPercent",
-    "corsPolicy",
-];
-
 fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Option<HttpRoute> {
     let mut rule = item.fields(problems)?;
     let name = optional_string(&mut rule, "name", problems).unwrap_or_default();
@@ -101,37 +98,17 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
             None
         }
     };
-    let headers = rule.take("headers").map(|field| (headers::read(&field, problems), field));
-    warn_of_request_headers(headers.as_ref(), action.as_ref(), problems);
-    let timeout = rule.take("timeout").map(|field| field.duration(problems));
-    let retries = rule.take("retries").map(|field| retries::read(&field, problems));
-    rule.refuse(&RULE_UNSUPPORTED, problems);
-    rule.finish(problems);
-    let headers = headers.map_or_else(|| Some(Headers::default()), |(headers, _)| headers);
-    Some(HttpRoute {
-        line: item.line,
-        name,
-        matches,
-        action: action?,
-        headers: headers?,
-        timeout: timeout.map_or(Some(None), |timeout| timeout.map(Some))?,
-        retries: retries.map_or(Some(None), |retries| retries.map(Some))?,
-    })
-}
-
-/// A rule that forwards nothing has no request to change.
-fn warn_of_request_headers(
-    headers: Option<&(Option<Headers>, Field<'_>)>,
-    action: Option<&RouteAction>,
-    problems: &mut Problems,
-) {
-    let forwards = matches!(action, None | Some(RouteAction::Forward(_)));
-    if let Some((Some(headers), field)) = headers
-        && !forwards
-        && !(headers.request.is_empty() && headers.authority.is_none())
-    {
-        problems.warn(field, "`request` has no effect", "this rule forwards no request");
+    let treatment = treatment::read(&mut rule, problems);
+    match &action {
+        Some(RouteAction::Redirect(_)) => treatment.report_unused("redirect", &mut rule, problems),
+        Some(RouteAction::Respond(_)) => {
+            treatment.report_unused("directResponse", &mut rule, problems);
+        }
+        Some(RouteAction::Forward(_)) | None => {}
     }
+    rule.refuse(&["delegate"], problems);
+    rule.finish(problems);
+    Some(HttpRoute { line: item.line, name, matches, action: action?, treatment })
 }
 
 fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {
@@ -161,7 +138,7 @@ fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDe
     Some(WeightedDestination { weight, destination: destination?, headers: headers? })
 }
 
-fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Option<Destination> {
+pub(super) fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Option<Destination> {
     let mut fields = field.fields(problems)?;
     let host = fields.require("host", problems);
     let port = fields.take("port").map(|port| read_port(&port, problems));
@@ -194,23 +171,27 @@ fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     None
 }
 
-fn read_redirect(field: &Field<'_>, problems: &mut Problems) -> Option<Redirect> {
+fn read_redirect(field: &Field<'_>, problems: &mut Problems) -> Option<Moved> {
     let mut fields = field.fields(problems)?;
     let path = optional_string(&mut fields, "uri", problems);
+    let prefix = optional_string(&mut fields, "prefixRewrite", problems);
+    if path.is_some() && prefix.is_some() {
+        problems.error(field, "there may be `uri` or `prefixRewrite`, not both", "");
+    }
     let authority = optional_string(&mut fields, "authority", problems);
     let scheme = fields
         .take("scheme")
         .map(|f| f.one_of(&[("http", "http"), ("https", "https")], problems).map(str::to_owned));
     let port = read_redirect_port(&mut fields, problems);
     let status = fields.take("redirectCode").map(|f| read_redirect_code(&f, problems));
-    fields.refuse(&["prefixRewrite"], problems);
     fields.finish(problems);
-    Some(Redirect {
+    Some(Moved {
         status: status.unwrap_or(Some(StatusCode::MOVED_PERMANENTLY))?,
         scheme: scheme.map_or(Some(None), |scheme| scheme.map(Some))?,
         authority,
         port: port?,
         path,
+        prefix,
     })
 }
 
@@ -257,12 +238,28 @@ fn read_response(field: &Field<'_>, problems: &mut Problems) -> Option<DirectRes
 
 fn read_body(field: &Field<'_>, problems: &mut Problems) -> Option<Bytes> {
     let mut fields = field.fields(problems)?;
-    fields.refuse(&["bytes"], problems);
-    let text = optional_string(&mut fields, "string", problems).unwrap_or_default();
+    let (text, bytes) = (fields.take("string"), fields.take("bytes"));
     fields.finish(problems);
-    if text.len() > BODY_BYTES_MAX {
+    let body = match (text, bytes) {
+        (Some(text), None) => text.string(problems)?.to_owned().into_bytes(),
+        (None, Some(bytes)) => read_bytes(&bytes, problems)?,
+        (None, None) => Vec::new(),
+        (Some(_), Some(bytes)) => {
+            problems.error(&bytes, "there may be `string` or `bytes`, not both", "");
+            return None;
+        }
+    };
+    if body.len() > BODY_BYTES_MAX {
         problems.error(field, "is longer than 1 MiB", "");
         return None;
     }
-    Some(text.into())
+    Some(body.into())
+}
+
+fn read_bytes(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<u8>> {
+    let bytes = BASE64_STANDARD.decode(field.string(problems)?).ok();
+    if bytes.is_none() {
+        problems.error(field, "is not base64", "");
+    }
+    bytes
 }

@@ -47,6 +47,14 @@ fn resource(row: &Row) -> String {
     }
 }
 
+/// What `delegate: { name: d, namespace: shop }` means.
+const DELEGATE: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: d, namespace: shop }
+spec: { http: [ { directResponse: { status: 200 } } ] }
+";
+
 fn virtual_service(row: &Row) -> String {
     let rule = row.field.strip_prefix("http[].").map_or("name: x", |_| row.example);
     let actions = ["route:", "redirect:", "directResponse:", "delegate:"];
@@ -67,6 +75,7 @@ fn virtual_service(row: &Row) -> String {
         yaml::gateway("web", &yaml::http_server(80, &["*"], false)),
         service,
         yaml::backend("web.test", 80),
+        DELEGATE.to_owned(),
     ])
 }
 

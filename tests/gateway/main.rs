@@ -17,6 +17,7 @@ mod harness;
 mod admin;
 mod balance;
 mod check;
+mod delegate;
 mod demo;
 mod drain;
 mod fields;

@@ -60,6 +60,11 @@ impl<'a> Backends<'a> {
         Self { resources, slices, entries, resolved, before, clusters, names }
     }
 
+    /// All resources.
+    pub(super) fn resources(&self) -> &'a Resources {
+        self.resources
+    }
+
     /// The cluster of `destination` of a VirtualService in `namespace`, for a listener on `port`;
     /// `None` when the service is known and has no such port.
     pub(super) fn find(

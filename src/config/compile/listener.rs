@@ -346,6 +346,10 @@ fn age(placed: &Placed) -> (&str, &str, &str) {
 
 fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
     let service = virtual_service(placed)?;
+    if service.hosts.is_empty() {
+        // A delegate belongs to whoever names it.
+        return None;
+    }
     let line = placed.resource.line;
     let Some(first) = service.gateways.first() else {
         let what = "is not bound to a gateway, so it is not used here".to_owned();

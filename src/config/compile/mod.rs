@@ -9,6 +9,7 @@
 //! Deliberately not here: reading directories, watching, DNS. The caller brings what they found.
 
 mod backend;
+mod delegate;
 mod identity;
 mod listener;
 mod route;
@@ -282,6 +283,7 @@ impl Builder<'_> {
                 continue;
             }
             rules::report_unreachable(placed, &mut self.rejections);
+            delegate::report(placed, resources, &mut self.rejections);
             for (namespace, destination) in rules::all_destinations(placed) {
                 if let Some(what) = self.backends.unknown_port(destination, namespace) {
                     let cause = "requests are answered with 503";

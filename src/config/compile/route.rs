@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::GatewayIdentity;
 use super::backend::Backends;
+use super::delegate;
 use super::rules::{self, Scope};
 use super::sources::Placed;
 use crate::config::model::{Resource, Spec, VirtualService};
@@ -24,14 +25,20 @@ struct Table {
 }
 
 /// A virtual host and all that it was made of.
-#[derive(Clone)]
 struct BuiltHost {
+    made_of: Ingredients,
+    host: Arc<VirtualHost>,
+}
+
+/// What makes a virtual host the same one.
+struct Ingredients {
     port: u16,
     https_redirect: bool,
     services: Vec<Bound>,
+    /// The VirtualServices that those delegate to.
+    delegates: Vec<Arc<Resource>>,
     /// In the order of the destinations.
     clusters: Vec<Option<Arc<Cluster>>>,
-    host: Arc<VirtualHost>,
 }
 
 /// What a virtual host is to be made of.
@@ -123,46 +130,49 @@ impl Tables {
         backends: &mut Backends<'_>,
     ) -> BuiltHost {
         let HostPlan { https_redirect, services } = plan;
+        let resources = backends.resources();
+        let expanded: Vec<_> =
+            services.iter().map(|bound| delegate::rules(&bound.service, resources)).collect();
         let reached: Vec<_> = services
             .iter()
-            .flat_map(|bound| {
+            .zip(&expanded)
+            .flat_map(|(bound, rules)| {
                 let (gateways, identity) = (&bound.gateways, self.identity.as_ref());
-                rules::reached(&bound.service, &Scope { port, gateways, identity })
+                rules::reached(rules, &Scope { port, gateways, identity })
             })
             .collect();
+        let delegates = services.iter().flat_map(|b| delegate::delegates(&b.service, resources));
+        let delegates: Vec<_> = delegates.map(|placed| Arc::clone(&placed.resource)).collect();
         let clusters: Vec<_> = reached
             .iter()
             .flat_map(rules::destinations)
             .map(|(namespace, destination)| backends.find(destination, namespace, port))
             .collect();
-        let same = old.filter(|old| old.is_made_of(port, https_redirect, &services, &clusters));
-        let host = match same {
-            Some(old) => Arc::clone(&old.host),
-            None => {
-                let routes = rules::build(&reached, &clusters);
-                Arc::new(VirtualHost::new(format!("{pattern}:{port}"), https_redirect, routes))
-            }
+        let build = |clusters: &[_]| {
+            let routes = rules::build(&reached, clusters);
+            Arc::new(VirtualHost::new(format!("{pattern}:{port}"), https_redirect, routes))
         };
-        BuiltHost { port, https_redirect, services, clusters, host }
+        let made_of =
+            Ingredients { port, https_redirect, services: Vec::new(), delegates, clusters };
+        let same = old.filter(|old| old.made_of.is_same(&made_of, &services));
+        let host = same.map_or_else(|| build(&made_of.clusters), |old| Arc::clone(&old.host));
+        BuiltHost { made_of: Ingredients { services, ..made_of }, host }
     }
 }
 
-impl BuiltHost {
-    fn is_made_of(
-        &self,
-        port: u16,
-        https_redirect: bool,
-        services: &[Bound],
-        clusters: &[Option<Arc<Cluster>>],
-    ) -> bool {
+impl Ingredients {
+    /// Whether the same host comes of it as of `other` with `services`.
+    fn is_same(&self, other: &Self, services: &[Bound]) -> bool {
         let same_cluster = |(a, b): (&Option<Arc<Cluster>>, &Option<Arc<Cluster>>)| {
             a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
         };
-        (self.port, self.https_redirect) == (port, https_redirect)
+        (self.port, self.https_redirect) == (other.port, other.https_redirect)
             && self.services.len() == services.len()
             && self.services.iter().zip(services).all(|(a, b)| a.is_same(b))
-            && self.clusters.len() == clusters.len()
-            && self.clusters.iter().zip(clusters).all(same_cluster)
+            && self.delegates.len() == other.delegates.len()
+            && self.delegates.iter().zip(&other.delegates).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.clusters.len() == other.clusters.len()
+            && self.clusters.iter().zip(&other.clusters).all(same_cluster)
     }
 }
 

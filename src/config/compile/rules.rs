@@ -8,7 +8,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::GatewayIdentity;
-use super::route::virtual_service;
+use super::delegate::{Rule, rules_of};
 use super::sources::Placed;
 use crate::config::model::{
     self, Destination, Headers, HttpRoute, MatchBlock, Moved, NewUri, Resource, RouteAction,
@@ -56,11 +56,10 @@ pub(super) struct Reached<'a> {
     blocks: Vec<&'a MatchBlock>,
 }
 
-/// The rules of `placed` up to the first that takes every request.
-pub(super) fn reached<'a>(placed: &'a Placed, scope: &Scope<'_>) -> Vec<Reached<'a>> {
-    let namespace = placed.resource.key.namespace.as_str();
+/// Those of the rules of one VirtualService up to the first that takes every request.
+pub(super) fn reached<'a>(rules: &'a [Rule<'_>], scope: &Scope<'_>) -> Vec<Reached<'a>> {
     let mut all = Vec::new();
-    for rule in rules_of(placed) {
+    for Rule { rule, namespace } in rules {
         let mut blocks = Vec::new();
         let mut ends = rule.matches.is_empty();
         for block in rule.matches.iter().filter(|block| scope.takes(block)) {
@@ -80,14 +79,13 @@ pub(super) fn reached<'a>(placed: &'a Placed, scope: &Scope<'_>) -> Vec<Reached<
     all
 }
 
-fn rules_of(placed: &Placed) -> &[HttpRoute] {
-    virtual_service(placed).map(|service| service.http.as_slice()).unwrap_or_default()
-}
-
 /// Warnings for rules behind one that takes every request.
 pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection>) {
     let rules = rules_of(placed);
     let takes_all = |rule: &HttpRoute| {
+        if matches!(rule.action, RouteAction::Delegate(_)) {
+            return false;
+        }
         let mut blocks = rule.matches.iter();
         rule.matches.is_empty() || blocks.any(|b| b.is_catch_all() && b.is_everywhere())
     };
@@ -122,14 +120,14 @@ fn destinations_of(rule: &HttpRoute) -> impl Iterator<Item = &Destination> {
 fn weighted(rule: &HttpRoute) -> &[WeightedDestination] {
     match &rule.action {
         RouteAction::Forward(targets) => targets,
-        RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
+        RouteAction::Redirect(_) | RouteAction::Respond(_) | RouteAction::Delegate(_) => &[],
     }
 }
 
 fn mirrors(rule: &HttpRoute) -> &[model::Mirror] {
     match &rule.action {
         RouteAction::Forward(_) => rule.treatment.mirrors.as_deref().unwrap_or_default(),
-        RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
+        RouteAction::Redirect(_) | RouteAction::Respond(_) | RouteAction::Delegate(_) => &[],
     }
 }
 
@@ -199,6 +197,7 @@ fn build_action(
     match &rule.action {
         RouteAction::Redirect(moved) => Action::Redirect(build_redirect(moved, uri)),
         RouteAction::Respond(response) => Action::Respond(response.clone()),
+        RouteAction::Delegate(_) => unreachable!("the delegate's rules stand in its place"),
         RouteAction::Forward(targets) => {
             Action::Forward(Forward { targets: build_targets(rule, targets, clusters) })
         }

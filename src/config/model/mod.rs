@@ -27,5 +27,5 @@ pub(crate) use service::{Service, ServicePort, TargetPort};
 pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{
     CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, Mirror, Moved, NewUri,
-    RouteAction, Treatment, VirtualService, WeightedDestination, complete,
+    ResourceName, RouteAction, Treatment, VirtualService, WeightedDestination, complete,
 };

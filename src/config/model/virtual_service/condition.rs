@@ -6,7 +6,7 @@ use ::http::header::{HOST, HeaderName};
 
 use super::super::fields::{Field, Fields, Problems};
 use super::super::service::optional_string;
-use super::{GatewayName, read_gateway};
+use super::{ResourceName, read_gateway};
 use crate::snapshot::{Condition, FullRegex, Part, TextMatch};
 
 /// All of it has to hold.
@@ -20,7 +20,7 @@ pub(crate) struct MatchBlock {
     /// Port of the Gateway's server.
     pub(crate) port: Option<u16>,
     /// Instead of those of the VirtualService; empty for the mesh alone.
-    pub(crate) gateways: Option<Vec<GatewayName>>,
+    pub(crate) gateways: Option<Vec<ResourceName>>,
     /// Labels that the gateway must have.
     pub(crate) source_labels: BTreeMap<String, String>,
     /// Namespace that the gateway must be in.
@@ -37,6 +37,13 @@ impl MatchBlock {
             Some(TextMatch::Exact(_)) => false,
         };
         every_path && self.conditions.is_empty()
+    }
+
+    /// Whether any of it is a regular expression.
+    pub(crate) fn has_regex(&self) -> bool {
+        let conditions = self.conditions.iter().map(|condition| &condition.text);
+        let mut texts = self.uri.iter().chain(conditions);
+        texts.any(|text| matches!(text, TextMatch::Regex(_)))
     }
 
     /// Whether it is for every gateway and port.
@@ -93,7 +100,7 @@ fn read_gateways(
     field: Option<Field<'_>>,
     namespace: &str,
     problems: &mut Problems,
-) -> Option<Vec<GatewayName>> {
+) -> Option<Vec<ResourceName>> {
     let items = field?.items(problems);
     let names = items.iter().filter_map(|item| read_gateway(item, namespace, problems));
     let names = names.map(|gateway| gateway.value).collect();

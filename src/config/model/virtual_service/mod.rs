@@ -22,24 +22,24 @@ pub(crate) const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 /// A VirtualService.
 #[derive(Debug, Clone)]
 pub(crate) struct VirtualService {
-    /// At least one; short names are completed.
+    /// Short names are completed. None for one that others delegate to.
     pub(crate) hosts: Vec<Located<HostPattern>>,
     /// Empty when it is not for gateways.
-    pub(crate) gateways: Vec<Located<GatewayName>>,
+    pub(crate) gateways: Vec<Located<ResourceName>>,
     pub(crate) export: Export,
     /// In order.
     pub(crate) http: Vec<HttpRoute>,
 }
 
-/// The Gateway that a VirtualService binds to.
+/// A Gateway that a VirtualService binds to, or one that it delegates to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GatewayName {
+pub(crate) struct ResourceName {
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
 
-impl GatewayName {
-    /// Whether `key` is that Gateway's.
+impl ResourceName {
+    /// Whether `key` is that resource's, which is of the right kind.
     pub(crate) fn is_of(&self, key: &Key) -> bool {
         self.namespace == key.namespace && self.name == key.name
     }
@@ -98,17 +98,23 @@ pub(super) fn read(
 ) -> Option<VirtualService> {
     let mut spec = spec.fields(problems)?;
     let gateways = spec.take("gateways").map(|field| field.items(problems)).unwrap_or_default();
-    let gateways =
+    let gateways: Vec<_> =
         gateways.iter().filter_map(|item| read_gateway(item, namespace, problems)).collect();
-    let hosts = spec.require("hosts", problems).map(|f| read_hosts(&f, namespace, problems));
+    let hosts = spec.take("hosts").map(|f| read_hosts(&f, namespace, problems));
+    let hosts = hosts.unwrap_or_default();
+    let is_delegate = hosts.is_empty();
+    if is_delegate && !gateways.is_empty() {
+        let cause = "without `hosts` it is a delegate, and those are bound by who names them";
+        problems.error(&spec.parent, "has `gateways` but no `hosts`", cause);
+    }
     let export = read_export(spec.take("exportTo"), problems);
     spec.refuse(&["tls", "tcp"], problems);
     let http = match spec.take("http") {
-        Some(field) => rule::read_all(&field, namespace, problems),
+        Some(field) => rule::read_all(&field, namespace, is_delegate, problems),
         None => no_rules(&spec, problems),
     };
     spec.finish(problems);
-    Some(VirtualService { hosts: hosts?, gateways, export, http })
+    Some(VirtualService { hosts, gateways, export, http })
 }
 
 fn no_rules(spec: &Fields<'_>, problems: &mut Problems) -> Vec<HttpRoute> {
@@ -122,7 +128,7 @@ fn read_gateway(
     item: &Field<'_>,
     namespace: &str,
     problems: &mut Problems,
-) -> Option<Located<GatewayName>> {
+) -> Option<Located<ResourceName>> {
     let text = item.string(problems)?;
     if text == "mesh" {
         return None;
@@ -136,7 +142,7 @@ fn read_gateway(
         problems.error(item, what, "");
         return None;
     }
-    let value = GatewayName { namespace: namespace.to_owned(), name: name.to_owned() };
+    let value = ResourceName { namespace: namespace.to_owned(), name: name.to_owned() };
     Some(Located { line: item.line, value })
 }
 
@@ -146,10 +152,6 @@ fn read_hosts(
     problems: &mut Problems,
 ) -> Vec<Located<HostPattern>> {
     let items = field.items(problems);
-    if items.is_empty() {
-        let cause = "only delegates have none, and delegates are not supported";
-        problems.error(field, "needs at least one host", cause);
-    }
     let mut hosts: Vec<Located<HostPattern>> = Vec::new();
     for item in &items {
         let Some(host) = read_host(item, namespace, problems) else { continue };

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::fields::{Field, Fields, Problems};
 use super::super::service::optional_string;
+use super::ResourceName;
 use super::condition::{self, MatchBlock};
 use super::headers::{self, Headers};
 use super::treatment::{self, Treatment};
@@ -32,6 +33,8 @@ pub(crate) enum RouteAction {
     Forward(Vec<WeightedDestination>),
     Redirect(Moved),
     Respond(DirectResponse),
+    /// The rules of another VirtualService stand in its place.
+    Delegate(ResourceName),
 }
 
 /// A redirect; what is `None` stays as in the request.
@@ -68,13 +71,28 @@ pub(crate) struct Destination {
 pub(super) fn read_all(
     field: &Field<'_>,
     namespace: &str,
+    is_delegate: bool,
     problems: &mut Problems,
 ) -> Vec<HttpRoute> {
     let items = field.items(problems);
     if items.is_empty() {
         problems.error(field, "needs at least one rule", "");
     }
-    items.iter().filter_map(|item| read_rule(item, namespace, problems)).collect()
+    let mut rules = Vec::new();
+    for item in &items {
+        let Some(rule) = read_rule(item, namespace, problems) else { continue };
+        let delegates = matches!(rule.action, RouteAction::Delegate(_));
+        if is_delegate && delegates {
+            let cause = "this VirtualService is a delegate itself, because it has no hosts";
+            problems.error(item, "cannot delegate", cause);
+        }
+        if (is_delegate || delegates) && rule.matches.iter().any(MatchBlock::has_regex) {
+            let cause = "whether one lies within the other cannot be told";
+            problems.error(item, "regular expressions cannot be delegated", cause);
+        }
+        rules.push(rule);
+    }
+    rules
 }
 
 fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Option<HttpRoute> {
@@ -83,32 +101,56 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
     let matches = rule.take("match").map(|field| field.items(problems)).unwrap_or_default();
     let matches =
         matches.iter().filter_map(|block| condition::read(block, namespace, problems)).collect();
-    let actions = (rule.take("route"), rule.take("redirect"), rule.take("directResponse"));
-    let action = match actions {
-        (Some(route), None, None) => read_route(&route, problems).map(RouteAction::Forward),
-        (None, Some(redirect), None) => {
-            read_redirect(&redirect, problems).map(RouteAction::Redirect)
-        }
-        (None, None, Some(response)) => {
-            read_response(&response, problems).map(RouteAction::Respond)
-        }
-        _ => {
-            let what = "needs exactly one of `route`, `redirect` and `directResponse`";
-            problems.error(item, what, "");
-            None
-        }
-    };
+    let action = read_action(item, &mut rule, namespace, problems);
     let treatment = treatment::read(&mut rule, problems);
     match &action {
         Some(RouteAction::Redirect(_)) => treatment.report_unused("redirect", &mut rule, problems),
         Some(RouteAction::Respond(_)) => {
             treatment.report_unused("directResponse", &mut rule, problems);
         }
-        Some(RouteAction::Forward(_)) | None => {}
+        Some(RouteAction::Forward(_) | RouteAction::Delegate(_)) | None => {}
     }
-    rule.refuse(&["delegate"], problems);
     rule.finish(problems);
     Some(HttpRoute { line: item.line, name, matches, action: action?, treatment })
+}
+
+fn read_action(
+    item: &Field<'_>,
+    rule: &mut Fields<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<RouteAction> {
+    let names = ["route", "redirect", "directResponse", "delegate"];
+    match names.map(|name| rule.take(name)) {
+        [Some(route), None, None, None] => read_route(&route, problems).map(RouteAction::Forward),
+        [None, Some(redirect), None, None] => {
+            read_redirect(&redirect, problems).map(RouteAction::Redirect)
+        }
+        [None, None, Some(response), None] => {
+            read_response(&response, problems).map(RouteAction::Respond)
+        }
+        [None, None, None, Some(delegate)] => {
+            read_delegate(&delegate, namespace, problems).map(RouteAction::Delegate)
+        }
+        _ => {
+            let what = "needs exactly one of `route`, `redirect`, `directResponse` and `delegate`";
+            problems.error(item, what, "");
+            None
+        }
+    }
+}
+
+fn read_delegate(
+    field: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<ResourceName> {
+    let mut fields = field.fields(problems)?;
+    let name = fields.require("name", problems);
+    let own = optional_string(&mut fields, "namespace", problems);
+    fields.finish(problems);
+    let namespace = own.filter(|own| !own.is_empty()).unwrap_or_else(|| namespace.to_owned());
+    Some(ResourceName { namespace, name: name?.string(problems)?.to_owned() })
 }
 
 fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {

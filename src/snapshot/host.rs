@@ -2,27 +2,28 @@
 //!
 //! - Exact names first, then wildcard suffixes from the longest to the shortest, then `*`.
 //! - `*.example.com` matches at any depth below `example.com`, and not `example.com` itself.
-//! - A look-up costs one hash per label of the name, however many names there are, and allocates
-//!   nothing.
+//! - A look-up costs at most one hash per label of the name, however many names there are, and
+//!   allocates nothing.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name of the DNS in its textual form (RFC 1035, section 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
 
-/// The keys are the operator's and only look-ups come from the network, so a hash that an attacker
-/// cannot make collide is not needed.
-type Map<T> = HashMap<Box<str>, T, foldhash::fast::RandomState>;
+/// Up to so many names are compared one by one.
+const FEW: usize = 4;
 
-/// A name that a server or virtual host answers for, in lower case.
+/// A name that a server or virtual host answers for, in lower case. Its text is shared by all that
+/// it becomes part of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostPattern {
     /// This name alone.
-    Exact(String),
+    Exact(Arc<str>),
     /// `*.` and this suffix.
-    Wildcard(String),
+    Wildcard(Arc<str>),
     /// `*`.
     Any,
 }
@@ -53,7 +54,7 @@ impl FromStr for HostPattern {
         if !is_dns_name(name) {
             return Err(HostPatternError);
         }
-        let name = name.to_ascii_lowercase();
+        let name = name.to_ascii_lowercase().into();
         Ok(if wildcard { Self::Wildcard(name) } else { Self::Exact(name) })
     }
 }
@@ -113,15 +114,15 @@ fn is_below(name: &str, suffix: &str) -> bool {
 /// Values by host pattern. Built once, then only read.
 #[derive(Debug, Clone)]
 pub struct HostMap<T> {
-    exact: Map<T>,
-    /// By suffix, without the `*.`.
-    wildcard: Map<T>,
+    exact: Names<T>,
+    /// By suffix, without the `*.`. Boxed, as most maps have none.
+    wildcard: Option<Box<Names<T>>>,
     any: Option<T>,
 }
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: Map::default(), wildcard: Map::default(), any: None }
+        Self { exact: Names::default(), wildcard: None, any: None }
     }
 }
 
@@ -129,8 +130,10 @@ impl<T> HostMap<T> {
     /// Sets the value of `pattern`; returns the one that it had.
     pub fn insert(&mut self, pattern: HostPattern, value: T) -> Option<T> {
         match pattern {
-            HostPattern::Exact(name) => self.exact.insert(name.into(), value),
-            HostPattern::Wildcard(suffix) => self.wildcard.insert(suffix.into(), value),
+            HostPattern::Exact(name) => self.exact.insert(name, value),
+            HostPattern::Wildcard(suffix) => {
+                self.wildcard.get_or_insert_default().insert(suffix, value)
+            }
             HostPattern::Any => self.any.replace(value),
         }
     }
@@ -139,8 +142,8 @@ impl<T> HostMap<T> {
     #[must_use]
     pub fn get(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
-            HostPattern::Exact(name) => self.exact.get(name.as_str()),
-            HostPattern::Wildcard(suffix) => self.wildcard.get(suffix.as_str()),
+            HostPattern::Exact(name) => self.exact.get(name),
+            HostPattern::Wildcard(suffix) => self.wildcard.as_ref()?.get(suffix),
             HostPattern::Any => self.any.as_ref(),
         }
     }
@@ -165,22 +168,72 @@ impl<T> HostMap<T> {
     }
 
     fn find_wildcard(&self, name: &str) -> Option<&T> {
-        if self.wildcard.is_empty() {
-            return None;
-        }
+        let wildcard = self.wildcard.as_ref()?;
         name.bytes()
             .enumerate()
             .skip(1)
             .filter(|(_, byte)| *byte == b'.')
-            .find_map(|(dot, _)| self.wildcard.get(&name[dot + 1..]))
+            .find_map(|(dot, _)| wildcard.get(&name[dot + 1..]))
     }
 
     /// Every pattern and its value, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (HostPattern, &T)> {
-        let exact = self.exact.iter().map(|(name, v)| (HostPattern::Exact(name.to_string()), v));
-        let wildcard =
-            self.wildcard.iter().map(|(suffix, v)| (HostPattern::Wildcard(suffix.to_string()), v));
+        let exact = self.exact.iter().map(|(name, v)| (HostPattern::Exact(Arc::clone(name)), v));
+        let wildcard = self.wildcard.iter().flat_map(|names| names.iter());
+        let wildcard = wildcard.map(|(suffix, v)| (HostPattern::Wildcard(Arc::clone(suffix)), v));
         exact.chain(wildcard).chain(self.any.iter().map(|v| (HostPattern::Any, v)))
+    }
+}
+
+/// Values by name.
+#[derive(Debug, Clone)]
+enum Names<T> {
+    /// Most tables of routes are for one host, and there may be ten thousand tables: a hash map
+    /// takes ten times the memory of a pair.
+    Few(Vec<(Arc<str>, T)>),
+    /// The keys are the operator's and only look-ups come from the network, so a hash that an
+    /// attacker cannot make collide is not needed.
+    Many(HashMap<Arc<str>, T, foldhash::fast::RandomState>),
+}
+
+impl<T> Default for Names<T> {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl<T> Names<T> {
+    fn insert(&mut self, name: Arc<str>, value: T) -> Option<T> {
+        match self {
+            Self::Few(pairs) => {
+                if let Some((_, old)) = pairs.iter_mut().find(|(other, _)| *other == name) {
+                    return Some(std::mem::replace(old, value));
+                }
+                pairs.reserve_exact(1);
+                pairs.push((name, value));
+                if pairs.len() > FEW {
+                    *self = Self::Many(pairs.drain(..).collect());
+                }
+                None
+            }
+            Self::Many(map) => map.insert(name, value),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&T> {
+        match self {
+            Self::Few(pairs) => pairs.iter().find(|(other, _)| **other == *name).map(|(_, v)| v),
+            Self::Many(map) => map.get(name),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        let (few, many) = match self {
+            Self::Few(pairs) => (Some(pairs), None),
+            Self::Many(map) => (None, Some(map)),
+        };
+        let few = few.into_iter().flatten().map(|(name, value)| (name, value));
+        few.chain(many.into_iter().flatten())
     }
 }
 
@@ -280,7 +333,7 @@ mod tests {
 
     fn naive<'a>(patterns: &'a [HostPattern], host: &str) -> Option<&'a HostPattern> {
         let host = host.split(':').next().unwrap().trim_end_matches('.').to_ascii_lowercase();
-        let host = HostPattern::Exact(host);
+        let host = HostPattern::Exact(host.into());
         patterns.iter().filter(|pattern| pattern.covers(&host)).max_by_key(
             |pattern| match pattern {
                 HostPattern::Exact(_) => usize::MAX,

@@ -351,7 +351,7 @@ fn covers(name: &str, pattern: &HostPattern) -> bool {
     match pattern {
         HostPattern::Any => true,
         HostPattern::Exact(host) => {
-            name == *host || suffix.is_some() && host.split_once('.').map(|(_, s)| s) == suffix
+            name == **host || suffix.is_some() && host.split_once('.').map(|(_, s)| s) == suffix
         }
         HostPattern::Wildcard(domain) => {
             let below = suffix.unwrap_or(&name);

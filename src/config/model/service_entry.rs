@@ -76,7 +76,9 @@ fn read_hosts(field: &Field<'_>, problems: &mut Problems) -> Vec<String> {
 fn read_host(item: &Field<'_>, problems: &mut Problems) -> Option<Located<String>> {
     let text = item.string(problems)?;
     match text.parse::<HostPattern>() {
-        Ok(HostPattern::Exact(value)) => return Some(Located { line: item.line, value }),
+        Ok(HostPattern::Exact(name)) => {
+            return Some(Located { line: item.line, value: name.to_string() });
+        }
         Ok(HostPattern::Wildcard(_) | HostPattern::Any) => {
             problems.error(item, not_supported("a wildcard host of a ServiceEntry"), "");
         }

@@ -206,7 +206,7 @@ fn read_port(field: &Field<'_>, problems: &mut Problems) -> Option<u16> {
 fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     let text = field.string(problems)?;
     if let Ok(HostPattern::Exact(name)) = text.parse() {
-        return Some(name);
+        return Some(name.to_string());
     }
     let cause = "the name of a Service or of a ServiceEntry, or any DNS name; without port";
     problems.error(field, format!("`{text}` is no host name"), cause);

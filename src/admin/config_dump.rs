@@ -1,13 +1,15 @@
 //! `/config_dump`: the snapshot as JSON. Never keys: they are behind an identity, of which only
 //! whether it is ready is shown.
 
+use ::http::HeaderName;
 use serde_json::{Value, json};
 
 use super::page::{clusters, listener_name};
 use crate::snapshot::{
-    Action, Cluster, Condition, Forward, HostMap, Identity, Listener, Part, PathMatch, PathRewrite,
-    Redirect, RedirectPort, Rejection, Route, RouteTable, Serves, Snapshot, TextMatch, TlsServer,
-    UpstreamProtocol, VirtualHost,
+    Abort, Action, Cluster, Condition, Edit, Extras, Fault, Forward, HostMap, Identity, Listener,
+    Mirror, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection, RetryOn, RetryPolicy,
+    Route, RouteTable, Serves, Snapshot, Target, Template, TextMatch, TlsServer, UpstreamProtocol,
+    VirtualHost,
 };
 
 /// The whole snapshot but its certificates and limits: those have their own pages and settings.
@@ -75,7 +77,89 @@ fn route(route: &Route) -> Value {
     if !route.conditions.is_empty() {
         shown["conditions"] = route.conditions.iter().map(condition).collect();
     }
+    if let Some(extras) = &route.extras {
+        shown["extras"] = self::extras(extras);
+    }
     shown
+}
+
+/// Only what there is.
+fn extras(extras: &Extras) -> Value {
+    let mut shown = json!({});
+    if let Some(timeout) = extras.timeout {
+        shown["timeout_ms"] = json!(timeout.as_millis().to_string());
+    }
+    if let Some(policy) = &extras.retries {
+        shown["retries"] = retries(policy);
+    }
+    if let Some(path) = &extras.rewrite {
+        shown["rewrite"] = rewrite(path);
+    }
+    if let Some(fault) = &extras.fault {
+        shown["fault"] = self::fault(fault);
+    }
+    if let Some(cors) = &extras.cors {
+        shown["cors"] = json!({ "origins": cors.origins.iter().map(text).collect::<Value>() });
+    }
+    if !extras.mirrors.is_empty() {
+        let mirror = |mirror: &Mirror| {
+            let cluster = mirror.cluster.as_ref().map(|cluster| cluster.name.clone());
+            json!({ "cluster": cluster, "millionths": mirror.share.millionths() })
+        };
+        shown["mirrors"] = extras.mirrors.iter().map(mirror).collect();
+    }
+    if !extras.response.is_empty() {
+        shown["response_headers"] = edits(&extras.response);
+    }
+    shown
+}
+
+fn retries(policy: &RetryPolicy) -> Value {
+    let on = RetryOn::NAMES.iter().filter(|(_, reason)| policy.on.intersects(*reason));
+    let per_try = policy.per_try_timeout.map(|timeout| timeout.as_millis().to_string());
+    json!({
+        "retries": policy.retries,
+        "on": on.map(|(name, _)| *name).collect::<Vec<_>>(),
+        "statuses": policy.statuses.iter().map(|status| status.as_u16()).collect::<Vec<_>>(),
+        "per_try_timeout_ms": per_try,
+        "backoff_ms": policy.backoff.as_millis().to_string(),
+    })
+}
+
+fn fault(fault: &Fault) -> Value {
+    let delay = fault.delay.map(|(share, delay)| {
+        json!({ "millionths": share.millionths(), "ms": delay.as_millis().to_string() })
+    });
+    let abort = fault.abort.map(|(share, abort)| match abort {
+        Abort::Http(status) => {
+            json!({ "millionths": share.millionths(), "status": status.as_u16() })
+        }
+        Abort::Grpc(status) => json!({ "millionths": share.millionths(), "grpc_status": status }),
+    });
+    json!({ "delay": delay, "abort": abort })
+}
+
+/// The names of the headers: values may be secrets of the operator's.
+fn edits(edits: &[Edit]) -> Value {
+    let names = |fields: &[(HeaderName, Template)]| -> Vec<String> {
+        fields.iter().map(|(name, _)| name.to_string()).collect()
+    };
+    edits
+        .iter()
+        .map(|edit| {
+            let remove: Vec<_> = edit.remove.iter().map(ToString::to_string).collect();
+            json!({ "remove": remove, "set": names(&edit.set), "add": names(&edit.add) })
+        })
+        .collect()
+}
+
+fn text(text: &TextMatch) -> Value {
+    match text {
+        TextMatch::Present => json!({ "present": true }),
+        TextMatch::Exact(text) => json!({ "exact": text }),
+        TextMatch::Prefix(prefix) => json!({ "prefix": prefix }),
+        TextMatch::Regex(regex) => json!({ "regex": regex.pattern() }),
+    }
 }
 
 fn condition(condition: &Condition) -> Value {
@@ -86,12 +170,7 @@ fn condition(condition: &Condition) -> Value {
         Part::Header(name) => ("header", Some(name.as_str())),
         Part::Query(name) => ("query", Some(name.as_str())),
     };
-    let mut shown = match &condition.text {
-        TextMatch::Present => json!({ "present": true }),
-        TextMatch::Exact(text) => json!({ "exact": text }),
-        TextMatch::Prefix(prefix) => json!({ "prefix": prefix }),
-        TextMatch::Regex(regex) => json!({ "regex": regex.pattern() }),
-    };
+    let mut shown = text(&condition.text);
     shown["of"] = json!(part);
     if let Some(name) = name {
         shown["name"] = json!(name);
@@ -149,10 +228,17 @@ fn rewrite(rewrite: &PathRewrite) -> Value {
 
 fn targets(forward: &Forward) -> Value {
     let name = |cluster: &std::sync::Arc<Cluster>| cluster.name.clone();
-    let targets = forward.targets.iter();
-    targets
-        .map(|to| json!({ "weight": to.weight, "cluster": to.cluster.as_ref().map(name) }))
-        .collect()
+    let target = |to: &Target| {
+        let mut shown = json!({ "weight": to.weight, "cluster": to.cluster.as_ref().map(name) });
+        if let Some(changes) = &to.edits {
+            let authority = changes.authority.as_ref().and_then(|host| host.to_str().ok());
+            shown["authority"] = json!(authority);
+            shown["request_headers"] = edits(&changes.request);
+            shown["response_headers"] = edits(&changes.response);
+        }
+        shown
+    };
+    forward.targets.iter().map(target).collect()
 }
 
 fn cluster(cluster: &Cluster) -> Value {
@@ -184,6 +270,23 @@ fn rejection(rejection: &Rejection) -> Value {
 mod tests {
     use super::*;
     use crate::snapshot::FullRegex;
+    use std::time::Duration;
+
+    #[test]
+    fn what_a_route_has_beside_its_action_is_shown() {
+        let extras = Extras {
+            timeout: Some(Duration::from_secs(5)),
+            retries: Some(RetryPolicy::DEFAULT),
+            rewrite: Some(PathRewrite::Whole("/x".to_owned())),
+            ..Extras::default()
+        };
+        let shown = super::extras(&extras);
+        assert_eq!(shown["timeout_ms"], "5000");
+        assert_eq!(shown["retries"]["retries"], 2);
+        assert!(shown["retries"]["on"].to_string().contains("connect-failure"));
+        assert_eq!(shown["rewrite"], json!({ "with": "/x" }));
+        assert!(shown.get("fault").is_none() && shown.get("cors").is_none());
+    }
 
     #[test]
     fn a_regex_is_shown_as_it_was_written() {

@@ -67,3 +67,60 @@ fn permit(
         headers.insert(name, value.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::TextMatch;
+    use ::http::Request;
+
+    fn policy() -> Cors {
+        Cors {
+            origins: vec![TextMatch::Exact("https://a.test".to_owned())],
+            methods: Some(HeaderValue::from_static("GET,PUT")),
+            headers: Some(HeaderValue::from_static("*")),
+            exposed: Some(HeaderValue::from_static("x-c")),
+            max_age: None,
+            credentials: false,
+            ignores_unmatched: false,
+        }
+    }
+
+    fn asks(method: &str, fields: &[(&str, &str)]) -> Parts {
+        let request =
+            fields.iter().fold(Request::builder().method(method), |request, (name, value)| {
+                request.header(*name, *value)
+            });
+        request.body(()).unwrap().into_parts().0
+    }
+
+    const FROM_A: (&str, &str) = ("origin", "https://a.test");
+    const METHOD: (&str, &str) = ("access-control-request-method", "PUT");
+
+    #[test]
+    fn only_a_preflight_is_answered() {
+        let forwarded = [
+            asks("GET", &[FROM_A, METHOD]),
+            asks("OPTIONS", &[METHOD]),
+            asks("OPTIONS", &[FROM_A]),
+            asks("OPTIONS", &[("origin", ""), METHOD]),
+            asks("OPTIONS", &[("origin", "https://b.test"), METHOD]),
+        ];
+        for head in forwarded {
+            assert!(preflight(&policy(), &head).is_none(), "{head:?}");
+        }
+        let asked = [FROM_A, METHOD, ("access-control-request-headers", "x-d")];
+        let headers = preflight(&policy(), &asks("OPTIONS", &asked)).unwrap();
+        assert_eq!(headers["access-control-allow-methods"], "GET,PUT");
+        assert_eq!(headers["access-control-allow-headers"], "x-d", "`*` repeats what was asked");
+        assert!(!headers.contains_key("access-control-allow-credentials"));
+    }
+
+    #[test]
+    fn an_ignored_preflight_permits_nothing() {
+        let policy = Cors { ignores_unmatched: true, ..policy() };
+        let head = asks("OPTIONS", &[("origin", "https://b.test"), METHOD]);
+        let headers = preflight(&policy, &head).unwrap();
+        assert!(!headers.contains_key("access-control-allow-origin"));
+    }
+}

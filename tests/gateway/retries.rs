@@ -9,6 +9,7 @@ use std::thread;
 use crate::harness::backend::Backend;
 use crate::harness::client::Client;
 use crate::harness::gateway::{Builder, Gateway};
+use crate::harness::h2::{Frames, H2, H2cBackend, block_on};
 use crate::harness::yaml;
 use crate::harness::{free_port, pattern};
 
@@ -65,7 +66,7 @@ impl Scripted {
 fn serve(mut stream: &TcpStream, answers: &[&str], seen: &AtomicUsize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let (mut attempt, mut length) = (String::new(), 0);
+        let (mut attempt, mut length, mut is_chunked) = (String::new(), 0, false);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 {
@@ -76,6 +77,7 @@ fn serve(mut stream: &TcpStream, answers: &[&str], seen: &AtomicUsize) -> std::i
             }
             if let Some((name, value)) = line.trim().split_once(": ") {
                 match name {
+                    "transfer-encoding" => is_chunked = true,
                     "x-envoy-attempt-count" => value.clone_into(&mut attempt),
                     "content-length" => length = value.parse().unwrap(),
                     _ => {}
@@ -85,6 +87,14 @@ fn serve(mut stream: &TcpStream, answers: &[&str], seen: &AtomicUsize) -> std::i
         let count = seen.fetch_add(1, Ordering::SeqCst);
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
+        while is_chunked {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let size = usize::from_str_radix(line.trim(), 16).unwrap();
+            reader.read_exact(&mut vec![0; size + 2])?;
+            length += size;
+            is_chunked = size > 0;
+        }
         match answers.get(count) {
             Some(&"") => return Ok(()),
             Some(answer) => {
@@ -216,6 +226,36 @@ fn a_body_is_sent_again_up_to_the_limit_and_no_further() {
         }
         assert_eq!(backend.requests(), if expected == 200 { 2 } else { 1 });
     }
+}
+
+#[test]
+fn a_chunked_body_is_sent_again_too() {
+    let backend = Scripted::start(&["503"]);
+    let fields = "retries: { attempts: 2, retryOn: 5xx, backoff: 1ms }, ";
+    let gateway = builder(&[backend.port], fields).start();
+    let chunks = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let chunked = "transfer-encoding: chunked\r\n";
+    let response = client(&gateway).request("POST", "/", chunked, chunks).unwrap();
+    assert_eq!((response.status, response.text()), (200, "2 5".to_owned()));
+}
+
+#[test]
+fn an_unavailable_grpc_service_is_asked_again_with_body_and_trailers() {
+    let backend = H2cBackend::start();
+    let gateway = Gateway::builder()
+        .serving(HOST, &yaml::backend_h2c("backend.test", backend.port()))
+        .start();
+    block_on(async {
+        let client = H2::connect(&gateway.tls(), gateway.address(443), HOST).await;
+        let body = pattern(50_000);
+        let request =
+            client.builder("POST", "/unavailable").header("content-type", "application/grpc");
+        let frames = Frames::of(body.clone()).trailers("x-checksum", "1");
+        let answer = client.send(request.body(frames).unwrap()).await.unwrap();
+        assert_eq!(answer.headers["x-attempt"], "2");
+        assert_eq!(answer.body, body);
+        assert_eq!(answer.trailers.unwrap()["x-checksum"], "1");
+    });
 }
 
 #[test]

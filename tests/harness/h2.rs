@@ -250,7 +250,8 @@ impl hyper::rt::Write for TlsStream {
 }
 
 /// A backend that speaks HTTP/2 without TLS and echoes body and trailers. The answer's headers
-/// tell what it saw: `x-method`, `x-path`, `x-authority`, `x-version`, `x-te`.
+/// tell what it saw: `x-method`, `x-path`, `x-authority`, `x-version`, `x-te`, `x-attempt`. The
+/// first attempt at `/unavailable` is read to its end and told so in gRPC's way.
 pub struct H2cBackend {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -295,11 +296,19 @@ fn accept_forever(listener: TcpListener, connections: &AtomicUsize) {
 
 async fn echo(request: Request<Incoming>) -> hyper::Result<Response<Echo>> {
     let mut response = Response::new(Echo(None));
+    let attempt = request.headers().get("x-envoy-attempt-count");
+    let attempt = attempt.map_or("", |count| count.to_str().unwrap()).to_owned();
+    if request.uri().path() == "/unavailable" && attempt == "1" {
+        collect(0, HeaderMap::new(), request.into_body()).await?;
+        response.headers_mut().insert("grpc-status", "14".parse().unwrap());
+        return Ok(response);
+    }
     let seen = [
         ("x-method", request.method().to_string()),
         ("x-path", request.uri().path().to_owned()),
         ("x-authority", request.uri().authority().map(ToString::to_string).unwrap_or_default()),
         ("x-version", format!("{:?}", request.version())),
+        ("x-attempt", attempt),
         ("x-te", request.headers().get("te").map_or("", |te| te.to_str().unwrap()).to_owned()),
     ];
     for (name, value) in seen {

@@ -157,10 +157,18 @@ fn read_hosts(
         let Some(host) = read_host(item, namespace, problems) else { continue };
         if hosts.iter().any(|other| other.value == host.value) {
             problems.error(item, format!("`{}` is listed twice", host.value), "");
+        } else if let Some(other) = hosts.iter().find(|other| overlap(&other.value, &host.value)) {
+            let cause =
+                "one of them takes the other's requests; Istio refuses both in one resource";
+            problems.error(item, format!("`{}` overlaps `{}`", host.value, other.value), cause);
         }
         hosts.push(host);
     }
     hosts
+}
+
+fn overlap(one: &HostPattern, other: &HostPattern) -> bool {
+    one.intersect(other).is_some()
 }
 
 fn read_host(

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::backend::Counters;
-use crate::generate::Outcome;
+use crate::generate::{IDLE, Outcome, READY};
 use crate::peer::{Gateway, Peer, Site};
 use crate::process::{Child, Tree, on_cpu};
 use crate::reload;
@@ -143,7 +143,10 @@ impl Bench {
         if let Generator::Idle { connections, .. } = scenario.generator {
             return self.idle(&gateway, command, connections, before);
         }
-        let generator = Running::start(command)?;
+        let mut generator = Running::start(command)?;
+        if scenario.generator.is_own() {
+            generator.wait_for(READY)?;
+        }
         sleep(self.timing.warm_up);
         let first = self.sample(gateway.tree(), generator.child.tree())?;
         sleep(self.timing.seconds);
@@ -180,7 +183,7 @@ impl Bench {
         // Ends the generator when it is dropped.
         command.stdin(Stdio::piped());
         let mut generator = Running::start(command)?;
-        let line = generator.line()?;
+        generator.wait_for(IDLE)?;
         sleep(SETTLE);
         let pss_kib = gateway.tree().pss_kib();
         let last = self.sample(gateway.tree(), gateway.tree())?;
@@ -192,8 +195,8 @@ impl Bench {
         drop(generator.child.inner().stdin.take());
         let printed = generator.finish()?;
         let fault = match Outcome::parse(&printed) {
-            Some(outcome) if line.trim() == "idle" && outcome.failures == 0 => None,
-            _ => Some(format!("not all connections were made: {line}{printed}")),
+            Some(outcome) if outcome.failures == 0 => None,
+            _ => Some(format!("not all connections were made: {printed}")),
         };
         Ok((figures, fault))
     }
@@ -292,10 +295,14 @@ impl Running {
         Ok(Self { child, stdout: BufReader::new(stdout) })
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// Waits until it prints `word`.
+    fn wait_for(&mut self, word: &str) -> io::Result<()> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        Ok(line)
+        if line.trim() == word {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("the generator is not {word} but says: {}", line.trim())))
     }
 
     /// All that it printed and was not read.

@@ -27,6 +27,13 @@ pub(crate) enum Generator {
     Idle { connections: usize, http2: bool },
 }
 
+impl Generator {
+    /// Whether it is `loadtest generate`, which says when the warm-up begins.
+    pub(crate) fn is_own(self) -> bool {
+        !matches!(self, Self::Wrk { .. } | Self::H2load { .. })
+    }
+}
+
 /// Requests a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rate {

@@ -31,10 +31,16 @@ use crate::statistics::Latency;
 use connection::{Connection, Progress, Protocol};
 use tls::Client;
 
-/// For how long none of the idle connections may be made.
+/// What is printed when idle connections are made, and when the warm-up begins.
+pub(crate) const IDLE: &str = "idle";
+pub(crate) const READY: &str = "ready";
+/// For how long no connection may be made while more are wanted.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
-/// Enough to keep both sides busy while they are made, too few to leave a trace in their memory.
-const AT_A_TIME: usize = 4;
+/// Enough to keep both sides busy while idle connections are made, too few to leave a trace in their
+/// memory.
+const IDLE_AT_A_TIME: usize = 4;
+/// Fewer than any gateway takes for an attack.
+const AT_A_TIME: usize = 64;
 /// How often the closed loop looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -109,12 +115,17 @@ pub(crate) fn run(load: &Load) -> io::Result<()> {
     Ok(())
 }
 
+fn say(word: &str) -> io::Result<()> {
+    println!("{word}");
+    io::stdout().flush()
+}
+
 /// One request on a connection of its own: whether the gateway serves.
 pub(crate) fn probe(address: SocketAddr, group: Group) -> io::Result<()> {
     let mut load = Load::once(address);
     load.group = group;
     let mut generator = Generator::new(&load)?;
-    generator.each_once(Duration::from_secs(2))?;
+    generator.each_once(1, Duration::from_secs(2))?;
     match generator.failure.take() {
         Some(failure) => Err(failure),
         None => Ok(()),
@@ -245,26 +256,28 @@ impl Generator {
     }
 
     fn hold(&mut self) -> io::Result<()> {
-        self.each_once(CONNECT_PATIENCE)?;
-        println!("idle");
-        io::stdout().flush()?;
+        self.counting_since = Some(Instant::now());
+        self.each_once(IDLE_AT_A_TIME, CONNECT_PATIENCE)?;
+        say(IDLE)?;
         // Ends when the other side closes it.
         io::stdin().lock().read_line(&mut String::new()).map(drop)
     }
 
-    /// One request on each connection, [`AT_A_TIME`] of them at once.
-    fn each_once(&mut self, patience: Duration) -> io::Result<()> {
-        let mut last = Instant::now();
-        self.counting_since = Some(last);
-        let mut done = 0;
+    /// Makes all connections, so many at a time, and waits until each is done: has the answer to its
+    /// first request, or in the open loop, which sends none yet, is handshaken and free.
+    fn each_once(&mut self, at_a_time: usize, patience: Duration) -> io::Result<()> {
+        let (mut done, mut last) = (0, Instant::now());
         while done < self.load.connections {
-            let wanted = self.load.connections.min(done + AT_A_TIME);
+            let wanted = self.load.connections.min(done + at_a_time);
             for index in self.connections.len()..wanted {
                 self.connect(index)?;
             }
             for (index, progress) in self.turn(Some(TICK))? {
                 self.count(index, progress);
-                if matches!(progress, Progress::Answered { .. } | Progress::Failed) {
+                if progress == Progress::Ready {
+                    self.free.push_back(index);
+                }
+                if progress != Progress::Waiting {
                     (done, last) = (done + 1, Instant::now());
                 }
             }
@@ -276,9 +289,12 @@ impl Generator {
     }
 
     fn load(&mut self) -> io::Result<()> {
-        for index in 0..self.load.connections {
-            self.connect(index)?;
+        if self.load.rate.is_some() {
+            self.each_once(AT_A_TIME, CONNECT_PATIENCE)?;
+        } else {
+            (0..self.load.connections).try_for_each(|index| self.connect(index))?;
         }
+        say(READY)?;
         let start = Instant::now();
         let counting = start + Duration::from_secs_f64(self.load.warm_up);
         let end = counting + Duration::from_secs_f64(self.load.seconds);

@@ -326,7 +326,12 @@ fn build_if_missing(ringgate: &Path) -> io::Result<()> {
     if built.success() { Ok(()) } else { Err(io::Error::other("ringgate does not build")) }
 }
 
+/// As it was given, but that programs go by their names: where they lie is this machine's matter.
 fn command_line() -> String {
-    let arguments: Vec<_> = env::args().skip(1).collect();
+    let name = |argument: String| match Path::new(&argument).file_name() {
+        Some(name) if Path::new(&argument).is_absolute() => name.display().to_string(),
+        Some(_) | None => argument,
+    };
+    let arguments: Vec<_> = env::args().skip(1).map(name).collect();
     format!("cargo run --release -p loadtest -- {}", arguments.join(" "))
 }

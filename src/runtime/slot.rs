@@ -5,26 +5,30 @@
 //!
 //! Tasks, timers, operations and registrations live in one of these each. It knows none of them.
 
-/// Names a value in the [`Slots`] that made it, also after the value is gone.
+use std::num::NonZeroU32;
+
+/// Names a value in the [`Slots`] that made it, also after the value is gone. An `Option` of it is
+/// not larger: there are several in every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 impl Key {
     /// A key that no slot ever has.
-    pub(super) const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+    pub(super) const NONE: Self = Self { index: u32::MAX, generation: NonZeroU32::MAX };
 
     /// The key as the kernel carries it.
     pub(super) fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
+        u64::from(self.generation.get()) << 32 | u64::from(self.index)
     }
 
-    /// The key that [`to_bits`](Self::to_bits) made.
+    /// The key that [`to_bits`](Self::to_bits) made; `NONE` for any other bits.
     #[allow(clippy::cast_possible_truncation, reason = "each half of the bits is taken")]
     pub(super) fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+        NonZeroU32::new((bits >> 32) as u32)
+            .map_or(Self::NONE, |generation| Self { index: bits as u32, generation })
     }
 }
 
@@ -38,8 +42,8 @@ pub(super) struct Slots<T> {
 
 #[derive(Debug)]
 struct Entry<T> {
-    /// Counts the values that this entry has lost.
-    generation: u32,
+    /// One more than the values that this entry has lost.
+    generation: NonZeroU32,
     value: Option<T>,
 }
 
@@ -60,8 +64,9 @@ impl<T> Slots<T> {
         }
         let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 slots");
         assert_ne!(index, Key::NONE.index, "fewer than 2^32 slots");
-        self.entries.push(Entry { generation: 0, value: Some(value) });
-        Key { index, generation: 0 }
+        let generation = NonZeroU32::MIN;
+        self.entries.push(Entry { generation, value: Some(value) });
+        Key { index, generation }
     }
 
     /// The value of `key`, unless it is gone.
@@ -87,7 +92,7 @@ impl<T> Slots<T> {
             .get_mut(key.index as usize)
             .filter(|entry| entry.generation == key.generation)?;
         let value = entry.value.take()?;
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.free.push(key.index);
         Some(value)
     }

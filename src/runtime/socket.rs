@@ -45,8 +45,8 @@ pub(super) struct Socket {
 /// What changes about it.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Not consumed, oldest first. The stream holds one more piece.
-    received: VecDeque<Piece>,
+    /// Not consumed. The stream holds one more piece.
+    received: Received,
     pub(super) receiving: Receiving,
     /// After what was received. Once set it stays.
     read_end: Option<ReadEnd>,
@@ -68,6 +68,14 @@ pub(super) struct State {
     pub(super) peer_closed: bool,
     /// Its registration (epoll).
     pub(super) registration: Option<Key>,
+}
+
+/// Received pieces, oldest first. Mostly there is at most one, and that takes no allocation.
+#[derive(Debug, Default)]
+struct Received {
+    first: Option<Piece>,
+    /// Invariant: empty when there is no first.
+    rest: VecDeque<Piece>,
 }
 
 #[derive(Debug)]
@@ -133,10 +141,31 @@ impl Socket {
     }
 }
 
+impl Received {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn push(&mut self, piece: Piece) {
+        match &mut self.first {
+            Some(_) => self.rest.push_back(piece),
+            first => *first = Some(piece),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        let popped = self.first.take();
+        if !self.rest.is_empty() {
+            self.first = self.rest.pop_front();
+        }
+        popped
+    }
+}
+
 impl State {
     /// Takes the oldest received piece.
     pub(super) fn next(&mut self) -> io::Result<Next> {
-        match (self.received.pop_front(), self.read_end) {
+        match (self.received.pop(), self.read_end) {
             (Some(piece), _) => Ok(Next::Chunk(piece.chunk)),
             (None, Some(ReadEnd::Closed)) => Ok(Next::Closed),
             (None, Some(ReadEnd::Broken(errno))) => Err(errno.into()),
@@ -146,12 +175,12 @@ impl State {
 
     /// Stores what was received in `turn`.
     pub(super) fn received(&mut self, chunk: Chunk, turn: u64) {
-        self.received.push_back(Piece { chunk, turn });
+        self.received.push(Piece { chunk, turn });
     }
 
     /// Whether the reader lets pieces pile up, so that receiving must pause.
     pub(super) fn overfull(&self, turn: u64) -> bool {
-        let lagging = self.received.front().is_some_and(|piece| piece.turn != turn);
+        let lagging = self.received.first.as_ref().is_some_and(|piece| piece.turn != turn);
         self.received.len() >= if lagging { PIECES_MAX } else { PIECES_PER_TURN_MAX }
     }
 
@@ -165,7 +194,7 @@ impl State {
 
     /// Whether the reader has nothing left, so that something should be received on the spot.
     pub(super) fn wants_at_once(&self) -> bool {
-        self.received.is_empty() && self.wants_more()
+        self.received.first.is_none() && self.wants_more()
     }
 
     /// The peer closed its write half.
@@ -189,7 +218,8 @@ impl State {
     /// Bytes that were received and not handed out.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.received.iter().map(|piece| piece.chunk.bytes().len()).sum()
+        let pieces = self.received.first.iter().chain(&self.received.rest);
+        pieces.map(|piece| piece.chunk.bytes().len()).sum()
     }
 
     /// Bytes that were written and that the kernel has not taken.
@@ -228,7 +258,7 @@ impl State {
     /// The stream is gone: gives back all memory.
     pub(super) fn abandon(&mut self, spares: &Spares) {
         self.abandoned = true;
-        self.received.clear();
+        self.received = Received::default();
         spares.put(self.take_gathered());
     }
 }

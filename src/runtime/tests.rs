@@ -485,6 +485,13 @@ fn a_ring_of_an_impossible_size_is_denied_and_epoll_takes_over() {
     assert!(matches!(error, StartError::Denied(_)), "{error}");
 }
 
+/// What it allocates beyond this is its task and one slot each for task, receive and timer.
+#[test]
+fn an_idle_stream_is_small() {
+    assert!(size_of::<socket::Socket>() <= 224, "{}", size_of::<socket::Socket>());
+    assert!(size_of::<TcpStream>() <= 56, "{}", size_of::<TcpStream>());
+}
+
 #[test]
 fn a_thread_has_one_runtime_at_a_time() {
     let runtime = Runtime::new(&Config::default()).unwrap();

@@ -37,10 +37,13 @@ struct Timer<T> {
     next: Option<Key>,
 }
 
+/// Small, as there is one in every timer.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    level: usize,
-    slot: usize,
+    /// Less than `LEVELS`.
+    level: u8,
+    /// Less than `SLOTS`.
+    slot: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,17 +111,17 @@ impl<T> Wheel<T> {
         let shift = shift(level);
         let digit = (self.now >> shift) % SLOTS as u64;
         let ahead = u64::from(occupied.rotate_right(digit_index(digit)).trailing_zeros());
-        let slot = (digit + ahead) % SLOTS as u64;
+        let slot = digit_index((digit + ahead) % SLOTS as u64) as usize;
         // The last level is a ring: what lies behind the hand comes in the next round.
         let arrival = ((self.now >> shift) + ahead) << shift;
-        Some((arrival, Place { level, slot: digit_index(slot) as usize }))
+        Some((arrival, Place::new(level, slot)))
     }
 
     /// Fires the timers of a slot that has arrived, or moves them down.
     fn empty(&mut self, place: Place, fired: &mut Vec<T>) {
-        let level = &mut self.levels[place.level];
+        let level = &mut self.levels[place.level()];
         level.occupied &= !(1 << place.slot);
-        let mut head = level.heads[place.slot].take();
+        let mut head = level.heads[place.slot()].take();
         while let Some(key) = head {
             let timer = self.timers.find_mut(key).expect("linked timers exist");
             head = timer.next.take();
@@ -138,13 +141,13 @@ impl<T> Wheel<T> {
         let differing = (self.now ^ tick) | 1;
         let level = ((differing.ilog2() / DIGIT_BITS) as usize).min(LEVELS - 1);
         let slot = digit_index((tick >> shift(level)) % SLOTS as u64) as usize;
-        Place { level, slot }
+        Place::new(level, slot)
     }
 
     fn link(&mut self, key: Key, place: Place) {
-        let level = &mut self.levels[place.level];
+        let level = &mut self.levels[place.level()];
         level.occupied |= 1 << place.slot;
-        let next = level.heads[place.slot].replace(key);
+        let next = level.heads[place.slot()].replace(key);
         if let Some(timer) = next.and_then(|next| self.timers.find_mut(next)) {
             timer.previous = Some(key);
         }
@@ -165,11 +168,26 @@ impl<T> Wheel<T> {
     }
 
     fn set_head(&mut self, place: Place, head: Option<Key>) {
-        let level = &mut self.levels[place.level];
-        level.heads[place.slot] = head;
+        let level = &mut self.levels[place.level()];
+        level.heads[place.slot()] = head;
         if head.is_none() {
             level.occupied &= !(1 << place.slot);
         }
+    }
+}
+
+impl Place {
+    #[allow(clippy::cast_possible_truncation, reason = "both are small, see the fields")]
+    fn new(level: usize, slot: usize) -> Self {
+        Self { level: level as u8, slot: slot as u8 }
+    }
+
+    fn level(self) -> usize {
+        self.level.into()
+    }
+
+    fn slot(self) -> usize {
+        self.slot.into()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The tasks of one thread, and their wakers.
 //!
-//! - A task is polled again only after it was woken; being woken twice is being woken once.
-//! - A wake on the task's own thread is a push to a queue. A wake elsewhere goes through a
-//!   lock-free queue and rings the thread's [`Bell`].
+//! - A task is polled again only after it was woken; being woken twice is being woken once, or
+//!   twice if one of them was elsewhere.
+//! - A wake on the task's own thread is a push to a queue, without a locked instruction. A wake
+//!   elsewhere goes through a lock-free queue and rings the thread's [`Bell`].
 //! - A panic ends the task that panicked, is counted, and goes no further.
 //! - Waking a task that has ended does nothing.
 //!
@@ -71,8 +72,10 @@ pub(super) struct Remote {
 #[derive(Debug)]
 pub(super) struct Wakeup {
     key: Key,
-    /// The task is in a queue.
+    /// The task's own thread has queued it. No other thread reads or writes this.
     queued: AtomicBool,
+    /// Another thread has queued it.
+    queued_elsewhere: AtomicBool,
     remote: Arc<Remote>,
 }
 
@@ -199,13 +202,32 @@ impl Remote {
 
 impl Wakeup {
     fn new(key: Key, remote: &Arc<Remote>) -> Self {
-        Self { key, queued: AtomicBool::new(false), remote: Arc::clone(remote) }
+        let (queued, queued_elsewhere) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { key, queued, queued_elsewhere, remote: Arc::clone(remote) }
     }
 
     /// The task is about to be polled: from now on a wake queues it again.
     pub(super) fn unqueue(&self) {
-        // Acquires what was written before the wake.
-        self.queued.swap(false, Ordering::AcqRel);
+        self.queued.store(false, Ordering::Relaxed);
+        // Who sets it unseen has put the task into the queue, and will be seen then.
+        if self.queued_elsewhere.load(Ordering::Relaxed) {
+            // Acquires what was written before the wake.
+            self.queued_elsewhere.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    fn wake_here(&self, ready: &Ready) {
+        if !self.queued.load(Ordering::Relaxed) {
+            self.queued.store(true, Ordering::Relaxed);
+            ready.queue.borrow_mut().push_back(self.key);
+        }
+    }
+
+    fn wake_from_elsewhere(&self) {
+        if !self.queued_elsewhere.swap(true, Ordering::AcqRel) {
+            self.remote.woken.push(self.key);
+            self.remote.bell.ring();
+        }
     }
 }
 
@@ -215,19 +237,83 @@ impl Wake for Wakeup {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let local = READY.try_with(|ready| {
+        let here = READY.try_with(|ready| {
             let own = ready.runtime.get() == self.remote.runtime;
             if own {
-                ready.queue.borrow_mut().push_back(self.key);
+                self.wake_here(ready);
             }
             own
         });
-        if local != Ok(true) {
-            self.remote.woken.push(self.key);
-            self.remote.bell.ring();
+        if here != Ok(true) {
+            self.wake_from_elsewhere();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    /// A task that counts its polls and never ends.
+    fn counting(tasks: &Tasks) -> (Rc<Cell<u32>>, Waker) {
+        let polls = Rc::new(Cell::new(0));
+        let waker = Rc::new(Cell::new(None));
+        let (counted, shown) = (Rc::clone(&polls), Rc::clone(&waker));
+        tasks.spawn(std::future::poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            shown.set(Some(cx.waker().clone()));
+            Poll::Pending
+        }));
+        poll_all(tasks);
+        (polls, waker.take().expect("it was polled"))
+    }
+
+    fn poll_all(tasks: &Tasks) {
+        tasks.collect_remote();
+        std::iter::from_fn(|| tasks.next_ready()).for_each(|key| tasks.poll(key));
+    }
+
+    fn wake_elsewhere(waker: &Waker) {
+        let waker = waker.clone();
+        std::thread::spawn(move || waker.wake()).join().unwrap();
+    }
+
+    #[test]
+    fn wakes_of_one_side_are_one() {
+        let tasks = Tasks::new(Arc::new(Remote::new().unwrap()));
+        let (polls, waker) = counting(&tasks);
+        for n in 0..3 {
+            waker.wake_by_ref();
+            waker.wake_by_ref();
+            poll_all(&tasks);
+            assert_eq!(polls.get(), 2 + 2 * n);
+            wake_elsewhere(&waker);
+            wake_elsewhere(&waker);
+            poll_all(&tasks);
+            assert_eq!(polls.get(), 3 + 2 * n);
+        }
+        tasks.close();
+    }
+
+    #[test]
+    fn a_wake_here_does_not_swallow_one_from_elsewhere() {
+        let tasks = Tasks::new(Arc::new(Remote::new().unwrap()));
+        let (polls, waker) = counting(&tasks);
+        waker.wake_by_ref();
+        wake_elsewhere(&waker);
+        // Polled for the wake here, which is first in the queue, it also sees the other.
+        poll_all(&tasks);
+        assert!((2..=3).contains(&polls.get()));
+        let before = polls.get();
+        wake_elsewhere(&waker);
+        waker.wake_by_ref();
+        poll_all(&tasks);
+        assert!(polls.get() > before);
+        let before = polls.get();
+        wake_elsewhere(&waker);
+        poll_all(&tasks);
+        assert_eq!(polls.get(), before + 1, "and the next one counts again");
+        tasks.close();
     }
 }

@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use ::http::request::Parts;
-use ::http::{HeaderMap, StatusCode};
+use ::http::{HeaderMap, Response, StatusCode};
 
 use super::Gateway;
 use super::deadline::Deadline;
@@ -54,13 +54,15 @@ pub(crate) enum Answer<N: Net> {
 }
 
 impl<N: Net> Attempts<'_, N> {
-    /// Answers the request within `deadline`, if there is one.
+    /// Answers the request within `deadline`, if there is one. `first` came of the first attempt,
+    /// if that was made already.
     pub(crate) async fn run_within(
         &self,
         head: &mut Parts,
+        first: Option<Result<Answer<N>, Failure>>,
         deadline: &mut Option<Box<Deadline<N>>>,
     ) -> Outcome<N> {
-        let mut running = pin!(self.run(head));
+        let mut running = pin!(self.run(head, first));
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = running.as_mut().poll(cx) {
                 return Poll::Ready(outcome);
@@ -72,11 +74,18 @@ impl<N: Net> Attempts<'_, N> {
         .await
     }
 
-    async fn run(&self, head: &mut Parts) -> Outcome<N> {
+    async fn run(
+        &self,
+        head: &mut Parts,
+        mut first: Option<Result<Answer<N>, Failure>>,
+    ) -> Outcome<N> {
         let mut tried = Vec::new();
         let mut attempt = 1;
         loop {
-            let answer = self.attempt(head, &tried).await;
+            let answer = match first.take() {
+                Some(answer) => answer,
+                None => self.attempt(head, &tried).await,
+            };
             if !self.wants_another(&answer) || !self.body.can_repeat() {
                 return Outcome { answer, is_exhausted: false };
             }
@@ -119,6 +128,12 @@ impl<N: Net> Attempts<'_, N> {
         }
         let exchange = upstreams.send(to, head, self.body.outgoing()).await;
         exchange.map(Answer::Exchange).map_err(Failure::Upstream)
+    }
+
+    /// Whether `response` is worth another attempt that can be made.
+    pub(crate) fn wants_another_after<B>(&self, response: &Response<B>) -> bool {
+        let (status, headers) = (response.status(), response.headers());
+        retry::after_response(self.policy, status, headers, self.is_grpc) && self.body.can_repeat()
     }
 
     fn wants_another(&self, answer: &Result<Answer<N>, Failure>) -> bool {

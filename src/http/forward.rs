@@ -33,7 +33,7 @@ use crate::snapshot::{
     Abort, Cluster, Edits, Extras, Fault, RetryPolicy, Route, Share, Target, View,
 };
 use crate::telemetry::request::Flags;
-use crate::upstream::{self, Counted, Exchange, Upgraded};
+use crate::upstream::{self, Counted, Exchange, To, Upgraded};
 
 /// For routes that say nothing of retries.
 static DEFAULT_RETRIES: RetryPolicy = RetryPolicy::DEFAULT;
@@ -56,9 +56,9 @@ pub(crate) struct Switched<N: Net> {
     pub(crate) active: Counted<N>,
 }
 
-/// A request as it goes to the upstream.
+/// What a request's head does not say. The head itself is lent to whoever works on it: it is large,
+/// and the response may have to be made of it.
 struct Upbound {
-    head: Parts,
     /// The path that it gets in the end.
     rewritten: Option<PathAndQuery>,
     incoming: Incoming,
@@ -66,20 +66,42 @@ struct Upbound {
     protocol: Option<HeaderValue>,
 }
 
-impl Upbound {
-    /// The same with its headers, host and path changed.
-    fn edited(mut self, edits: Option<&Edits>, entry: &Entry) -> Self {
-        if let Some(edits) = edits {
+/// Which way a request goes.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    view: &'a View,
+    extras: Option<&'a Extras>,
+    edits: Option<&'a Edits>,
+    cluster: Option<&'a Cluster>,
+}
+
+impl<'a> Way<'a> {
+    fn new(view: &'a View, route: &'a Route, target: Option<&'a Target>) -> Self {
+        Self {
+            view,
+            extras: route.extras.as_deref(),
+            edits: target.and_then(|target| target.edits.as_deref()),
+            cluster: target.and_then(|target| target.cluster.as_deref()),
+        }
+    }
+
+    fn retries(&self) -> &'a RetryPolicy {
+        let own = self.extras.and_then(|extras| extras.retries.as_ref());
+        own.unwrap_or(&DEFAULT_RETRIES)
+    }
+
+    /// Changes headers, host and path of a request as the way has it.
+    fn edit(&self, head: &mut Parts, rewritten: Option<PathAndQuery>, entry: &Entry) {
+        if let Some(edits) = self.edits {
             let context = Context { entry, status: None };
-            context.edit_request(&edits.request, &mut self.head);
+            context.edit_request(&edits.request, head);
             if let Some(authority) = &edits.authority {
-                headers::replace_host(&mut self.head, authority);
+                headers::replace_host(head, authority);
             }
         }
-        if let Some(path) = self.rewritten.take() {
-            headers::replace_path(&mut self.head, path);
+        if let Some(path) = rewritten {
+            headers::replace_path(head, path);
         }
-        self
     }
 }
 
@@ -123,9 +145,16 @@ impl<N: Net> Forwarder<N> {
                 None => responder.redirect(status, &location),
             },
             Ok(Decision::Forward { route, target, path, rewritten }) => {
-                let head = with_path(head, path);
-                let request = Upbound { head, rewritten, incoming, protocol };
-                self.forward(&view, route, target, request, responder).await
+                let way = Way::new(&view, route, target);
+                responder.entry.routed(route, way.cluster);
+                take_path(&mut head, path);
+                let request = Upbound { rewritten, incoming, protocol };
+                if way.extras.is_none() && way.edits.is_none() {
+                    self.send(way, &mut head, request, responder).await
+                } else {
+                    // Rarely needed, and large: not in the future of every request.
+                    Box::pin(self.forward(way, &mut head, request, responder)).await
+                }
             }
         })
     }
@@ -159,56 +188,35 @@ impl<N: Net> Forwarder<N> {
         }
     }
 
-    async fn forward(
-        &self,
-        view: &View,
-        route: &Route,
-        target: Option<&Target>,
-        request: Upbound,
-        responder: Responder<N>,
-    ) -> Response<ResponseBody<N>> {
-        let cluster = target.and_then(|target| target.cluster.as_deref());
-        responder.entry.routed(route, cluster);
-        let edits = target.and_then(|target| target.edits.as_deref());
-        if route.extras.is_none() && edits.is_none() {
-            return self.send(view, None, cluster, request, responder).await.0;
-        }
-        // Rarely needed, and large: not in the future of every request.
-        let extras = route.extras.as_deref();
-        Box::pin(self.forward_with(view, extras, edits, cluster, request, responder)).await
-    }
-
     /// Forwards a request with all that its route has for it: cross-origin policy, fault, changes
     /// of headers, in Envoy's order.
-    async fn forward_with(
+    async fn forward(
         &self,
-        view: &View,
-        extras: Option<&Extras>,
-        edits: Option<&Edits>,
-        cluster: Option<&Cluster>,
-        request: Upbound,
+        way: Way<'_>,
+        head: &mut Parts,
+        mut request: Upbound,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
         let entry = Rc::clone(&responder.entry);
-        let cors = extras.and_then(|extras| extras.cors.as_ref());
-        if let Some(headers) = cors.and_then(|cors| cors::preflight(cors, &request.head)) {
+        let cors = way.extras.and_then(|extras| extras.cors.as_ref());
+        if let Some(headers) = cors.and_then(|cors| cors::preflight(cors, head)) {
             return responder.preflight(headers);
         }
-        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &request.head));
-        let abort = match extras.and_then(|extras| extras.fault.as_ref()) {
+        let origin = cors.and_then(|cors| cors::allowed_origin(cors, head));
+        let abort = match way.extras.and_then(|extras| extras.fault.as_ref()) {
             Some(fault) => self.suffer(fault, &entry).await,
             None => None,
         };
-        let (mut response, head) = match abort {
-            Some(abort) => (responder.abort(abort), request.head),
+        let mut response = match abort {
+            Some(abort) => responder.abort(abort),
             None => {
-                let request = request.edited(edits, &entry);
-                self.send(view, extras, cluster, request, responder).await
+                way.edit(head, request.rewritten.take(), &entry);
+                self.send(way, head, request, responder).await
             }
         };
-        if let Some(edits) = edits {
+        if let Some(edits) = way.edits {
             let context = Context { entry: &entry, status: Some(response.status()) };
-            context.edit_response(&edits.response, &head, response.headers_mut());
+            context.edit_response(&edits.response, head, response.headers_mut());
         }
         if let Some(cors) = cors {
             cors::allow(cors, origin.as_ref(), response.headers_mut());
@@ -228,46 +236,65 @@ impl<N: Net> Forwarder<N> {
         fault.abort.filter(|(share, _)| is_hit(*share)).map(|(_, abort)| abort)
     }
 
-    /// The response, and the head of the request that it answers.
+    /// Sends a request to its cluster.
     async fn send(
         &self,
-        view: &View,
-        extras: Option<&Extras>,
-        cluster: Option<&Cluster>,
+        way: Way<'_>,
+        head: &mut Parts,
         request: Upbound,
         responder: Responder<N>,
-    ) -> (Response<ResponseBody<N>>, Parts) {
-        let Upbound { mut head, rewritten: _, incoming, protocol } = request;
-        let Some(cluster) = cluster else {
-            return (responder.refuse(&Refusal::NoCluster), head);
+    ) -> Response<ResponseBody<N>> {
+        let Some(cluster) = way.cluster else {
+            return responder.refuse(&Refusal::NoCluster);
         };
-        let upgrades = protocol.is_some();
-        if let Some(protocol) = protocol {
+        let upgrades = request.protocol.is_some();
+        if let Some(protocol) = request.protocol {
             head.headers.insert(UPGRADE, protocol);
         }
-        let body = RequestBody::new(incoming, Rc::clone(&responder.entry));
-        let body = Replay::new(body, view.limits.retry_body_bytes_max);
+        let limits = &way.view.limits;
+        let body = RequestBody::new(request.incoming, Rc::clone(&responder.entry));
+        let body = Replay::new(body, limits.retry_body_bytes_max);
+        let (policy, is_grpc) = (way.retries(), responder.entry.is_grpc());
+        let gateway = &*self.gateway;
+        let attempts = Attempts { gateway, cluster, limits, policy, body, upgrades, is_grpc };
+        let mut first = None;
+        if way.extras.is_none() && !upgrades {
+            // Nearly every request: nothing limits it, and the first answer is the last.
+            let to = To { cluster, limits, avoid: &[] };
+            let sending = gateway.upstreams.send(to, head, attempts.body.outgoing());
+            first = Some(match sending.await {
+                Ok(exchange) if !attempts.wants_another_after(&exchange.response) => {
+                    return self.pass_on(exchange, Source::Upstream, responder);
+                }
+                Ok(exchange) => Ok(Answer::Exchange(exchange)),
+                Err(error) => Err(Failure::Upstream(error)),
+            });
+        }
+        Box::pin(self.persist(attempts, way.extras, first, head, responder)).await
+    }
+
+    /// Sends a request as often and as long as its route has it; `first` came of the first attempt.
+    async fn persist(
+        &self,
+        attempts: Attempts<'_, N>,
+        extras: Option<&Extras>,
+        first: Option<Result<Answer<N>, Failure>>,
+        head: &mut Parts,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let (body, limits) = (&attempts.body, attempts.limits);
         let mirrors = extras.map_or(&[][..], |extras| &extras.mirrors);
-        let mirrors = if upgrades { &[] } else { mirrors };
+        let mirrors = if attempts.upgrades { &[] } else { mirrors };
         let mirror_at_once = body.is_empty();
         if mirror_at_once {
-            mirror::send(&self.gateway, mirrors, &view.limits, &head, &body);
+            mirror::send(&self.gateway, mirrors, limits, head, body);
         }
-        let mut deadline = extras.and_then(|extras| self.limit(extras, &mut head, &body));
-        let attempts = Attempts {
-            gateway: &self.gateway,
-            cluster,
-            limits: &view.limits,
-            policy: extras.and_then(|extras| extras.retries.as_ref()).unwrap_or(&DEFAULT_RETRIES),
-            body,
-            upgrades,
-            is_grpc: responder.entry.is_grpc(),
-        };
-        let outcome = attempts.run_within(&mut head, &mut deadline).await;
+        let mut deadline = extras.and_then(|extras| self.limit(extras, head, body));
+        let outcome = attempts.run_within(head, first, &mut deadline).await;
         if !mirror_at_once {
-            mirror::send(&self.gateway, mirrors, &view.limits, &head, &attempts.body);
+            mirror::send(&self.gateway, mirrors, limits, head, body);
         }
-        (self.conclude(outcome, deadline, responder), head)
+        self.conclude(outcome, deadline, responder)
     }
 
     /// The time limit of the route, which the upstream is told of.
@@ -376,16 +403,15 @@ fn milliseconds(time: Duration) -> HeaderValue {
     }
 }
 
-/// `head` with `path` for its path, if there is one, and one place that says the host: a URI with
+/// Gives `head` `path` for its path, if there is one, and one place that says the host: a URI with
 /// an authority overrules the Host header (RFC 9112, section 3.2.2).
-fn with_path(mut head: Parts, path: Option<PathAndQuery>) -> Parts {
+fn take_path(head: &mut Parts, path: Option<PathAndQuery>) {
     if head.uri.authority().is_some() {
         head.headers.remove(HOST);
     }
     if let Some(path) = path {
-        headers::set_path(&mut head, path);
+        headers::set_path(head, path);
     }
-    head
 }
 
 /// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any

@@ -92,12 +92,14 @@ impl Activity {
         self.requests.get() == 0 && self.head_begun.get().is_some()
     }
 
-    /// Whether nothing at all goes on since `before`: no request, no part of one, nothing to send.
-    pub(crate) fn is_idle_since(&self, before: Instant) -> bool {
-        self.requests.get() == 0
-            && self.latest.get() <= before
+    /// Since when nothing at all goes on: no request, no part of one, nothing to send. `None` for
+    /// a connection of many requests, which is never asked to pause.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.requests.get() == 0
             && self.head_begun.get().is_none()
             && !self.congested.get()
+            && !self.multiplexed.get();
+        is_idle.then(|| self.latest.get())
     }
 
     /// When the connection has waited long enough for whatever it waits for.

@@ -74,6 +74,10 @@ impl<S: Stream> Stream for Peeked<S> {
         if self.used < self.bytes.len() {
             self.used += n;
             assert!(self.used <= self.bytes.len(), "consumed more than was lent");
+            if self.used == self.bytes.len() {
+                // Not kept for the rest of the connection's life.
+                (self.bytes, self.used) = (Vec::new(), 0);
+            }
         } else {
             self.stream.consume(n);
         }

@@ -335,15 +335,12 @@ impl<'a, N: Net> Guard<'a, N> {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let Serving { downstream, gateway, .. } = self.serving;
         let now = gateway.net.now();
-        let activity = &downstream.activity;
-        if !activity.is_multiplexed()
-            && now.checked_sub(PAUSE_AFTER).is_some_and(|before| activity.is_idle_since(before))
-        {
+        let pause = downstream.activity.idle_since().map(|since| since + PAUSE_AFTER);
+        if pause.is_some_and(|pause| pause <= now) {
             return Poll::Ready(Ended::Idle);
         }
-        // Looked at again so soon, a connection is not idle for much longer without a pause. A
-        // timer for each request would cost more than these few looks.
-        let look = if activity.is_multiplexed() { None } else { Some(now + PAUSE_AFTER) };
+        // From now, not from the last request: a timer for each would cost more than a later pause.
+        let look = pause.map(|_| now + PAUSE_AFTER);
         self.poll_deadline(look, cx).map(|()| Ended::TooSlow)
     }
 

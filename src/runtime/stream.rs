@@ -141,6 +141,10 @@ impl Stream for TcpStream {
         }
         // Foreign code: nothing is borrowed.
         fill(&mut buffer);
+        if buffer.is_empty() {
+            self.engine.supplies.spares.put(buffer);
+            return Ok(());
+        }
         let mut state = self.socket.state.borrow_mut();
         state.gathered = buffer;
         self.engine.supplies.mark_dirty(&self.socket, &mut state);

@@ -3,6 +3,8 @@
 //! - Only whole records are taken from the stream, and none behind the handshake: what follows is
 //!   left to the session that comes of it.
 //! - After an error, what was written last is the alert that tells the client.
+//! - Data of a client that takes us for a server whose ticket allows early data is skipped, as much
+//!   as rustls allows for one record at a time: 16 KB in all.
 
 use std::sync::Arc;
 
@@ -83,9 +85,10 @@ impl Handshake {
     }
 
     fn take_alert(&mut self, out: &mut Vec<u8>) {
-        while let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } =
-            self.connection.process_tls_records(&mut [])
-        {
+        // Only as long as there is one: rustls would go on to read the records that it refused.
+        while self.connection.wants_write() {
+            let status = self.connection.process_tls_records(&mut []);
+            let Ok(ConnectionState::EncodeTlsData(data)) = status.state else { return };
             encode(data, out);
         }
     }

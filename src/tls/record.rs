@@ -212,6 +212,10 @@ impl Format {
         if outer != Content::Data {
             return Err(Refused::Unexpected);
         }
+        // Padding counts.
+        if opened.len() > PLAIN_BYTES_MAX + 1 {
+            return Err(Refused::TooLong);
+        }
         // Zeros behind the content type are padding.
         let at = opened.iter().rposition(|byte| *byte != 0).ok_or(Refused::Unexpected)?;
         let content = Content::from_code(opened[at]).ok_or(Refused::Unexpected)?;

@@ -2,8 +2,13 @@
 //! updates, and in TLS 1.2 the wish to negotiate again, which is declined.
 //!
 //! - rustls did the handshake and derives further keys; records are ours (`record`).
+//! - Nothing that a peer can repeat makes us send: our own key update goes out with the next data,
+//!   one for however many were asked for, and a second wish to negotiate again ends the connection.
 //! - What a peer can repeat without sending data is bounded by [`IDLE_RECORDS_MAX`].
 //! - A key that has sealed as much as is safe is replaced; TLS 1.2 cannot, so the connection ends.
+//!
+//! Stricter than the standard: a handshake message has to lie in one record. The only ones that
+//! may come are of five bytes, or are declined.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -30,6 +35,7 @@ const UNEXPECTED_MESSAGE: u8 = 10;
 const BAD_RECORD_MAC: u8 = 20;
 const RECORD_OVERFLOW: u8 = 22;
 const DECODE_ERROR: u8 = 50;
+const ILLEGAL_PARAMETER: u8 = 47;
 const USER_CANCELED: u8 = 90;
 const NO_RENEGOTIATION: u8 = 100;
 
@@ -41,6 +47,10 @@ pub(super) struct Session {
     secrets: KernelConnection<ServerConnectionData>,
     /// Records that the peer may still send before the next with data.
     patience: u8,
+    /// The peer wants us to have new keys too.
+    key_update_due: bool,
+    /// The peer was told that we do not negotiate again.
+    has_declined: bool,
 }
 
 /// What a record meant.
@@ -50,19 +60,10 @@ pub(super) enum Received {
     Data(Range<usize>),
     /// Nothing for the reader.
     Nothing,
-    /// Nothing for the reader, and [`Session::answer`] is due.
-    Question(Question),
+    /// Nothing for the reader, and [`Session::decline`] is due.
+    Renegotiation,
     /// The peer says that it sends no more.
     Closed,
-}
-
-/// What a peer wants to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
-    /// That we have new keys too.
-    KeyUpdate,
-    /// That we do not negotiate again.
-    Renegotiation,
 }
 
 /// Why a connection is broken for good.
@@ -72,6 +73,8 @@ pub(super) enum Fault {
     Record(Refused),
     /// A message is not what it should be.
     Malformed,
+    /// A message has a value that it must not have.
+    Illegal,
     /// A message that has no place here, or too many without data.
     Unexpected,
     /// The peer ended the connection with this alert.
@@ -90,7 +93,9 @@ impl Session {
         let suite = secrets.negotiated_cipher_suite();
         let both = Protection::new(suite, keys.rx).zip(Protection::new(suite, keys.tx));
         let (opener, sealer) = both.ok_or(rustls::Error::HandshakeNotComplete)?;
-        Ok(Self { opener, sealer, secrets, patience: IDLE_RECORDS_MAX })
+        let patience = IDLE_RECORDS_MAX;
+        let (key_update_due, has_declined) = (false, false);
+        Ok(Self { opener, sealer, secrets, patience, key_update_due, has_declined })
     }
 
     /// What was negotiated.
@@ -117,7 +122,7 @@ impl Session {
             Content::Data => Ok(Received::Nothing),
             Content::Alert => self.alerted(&record[range]),
             Content::Handshake if self.is_tls13() => self.update_key(&record[range]),
-            Content::Handshake => Self::renegotiation(&record[range]),
+            Content::Handshake => self.renegotiation(&record[range]),
         }
     }
 
@@ -139,33 +144,26 @@ impl Session {
         let secrets = self.secrets.update_rx_secret().map_err(|_| Fault::Unexpected)?;
         self.opener = Protection::new(self.suite(), secrets).ok_or(Fault::Unexpected)?;
         match wants_ours {
-            0 => Ok(Received::Nothing),
-            1 => Ok(Received::Question(Question::KeyUpdate)),
-            _ => Err(Fault::Malformed),
+            0 => {}
+            1 => self.key_update_due = true,
+            _ => return Err(Fault::Illegal),
         }
+        Ok(Received::Nothing)
     }
 
-    fn renegotiation(message: &[u8]) -> Result<Received, Fault> {
+    fn renegotiation(&mut self, message: &[u8]) -> Result<Received, Fault> {
         match message.first() {
-            Some(kind) if HELLO_REQUEST_OR_CLIENT_HELLO.contains(kind) => {
-                Ok(Received::Question(Question::Renegotiation))
+            Some(kind) if HELLO_REQUEST_OR_CLIENT_HELLO.contains(kind) && !self.has_declined => {
+                self.has_declined = true;
+                Ok(Received::Renegotiation)
             }
             _ => Err(Fault::Unexpected),
         }
     }
 
-    /// Appends what `question` asks for.
-    ///
-    /// # Errors
-    /// The connection is broken.
-    pub(super) fn answer(&mut self, question: Question, out: &mut Vec<u8>) -> Result<(), Fault> {
-        match question {
-            Question::KeyUpdate => self.refresh(out),
-            Question::Renegotiation => {
-                self.alert(WARNING, NO_RENEGOTIATION, out);
-                Ok(())
-            }
-        }
+    /// Appends the warning that we do not negotiate again.
+    pub(super) fn decline(&mut self, out: &mut Vec<u8>) {
+        self.alert(WARNING, NO_RENEGOTIATION, out);
     }
 
     /// Tells the peer of a new key, and seals with it from then on.
@@ -175,6 +173,7 @@ impl Session {
         let message = [KEY_UPDATE, 0, 0, 1, 0];
         self.sealer.seal(Content::Handshake, &[IoSlice::new(&message)], out);
         self.sealer = fresh;
+        self.key_update_due = false;
         Ok(())
     }
 
@@ -183,7 +182,7 @@ impl Session {
     /// # Errors
     /// The key is worn, and TLS 1.2 has no other.
     pub(super) fn seal(&mut self, plain: &[IoSlice<'_>], out: &mut Vec<u8>) -> Result<(), Fault> {
-        if self.sealer.is_worn() {
+        if self.key_update_due || self.sealer.is_worn() {
             self.refresh(out)?;
         }
         self.sealer.seal(Content::Data, plain, out);
@@ -202,6 +201,7 @@ impl Session {
             Fault::Record(Refused::TooLong) => RECORD_OVERFLOW,
             Fault::Record(Refused::Unexpected) | Fault::Unexpected => UNEXPECTED_MESSAGE,
             Fault::Malformed => DECODE_ERROR,
+            Fault::Illegal => ILLEGAL_PARAMETER,
             Fault::Alert(_) | Fault::Worn => return,
         };
         self.alert(FATAL, description, out);
@@ -220,7 +220,7 @@ impl fmt::Display for Fault {
             Self::Record(Refused::Unexpected) | Self::Unexpected => {
                 f.write_str("the client sent a message that has no place here")
             }
-            Self::Malformed => f.write_str("the client sent a malformed message"),
+            Self::Malformed | Self::Illegal => f.write_str("the client sent a malformed message"),
             Self::Alert(description) => write!(f, "the client sent the alert {description}"),
             Self::Worn => f.write_str("the key has sealed as much as is safe"),
         }

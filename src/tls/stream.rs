@@ -174,13 +174,12 @@ impl<S: Stream> TlsStream<S> {
         self.release(place);
         match received {
             Received::Closed => self.reading = Reading::Closed,
-            Received::Question(question) => {
+            Received::Renegotiation if !self.write_closed => {
                 let session = &mut self.session;
-                let mut answered = Ok(());
-                self.inner.append(|out| answered = session.answer(question, out))?;
-                answered?;
+                // A stream that broke says so when it is read on.
+                let _: io::Result<()> = self.inner.append(|out| session.decline(out));
             }
-            Received::Nothing | Received::Data(_) => {}
+            Received::Renegotiation | Received::Nothing | Received::Data(_) => {}
         }
         Ok(())
     }

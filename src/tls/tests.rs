@@ -610,6 +610,56 @@ fn keys_are_renewed_when_the_client_wishes() {
     }
 }
 
+/// What a peer that never reads can make us hold.
+#[test]
+fn wishes_for_new_keys_are_not_hoarded() {
+    let site = Site::new("a.example.com", Version::Tls13);
+    let (mut server, mut client) = joined(&site, site.client("a.example.com"), CHUNKINGS[2]);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..5_000 {
+        client.tls.refresh_traffic_keys().unwrap();
+        client.tls.writer().write_all(b"x").unwrap();
+        client.push().unwrap();
+        while let Poll::Ready(lent) = server.poll_fill(&mut cx) {
+            let n = lent.unwrap().len();
+            server.consume(n);
+        }
+    }
+    assert!(server.poll_write_ready(&mut cx).is_ready(), "nothing piled up");
+    server.write(&[IoSlice::new(b"done")]).unwrap();
+    server.close_write();
+    assert_eq!(alone(client.read_to_end()).unwrap(), b"done");
+}
+
+/// rustls reads on in what it refused, and panics, if it is asked for more than its alert.
+#[test]
+fn a_refused_message_with_others_behind_it_is_an_alert() {
+    let site = Site::new("a.example.com", Version::Tls12);
+    let (mut end, near) = pipe::pair(Chunking::UpTo(4096));
+    end.write(&[IoSlice::new(&hello_of(&mut site.client("a.example.com")))]).unwrap();
+    // Two HelloRequests in one record, which only a server may send.
+    end.write(&[IoSlice::new(&[22, 3, 3, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0])]).unwrap();
+    end.close_write();
+    let choose = |_: &Hello| Some(Arc::clone(&site.config));
+    let (server, answer) = both(accept(near, choose), read_all(&mut end));
+    assert!(matches!(server, Err(AcceptError::Tls(_))), "{server:?}");
+    let answer = answer.unwrap();
+    assert_eq!(answer[answer.len() - 7..][..6], [21, 3, 3, 0, 2, 2], "a fatal alert at the end");
+}
+
+/// A partial message and then something else: what rustls holds of the first must not be read on.
+#[test]
+fn an_interrupted_message_is_an_alert() {
+    let site = Site::new("a.example.com", Version::Tls12);
+    let (mut end, near) = pipe::pair(Chunking::UpTo(4096));
+    end.write(&[IoSlice::new(&hello_of(&mut site.client("a.example.com")))]).unwrap();
+    end.write(&[IoSlice::new(&[22, 3, 3, 0, 5, 16, 0, 0, 33, 32, 20, 3, 3, 0, 1, 1])]).unwrap();
+    end.close_write();
+    let choose = |_: &Hello| Some(Arc::clone(&site.config));
+    let (server, _) = both(accept(near, choose), read_all(&mut end));
+    assert!(matches!(server, Err(AcceptError::Tls(_))), "{server:?}");
+}
+
 #[test]
 fn a_client_that_only_renews_keys_is_cut() {
     let site = Site::new("a.example.com", Version::Tls13);

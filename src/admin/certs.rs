@@ -1,4 +1,5 @@
-//! `/certs`: every certificate that a Gateway names, in Envoy's shape, and what is missing.
+//! `/certs`: every certificate that a Gateway names, those that vouch for clients among them, in
+//! Envoy's shape; and what is missing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::snapshot::{Certificate, CertificateState};
+use crate::snapshot::{Certificate, CertificateInfo, CertificateState};
 use crate::telemetry::rfc3339;
 
 const SECONDS_PER_DAY: u64 = 86_400;
@@ -25,21 +26,25 @@ pub(super) fn days_until(end: SystemTime, now: SystemTime) -> u64 {
 }
 
 fn ready(certificate: &Certificate, now: SystemTime) -> Option<Value> {
-    let CertificateState::Ready { serial, subject_alt_names, valid_from, expires } =
-        &certificate.state
-    else {
+    let CertificateState::Ready(info) = &certificate.state else {
         return None;
     };
-    let names: Vec<_> = subject_alt_names.iter().map(|name| alt_name(name)).collect();
-    let chain = json!({
-        "path": certificate.source,
-        "serial_number": serial,
+    let authorities: Vec<_> =
+        certificate.client_ca.iter().map(|ca| details(&ca.source, &ca.info, now)).collect();
+    let chain = details(&certificate.source, info, now);
+    Some(json!({ "ca_cert": authorities, "cert_chain": [chain] }))
+}
+
+fn details(path: &str, info: &CertificateInfo, now: SystemTime) -> Value {
+    let names: Vec<_> = info.subject_alt_names.iter().map(|name| alt_name(name)).collect();
+    json!({
+        "path": path,
+        "serial_number": info.serial,
         "subject_alt_names": names,
-        "days_until_expiration": days_until(*expires, now).to_string(),
-        "valid_from": rfc3339(*valid_from),
-        "expiration_time": rfc3339(*expires),
-    });
-    Some(json!({ "ca_cert": [], "cert_chain": [chain] }))
+        "days_until_expiration": days_until(info.expires, now).to_string(),
+        "valid_from": rfc3339(info.valid_from),
+        "expiration_time": rfc3339(info.expires),
+    })
 }
 
 fn missing(certificate: &Certificate) -> Option<Value> {
@@ -60,27 +65,39 @@ fn alt_name(name: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Origin;
+    use crate::snapshot::{ClientCa, Origin};
     use std::time::{Duration, UNIX_EPOCH};
 
     fn certificate(state: CertificateState) -> Arc<Certificate> {
         let origin = Origin::Object { namespace: "default".into(), name: "mygateway".into() };
-        Arc::new(Certificate { source: "/etc/certs/tls.crt".into(), origin, state })
+        let source = "/etc/certs/tls.crt".into();
+        Arc::new(Certificate { source, origin, state, client_ca: Vec::new() })
     }
 
     #[test]
     fn the_shape_is_envoys() {
         let now = UNIX_EPOCH + Duration::from_secs(1_706_702_400);
-        let ready = certificate(CertificateState::Ready {
+        let info = CertificateInfo {
             serial: "100212".into(),
             subject_alt_names: vec!["httpbin.example.com".into(), "192.0.2.1".into()],
             valid_from: now - Duration::from_secs(3_600),
             expires: now + Duration::from_secs(365 * SECONDS_PER_DAY - 1),
-        });
+        };
+        let ca = CertificateInfo { subject_alt_names: Vec::new(), ..info.clone() };
+        let mut ready = Arc::unwrap_or_clone(certificate(CertificateState::Ready(info)));
+        ready.client_ca = vec![ClientCa { source: "/etc/ca/ca.pem".into(), info: ca }];
+        let ready = Arc::new(ready);
         let missing = certificate(CertificateState::Missing { reason: "no such file".into() });
         let expected = json!({
             "certificates": [{
-                "ca_cert": [],
+                "ca_cert": [{
+                    "path": "/etc/ca/ca.pem",
+                    "serial_number": "100212",
+                    "subject_alt_names": [],
+                    "days_until_expiration": "364",
+                    "valid_from": "2024-01-31T11:00:00Z",
+                    "expiration_time": "2025-01-30T11:59:59Z",
+                }],
                 "cert_chain": [{
                     "path": "/etc/certs/tls.crt",
                     "serial_number": "100212",

@@ -83,15 +83,16 @@ fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {
     page.gauge("envoy_server_days_until_first_cert_expiring", help, days);
 }
 
-/// How many are missing, and when the first of the others expires.
+/// How many are missing, and when the first of the others expires; those that vouch for clients
+/// count, too.
 fn certificates(snapshot: &Snapshot) -> (usize, Option<SystemTime>) {
-    let expiries: Vec<_> = snapshot
-        .certificates
-        .iter()
-        .filter_map(|certificate| match &certificate.state {
-            CertificateState::Ready { expires, .. } => Some(*expires),
-            CertificateState::Missing { .. } => None,
-        })
-        .collect();
-    (snapshot.certificates.len() - expiries.len(), expiries.into_iter().min())
+    let all = || snapshot.certificates.iter();
+    let served = all().filter_map(|certificate| match &certificate.state {
+        CertificateState::Ready(info) => Some(info.expires),
+        CertificateState::Missing { .. } => None,
+    });
+    let missing = snapshot.certificates.len() - served.clone().count();
+    let authorities =
+        all().flat_map(|certificate| &certificate.client_ca).map(|ca| ca.info.expires);
+    (missing, served.chain(authorities).min())
 }

@@ -342,7 +342,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::compile::{BuiltIdentity, IdentityRequest};
+    use crate::config::compile::{BuiltIdentity, IdentityRequest, Part, Refusal};
 
     /// Far longer than anything takes; only a test that fails waits for it.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -351,8 +351,9 @@ mod tests {
     struct Echo;
 
     impl Identities for Echo {
-        fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String> {
-            Err(format!("saw {}", String::from_utf8_lossy(request.certificate)))
+        fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
+            let reason = format!("saw {}", String::from_utf8_lossy(&request.pair.certificate));
+            Err(Refusal { part: Part::Pair, reason })
         }
     }
 

@@ -1,21 +1,28 @@
 //! Builds the identities of servers with `crypto`, and keeps their ticket keys.
 //!
-//! - Ticket keys belong to one server and its policy: they stay across reloads while both are the
-//!   same, and no other server accepts them.
+//! - Ticket keys belong to one server and its rules, the bytes of client CAs and revocation lists
+//!   among them: they stay across reloads while all are the same, and no other server accepts them.
+//!   So a client that is no longer taken cannot resume its way in.
 //! - Every server's keys are rotated together, on the control thread.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::compile::{BuiltIdentity, Identities, IdentityRequest, TlsVersions};
-use crate::crypto::{self, Choice, IdentityError, Provider, ServerRequest, TicketKeys, Version};
+use super::compile::{
+    BuiltIdentity, Clients, Identities, IdentityRequest, Part, Refusal, TlsRules, TlsVersions,
+};
+use crate::crypto::{
+    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Provider,
+    ServerRequest, TicketKeys, TrustError, Version,
+};
 use crate::settings;
+use crate::snapshot::CertificateInfo;
 
 /// Makes real identities.
 pub(crate) struct RealIdentities {
     provider: Provider,
     /// Alive as long as a configuration uses them.
-    tickets: HashMap<(String, TlsVersions), Weak<TicketKeys>>,
+    tickets: HashMap<(String, TlsRules), Weak<TicketKeys>>,
 }
 
 impl RealIdentities {
@@ -29,37 +36,67 @@ impl RealIdentities {
         Self { provider: Provider::new(choice), tickets: HashMap::new() }
     }
 
-    fn tickets(&mut self, request: &IdentityRequest<'_>) -> Result<Arc<TicketKeys>, String> {
-        let policy = (request.server.to_owned(), request.versions);
-        if let Some(keys) = self.tickets.get(&policy).and_then(Weak::upgrade) {
+    fn tickets(&mut self, request: &IdentityRequest<'_>) -> Result<Arc<TicketKeys>, Refusal> {
+        let owner = (request.server.to_owned(), request.policy.clone());
+        if let Some(keys) = self.tickets.get(&owner).and_then(Weak::upgrade) {
             return Ok(keys);
         }
-        let keys = TicketKeys::new().map_err(|_| "the system gave no random numbers".to_owned())?;
+        let keys = TicketKeys::new().map_err(|_| {
+            let reason = "the system gave no random numbers".to_owned();
+            Refusal { part: Part::Pair, reason }
+        })?;
         let keys = Arc::new(keys);
-        self.tickets.insert(policy, Arc::downgrade(&keys));
+        self.tickets.insert(owner, Arc::downgrade(&keys));
         Ok(keys)
+    }
+
+    fn clients(&self, clients: &Clients) -> Result<Arc<ClientVerifier>, TrustError> {
+        let Clients { trust, demands } = clients;
+        let request = ClientRequest {
+            optional: demands.optional,
+            ca_pem: &trust.ca,
+            crl_pem: trust.crl.as_deref(),
+            subject_alt_names: &demands.subject_alt_names,
+            pins: &demands.pins,
+            accept_untrusted: demands.accept_untrusted,
+        };
+        ClientVerifier::new(&self.provider, &request)
     }
 }
 
 impl Identities for RealIdentities {
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String> {
-        let (version_min, version_max) = match request.versions {
+    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
+        let (version_min, version_max) = match request.policy.versions {
             TlsVersions::Both => (Version::Tls12, Version::Tls13),
             TlsVersions::Only12 => (Version::Tls12, Version::Tls12),
             TlsVersions::Only13 => (Version::Tls13, Version::Tls13),
         };
-        let tickets = self.tickets(request)?;
-        let (certificate_pem, key_pem) = (request.certificate, request.key);
-        let wanted = ServerRequest { certificate_pem, key_pem, version_min, version_max, tickets };
+        let clients = request.policy.clients.as_ref();
+        let verifier = clients.map(|clients| self.clients(clients)).transpose();
+        let verifier = verifier.map_err(|error| of_clients(&error))?;
+        let crl_expires = verifier.as_ref().and_then(|verifier| verifier.crl_expires());
+        let client_ca = match clients {
+            Some(clients) => crypto::describe_all(&clients.trust.ca)
+                .map_err(|error| of_clients(&TrustError::Ca(error)))?,
+            None => Vec::new(),
+        };
+        let wanted = ServerRequest {
+            certificate_pem: &request.pair.certificate,
+            key_pem: &request.pair.key,
+            version_min,
+            version_max,
+            clients: verifier,
+            tickets: self.tickets(request)?,
+        };
         let config =
-            crypto::server_config(&self.provider, &wanted).map_err(|error| words(&error))?;
-        let description = crypto::describe(certificate_pem).map_err(|error| words(&error))?;
+            crypto::server_config(&self.provider, &wanted).map_err(|error| of_pair(&error))?;
+        let certificate =
+            crypto::describe(&request.pair.certificate).map_err(|error| of_pair(&error))?;
         Ok(BuiltIdentity {
             config,
-            serial: description.serial,
-            subject_alt_names: description.subject_alt_names,
-            valid_from: description.valid_from,
-            expires: description.expires,
+            certificate: info(certificate),
+            client_ca: client_ca.into_iter().map(info).collect(),
+            crl_expires,
         })
     }
 
@@ -74,26 +111,57 @@ impl Identities for RealIdentities {
     }
 }
 
-/// Without the brackets that the finding puts around its own cause.
-fn words(error: &IdentityError) -> String {
-    format!("{}; {}", error.what(), error.cause())
+fn info(described: Description) -> CertificateInfo {
+    let Description { serial, subject_alt_names, valid_from, expires, .. } = described;
+    CertificateInfo { serial, subject_alt_names, valid_from, expires }
+}
+
+// Without the brackets that the finding puts around its own cause.
+
+fn of_pair(error: &IdentityError) -> Refusal {
+    Refusal { part: Part::Pair, reason: format!("{}; {}", error.what(), error.cause()) }
+}
+
+fn of_clients(error: &TrustError) -> Refusal {
+    Refusal { part: Part::Clients, reason: format!("{}; {}", error.what(), error.cause()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::compile::{ClientDemands, ClientTrust, Pair};
     use super::*;
 
-    fn request<'a>(server: &'a str, versions: TlsVersions) -> IdentityRequest<'a> {
-        IdentityRequest { server, certificate: b"", key: b"", versions }
+    fn clients(ca: &str, crl: Option<&str>, name: &str) -> Option<Clients> {
+        let crl = crl.map(|crl| crl.as_bytes().into());
+        let trust = ClientTrust { ca: ca.as_bytes().into(), crl };
+        let subject_alt_names = vec![name.to_owned()];
+        Some(Clients { trust, demands: ClientDemands { subject_alt_names, ..Default::default() } })
     }
 
     #[test]
-    fn ticket_keys_belong_to_a_server_and_its_policy() {
+    fn ticket_keys_belong_to_a_server_and_all_of_its_rules() {
         let mut identities = RealIdentities::new(settings::Provider::Auto);
-        let mut keys = |server, versions| identities.tickets(&request(server, versions)).unwrap();
-        let first = keys("a", TlsVersions::Both);
-        assert!(Arc::ptr_eq(&first, &keys("a", TlsVersions::Both)), "kept across reloads");
-        assert!(!Arc::ptr_eq(&first, &keys("b", TlsVersions::Both)));
-        assert!(!Arc::ptr_eq(&first, &keys("a", TlsVersions::Only13)));
+        let pair = Pair { certificate: b"".as_slice().into(), key: b"".as_slice().into() };
+        let mut keys = |server, versions, clients| {
+            let policy = TlsRules { versions, clients };
+            let request = IdentityRequest { server, pair: &pair, policy: &policy };
+            identities.tickets(&request).ok().unwrap()
+        };
+        let both = TlsVersions::Both;
+        let all = [
+            keys("a", both, None),
+            keys("b", both, None),
+            keys("a", TlsVersions::Only13, None),
+            keys("a", both, clients("ca", None, "n")),
+            keys("a", both, clients("ca 2", None, "n")),
+            keys("a", both, clients("ca", Some("crl"), "n")),
+            keys("a", both, clients("ca", Some("crl 2"), "n")),
+            keys("a", both, clients("ca", None, "m")),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all[..index].iter().all(|other| !Arc::ptr_eq(one, other)), "{index}");
+        }
+        assert!(Arc::ptr_eq(&all[0], &keys("a", both, None)), "kept across reloads");
+        assert!(Arc::ptr_eq(&all[3], &keys("a", both, clients("ca", None, "n"))));
     }
 }

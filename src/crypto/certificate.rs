@@ -35,15 +35,27 @@ pub(crate) struct Description {
 /// There is none, or it is damaged.
 pub(crate) fn describe(certificate_pem: &[u8]) -> Result<Description, IdentityError> {
     let chain = pem::certificates(certificate_pem)?;
-    let leaf = parse(&chain, 0)?;
-    Ok(Description {
-        serial: hexadecimal(leaf.raw_serial()),
-        subject_alt_names: subject_alt_names(&leaf),
-        valid_from: system_time(leaf.validity().not_before),
-        expires: system_time(leaf.validity().not_after),
-        subject: printable(&leaf.subject().to_string()),
-        issuer: printable(&leaf.issuer().to_string()),
-    })
+    Ok(description(&parse(&chain, 0)?))
+}
+
+/// Describes all certificates in `certificate_pem`, of which there is at least one.
+///
+/// # Errors
+/// There is none, or one is damaged.
+pub(crate) fn describe_all(certificate_pem: &[u8]) -> Result<Vec<Description>, IdentityError> {
+    let all = pem::certificates(certificate_pem)?;
+    (0..all.len()).map(|index| Ok(description(&parse(&all, index)?))).collect()
+}
+
+fn description(certificate: &X509Certificate<'_>) -> Description {
+    Description {
+        serial: hexadecimal(certificate.raw_serial()),
+        subject_alt_names: subject_alt_names(certificate),
+        valid_from: system_time(certificate.validity().not_before),
+        expires: system_time(certificate.validity().not_after),
+        subject: printable(&certificate.subject().to_string()),
+        issuer: printable(&certificate.issuer().to_string()),
+    }
 }
 
 /// Checks that all of `chain` are certificates and returns the DER of their public keys.

@@ -1,4 +1,4 @@
-//! Takes PEM apart into certificates and the one private key.
+//! Takes PEM apart into certificates, revocation lists and the one private key.
 //!
 //! - Text between blocks and blocks of other kinds are skipped: files from `openssl s_client`,
 //!   `openssl ecparam` and combined files load.
@@ -7,9 +7,9 @@
 use std::fmt;
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use super::IdentityError;
+use super::{IdentityError, TrustError};
 
 /// What is wrong with a PEM block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,18 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
         return Err(IdentityError::NoCertificate { holds_key });
     }
     Ok(certificates)
+}
+
+/// All revocation lists, in their order; at least one.
+pub(super) fn revocation_lists(
+    pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustError> {
+    let sections = sections(pem).map_err(|(block, fault)| TrustError::CrlPem { block, fault })?;
+    let lists: Vec<_> = sections
+        .into_iter()
+        .filter_map(|(kind, der)| CertificateRevocationListDer::from_pem(kind, der))
+        .collect();
+    if lists.is_empty() { Err(TrustError::NoCrl) } else { Ok(lists) }
 }
 
 /// The only private key.

@@ -12,7 +12,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::{IdentityError, Provider, TicketKeys, certificate, pem};
+use super::{ClientVerifier, IdentityError, Provider, TicketKeys, certificate, pem};
 
 /// A protocol version that can be spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub(crate) struct ServerRequest<'a> {
     pub(crate) version_min: Version,
     /// Highest version to accept, not below the lowest.
     pub(crate) version_max: Version,
+    /// Who checks clients' certificates; `None` asks for none.
+    pub(crate) clients: Option<Arc<ClientVerifier>>,
     /// Keys of the servers whose sessions may resume here.
     pub(crate) tickets: Arc<TicketKeys>,
 }
@@ -49,11 +51,14 @@ pub(crate) fn server_config(
     let provider = provider.rustls();
     let identity = load(&provider, request.certificate_pem, request.key_pem)?;
     let versions = versions(request.version_min, request.version_max)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)
-        .expect("both providers have suites and groups for both versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Single(identity)));
+        .expect("both providers have suites and groups for both versions");
+    let builder = match &request.clients {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::<ClientVerifier>::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Single(identity)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = Arc::<TicketKeys>::clone(&request.tickets);
     // Each ticket costs a seal, a record and 250 bytes in every handshake. One is what a client
@@ -260,6 +265,7 @@ mod tests {
             key_pem,
             version_min: Version::Tls12,
             version_max: Version::Tls13,
+            clients: None,
             tickets: Arc::new(TicketKeys::new().unwrap()),
         };
         server_config(&Provider::new(choice), &request).map(|_| ())

@@ -298,7 +298,8 @@ mod tests {
 
     fn downstream(server_name: Option<&str>, policy: Option<TlsPolicy>) -> Downstream {
         let addresses = ("10.0.0.9:1".parse().unwrap(), "10.0.0.1:443".parse().unwrap());
-        let tls = Tls { server_name: server_name.map(Into::into), policy };
+        let server_name = server_name.map(Into::into);
+        let tls = Tls { server_name, policy, client_certificate: None };
         Downstream::new(addresses, KEY, Some(tls), Instant::now())
     }
 

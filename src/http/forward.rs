@@ -107,7 +107,8 @@ impl<'a> Way<'a> {
 
 impl<N: Net> Forwarder<N> {
     pub(crate) fn new(gateway: Rc<Gateway<N>>, downstream: Rc<Downstream>) -> Self {
-        let peer = Peer::new(downstream.remote);
+        let told = downstream.tls.as_ref().and_then(|tls| tls.client_certificate.clone());
+        let peer = Peer::new(downstream.remote, told);
         Self { gateway, downstream, peer, switched: RefCell::new(None) }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! - What concerns one hop only never passes (RFC 9110, section 7.6.1).
 //! - What a client could use to pretend to be a gateway (`x-envoy-*`, `x-forwarded-client-cert`) is
-//!   dropped; `x-forwarded-for` is extended by the peer's address.
+//!   dropped; `x-forwarded-for` is extended by the peer's address, and of a client's certificate is
+//!   told what the handshake proved.
 //! - How many proxies in front are believed is the operator's word, [`Policy::trusted_proxies`].
 //!
 //! Deliberately not here: message framing, which the codec writes anew.
@@ -36,16 +37,18 @@ const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName =
 /// What every client of an Istio gateway sees; tools and dashboards look for it.
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
 
-/// The peer's address as header values, made once for a connection.
+/// What is told of the peer, as header values that are made once for a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     address: HeaderValue,
+    certificate: Option<HeaderValue>,
 }
 
 impl Peer {
-    pub(crate) fn new(remote: SocketAddr) -> Self {
+    pub(crate) fn new(remote: SocketAddr, certificate: Option<HeaderValue>) -> Self {
         let address = remote.ip().to_canonical().to_string();
-        Self { address: HeaderValue::try_from(address).expect("an address is visible ASCII") }
+        let address = HeaderValue::try_from(address).expect("an address is visible ASCII");
+        Self { address, certificate }
     }
 }
 
@@ -72,6 +75,9 @@ pub(crate) fn to_upstream(
     headers.insert(X_REQUEST_ID, request_id.clone());
     headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
     headers.insert(X_ENVOY_EXTERNAL_ADDRESS, external);
+    if let Some(certificate) = &peer.certificate {
+        headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
+    }
     Forwarded { x_forwarded_for, request_id }
 }
 
@@ -316,7 +322,7 @@ mod tests {
     }
 
     fn peer() -> Peer {
-        Peer::new("10.0.0.9:1234".parse().unwrap())
+        Peer::new("10.0.0.9:1234".parse().unwrap(), None)
     }
 
     fn trusting(trusted_proxies: u32) -> Policy {
@@ -372,6 +378,21 @@ mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert!(headers.contains_key("x_harmless"));
+    }
+
+    #[test]
+    fn what_the_client_proved_replaces_what_it_says() {
+        let proved = HeaderValue::from_static("Hash=1");
+        let peer = Peer::new("10.0.0.9:1234".parse().unwrap(), Some(proved));
+        let mut headers = map(&[
+            ("x-forwarded-client-cert", "Hash=6"),
+            ("x-forwarded-client-cert", "Hash=7"),
+            ("x_forwarded_client_cert", "Hash=8"),
+        ]);
+        to_upstream(&mut headers, &peer, true, &trusting(1));
+        let told: Vec<_> = headers.get_all("x-forwarded-client-cert").iter().collect();
+        assert_eq!(told, ["Hash=1"]);
+        assert!(!headers.contains_key("x_forwarded_client_cert"));
     }
 
     #[test]

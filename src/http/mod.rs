@@ -45,6 +45,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use ::http::HeaderValue;
+
 use crate::io::Net;
 use crate::snapshot::{ListenerKey, Subscription, TlsPolicy};
 use crate::telemetry::WorkerTelemetry;
@@ -78,6 +80,8 @@ pub(crate) struct Tls {
     pub(crate) server_name: Option<Box<str>>,
     /// What the handshake was held to. `None` only where tests make none.
     pub(crate) policy: Option<TlsPolicy>,
+    /// What is told to upstreams of the client's certificate; `None` when it showed none.
+    pub(crate) client_certificate: Option<HeaderValue>,
 }
 
 /// How a connection speaks HTTP.

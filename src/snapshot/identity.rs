@@ -86,26 +86,41 @@ pub struct Certificate {
     pub origin: Origin,
     /// Usable, or why not.
     pub state: CertificateState,
+    /// Those that vouch for the clients of its server; empty without mutual TLS.
+    pub client_ca: Vec<ClientCa>,
 }
 
 /// Whether a certificate can be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateState {
-    /// No usable certificate.
+    /// No usable certificate, or nothing to check clients with.
     Missing {
         /// What is in the way, in words for the operator.
         reason: String,
     },
     /// Served.
-    Ready {
-        /// Lower-case hexadecimal, without leading zeros or colons.
-        serial: String,
-        /// DNS names and addresses that it is valid for; empty for a certificate without that
-        /// extension.
-        subject_alt_names: Vec<String>,
-        /// Start of validity.
-        valid_from: SystemTime,
-        /// End of validity. An expired certificate is still served.
-        expires: SystemTime,
-    },
+    Ready(CertificateInfo),
+}
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Lower-case hexadecimal, without leading zeros or colons.
+    pub serial: String,
+    /// DNS names and addresses that it is valid for; empty for a certificate without that
+    /// extension.
+    pub subject_alt_names: Vec<String>,
+    /// Start of validity.
+    pub valid_from: SystemTime,
+    /// End of validity. An expired certificate is still served.
+    pub expires: SystemTime,
+}
+
+/// One certificate that vouches for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCa {
+    /// The path or Secret that it comes from.
+    pub source: String,
+    /// What it says.
+    pub info: CertificateInfo,
 }

@@ -31,7 +31,7 @@ pub use cors::Cors;
 pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};
 pub use fault::{Abort, Fault, Share};
 pub use host::{HostMap, HostPattern, HostPatternError};
-pub use identity::{Certificate, CertificateState, Identity, TlsPolicy};
+pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
 pub use listener::{Listener, ListenerKey, Serves, TlsServer};
 pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};

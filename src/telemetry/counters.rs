@@ -120,7 +120,11 @@ counters! {
     handshakes_not_tls: Counter "ringgate_listener_not_tls_total" [""]
         "Connections to a TLS port whose first bytes were not TLS.";
     handshakes_tls_error: Counter "envoy_listener_ssl_connection_error" [""]
-        "TLS handshakes that failed.";
+        "TLS handshakes that failed for another reason.";
+    clients_without_certificate: Counter "envoy_listener_ssl_fail_verify_no_cert" [""]
+        "TLS handshakes that failed because the client showed no certificate.";
+    clients_refused: Counter "envoy_listener_ssl_fail_verify_error" [""]
+        "TLS handshakes that failed because of the client's certificate.";
     handshakes_timeout: Counter "envoy_listener_downstream_pre_cx_timeout" [""]
         "Handshakes that took too long.";
     requests: Counter "envoy_http_downstream_rq_total" [""]

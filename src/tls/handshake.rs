@@ -10,10 +10,15 @@ use std::sync::Arc;
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{HandshakeKind, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::session::Session;
 use super::stream::Agreed;
+use crate::crypto::forwarded;
+
+/// Descriptions of alerts (RFC 8446, section 6).
+const HANDSHAKE_FAILURE: u8 = 40;
+const CERTIFICATE_REQUIRED: u8 = 116;
 
 /// A handshake under way, at the server's side.
 pub(super) struct Handshake {
@@ -70,6 +75,7 @@ impl Handshake {
                 Ok(_) => Some(Progress::Closed),
                 Err(error) => {
                     self.take_alert(out);
+                    self.reword_alert(&error, out);
                     return Err(error);
                 }
             };
@@ -93,6 +99,18 @@ impl Handshake {
         }
     }
 
+    /// rustls says `certificate_required` in TLS 1.2 too, which only has it in TLS 1.3: older
+    /// clients know `handshake_failure`. The record is not encrypted yet and ends with the alert.
+    fn reword_alert(&self, error: &rustls::Error, out: &mut [u8]) {
+        let is_old = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2);
+        if is_old
+            && *error == rustls::Error::NoCertificatesPresented
+            && let Some(description) = out.last_mut().filter(|last| **last == CERTIFICATE_REQUIRED)
+        {
+            *description = HANDSHAKE_FAILURE;
+        }
+    }
+
     /// What was agreed on, and the session; the handshake is done.
     ///
     /// # Errors
@@ -100,8 +118,10 @@ impl Handshake {
     pub(super) fn finish(self, sni: Option<Box<str>>) -> Result<(Session, Agreed), rustls::Error> {
         let alpn = self.connection.alpn_protocol().map(Into::into);
         let resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let client = self.connection.peer_certificates().and_then(|chain| chain.first());
+        let client = client.and_then(forwarded);
         let session = Session::new(self.connection)?;
-        Ok((session, Agreed { sni, alpn, resumed }))
+        Ok((session, Agreed { sni, alpn, resumed, client }))
     }
 }
 

@@ -90,6 +90,25 @@ impl From<io::Error> for AcceptError {
     }
 }
 
+/// Why there is no TLS stream, and what is left of the one below.
+pub(crate) struct Unaccepted<S> {
+    pub(crate) error: AcceptError,
+    /// Where the client may still be reading our alert: who closes at once may take it back.
+    pub(crate) stream: Option<S>,
+}
+
+impl<S> fmt::Debug for Unaccepted<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<S> From<AcceptError> for Unaccepted<S> {
+    fn from(error: AcceptError) -> Self {
+        Self { error, stream: None }
+    }
+}
+
 /// Shakes hands with the client on `stream`, as the server that `choose` finds for its hello.
 ///
 /// # Errors
@@ -97,11 +116,11 @@ impl From<io::Error> for AcceptError {
 pub(crate) async fn accept<S: Stream>(
     mut stream: S,
     choose: impl FnOnce(&Hello) -> Option<Arc<ServerConfig>>,
-) -> Result<TlsStream<S>, AcceptError> {
+) -> Result<TlsStream<S>, Unaccepted<S>> {
     let mut intake = Intake::default();
     let hello = read_hello(&mut stream, &mut intake).await?;
     let Some(config) = choose(&hello) else {
-        return Err(AcceptError::NoServer { sni: hello.sni });
+        return Err(AcceptError::NoServer { sni: hello.sni }.into());
     };
     let records = std::mem::take(&mut intake.records);
     let mut handshake = Handshake::new(config, records).map_err(AcceptError::Tls)?;
@@ -114,7 +133,8 @@ pub(crate) async fn accept<S: Stream>(
             // The alert, if there is one, is on its way; why the handshake failed matters more
             // than whether the client hears of it.
             let _: io::Result<()> = flush(&mut stream).await;
-            Err(error)
+            let stream = matches!(error, AcceptError::Tls(_)).then_some(stream);
+            Err(Unaccepted { error, stream })
         }
     }
 }

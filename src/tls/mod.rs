@@ -20,5 +20,5 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use hello::{AcceptError, Hello, accept};
+pub(crate) use hello::{AcceptError, Hello, Unaccepted, accept};
 pub(crate) use stream::TlsStream;

@@ -38,6 +38,7 @@ pub(super) struct Agreed {
     pub(super) sni: Option<Box<str>>,
     pub(super) alpn: Option<Box<[u8]>>,
     pub(super) resumed: bool,
+    pub(super) client: Option<String>,
 }
 
 /// Plaintext within a record. Invariant: `start < end`.
@@ -98,6 +99,12 @@ impl<S: Stream> TlsStream<S> {
     /// Whether a ticket shortened the handshake.
     pub(crate) fn resumed(&self) -> bool {
         self.agreed.resumed
+    }
+
+    /// What is told of the client's certificate, once, as visible ASCII; `None` when it showed
+    /// none.
+    pub(crate) fn take_client(&mut self) -> Option<String> {
+        self.agreed.client.take()
     }
 
     /// What was negotiated, for tests to look at.

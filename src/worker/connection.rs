@@ -19,10 +19,10 @@ use super::balance::{Balance, Carried};
 use super::{Fresh, Worker};
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
-use crate::io::{Net, Stream};
+use crate::io::{Net, Stream, linger};
 use crate::snapshot::{Identity, ListenerKey, Serves, TlsPolicy};
 use crate::telemetry::request::{Flags, Record};
-use crate::tls::{self, AcceptError, Hello, TlsStream};
+use crate::tls::{self, AcceptError, Hello, TlsStream, Unaccepted};
 
 /// A connection that has just been accepted.
 pub(super) struct Connection<N: Net> {
@@ -76,7 +76,7 @@ impl<N: Net> Connection<N> {
         self,
         secured: Result<(TlsStream<S>, Option<TlsPolicy>), Failure>,
     ) -> Option<http::Served> {
-        let (stream, policy) = match secured {
+        let (mut stream, policy) = match secured {
             Ok(secured) => secured,
             Err(failure) => {
                 self.note(&failure);
@@ -93,7 +93,9 @@ impl<N: Net> Connection<N> {
             _ => Protocol::Http1,
         };
         let server_name = stream.server_name().map(Into::into);
-        let downstream = self.downstream(Some(http::Tls { server_name, policy }));
+        let client_certificate = stream.take_client().and_then(|told| told.try_into().ok());
+        let tls = http::Tls { server_name, policy, client_certificate };
+        let downstream = self.downstream(Some(tls));
         let gateway = Rc::clone(&self.worker.gateway);
         Some(http::serve(gateway, downstream, stream, protocol, self.watch))
     }
@@ -118,7 +120,12 @@ impl<N: Net> Connection<N> {
         });
         match http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting).await {
             Ok(Ok(stream)) => Ok((stream, policy)),
-            Ok(Err(error)) => Err(Failure::Refused(error)),
+            Ok(Err(Unaccepted { error, stream })) => {
+                if let Some(stream) = stream {
+                    linger(&self.worker.gateway.net, limits.1, stream).await;
+                }
+                Err(Failure::Refused(error))
+            }
             Err(_) => Err(Failure::TooSlow),
         }
     }
@@ -161,6 +168,12 @@ impl<N: Net> Connection<N> {
             }
             Failure::Refused(AcceptError::NotTls) => {
                 (&counters.handshakes_not_tls, Flags::DOWNSTREAM_PROTOCOL_ERROR, "not_tls")
+            }
+            Failure::Refused(AcceptError::Tls(rustls::Error::NoCertificatesPresented)) => {
+                (&counters.clients_without_certificate, Flags::NONE, "no_client_certificate")
+            }
+            Failure::Refused(AcceptError::Tls(rustls::Error::InvalidCertificate(_))) => {
+                (&counters.clients_refused, Flags::NONE, "client_certificate_refused")
             }
             Failure::Refused(_) => (&counters.handshakes_tls_error, Flags::NONE, "tls_error"),
         };

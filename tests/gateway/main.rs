@@ -25,6 +25,7 @@ mod headers;
 mod http1;
 mod http2;
 mod matches;
+mod mutual;
 mod page;
 mod readme;
 mod reload;

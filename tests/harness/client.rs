@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls::{SupportedProtocolVersion, version};
 
 use super::PATIENCE;
+use super::certificate::Leaf;
 
 /// How a client does TLS. Cloning shares the tickets.
 #[derive(Clone)]
@@ -54,6 +57,17 @@ impl Tls {
     pub fn alpn(&self, protocols: &[&str]) -> Self {
         self.with(|config| {
             config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        })
+    }
+
+    /// Shows this certificate to servers that ask for one.
+    pub fn identified(&self, leaf: &Leaf) -> Self {
+        self.with(|config| {
+            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+            let chain = CertificateDer::pem_slice_iter(leaf.chain_pem.as_bytes());
+            let chain = chain.collect::<Result<_, _>>().unwrap();
+            let key = CertifiedKey::from_der(chain, key, config.crypto_provider()).unwrap();
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
         })
     }
 

@@ -273,6 +273,12 @@ impl Builder {
         self
     }
 
+    /// A file in the gateway's own directory.
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.push((path.to_owned(), text.to_owned()));
+        self
+    }
+
     /// A certificate of the gateway's own authority in `/certs/NAME/`.
     pub fn certificate(mut self, name: &str, hosts: &[&str]) -> Self {
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();

@@ -31,6 +31,12 @@ pub fn https_server(port: u16, hosts: &[&str], certificate: &str) -> String {
     )
 }
 
+/// The same in `mode`, with more lines of `tls`, each indented by six.
+pub fn mutual_server(hosts: &[&str], certificate: &str, mode: &str, more: &str) -> String {
+    let server = https_server(443, hosts, certificate);
+    server.replace("mode: SIMPLE\n", &format!("mode: {mode}\n{more}"))
+}
+
 /// One plain HTTP server, an entry for [`gateway`].
 pub fn http_server(port: u16, hosts: &[&str], redirect: bool) -> String {
     let tls = if redirect { "    tls: { httpsRedirect: true }\n" } else { "" };

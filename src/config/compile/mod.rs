@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::model::Spec;
+use crate::crypto::Pins;
 use crate::snapshot::{
-    HostMap, Identity, Limits, Listener, ListenerKey, Policy, Rejection, RouteTable, Serves,
-    Severity, Snapshot, TlsServer,
+    CertificateInfo, HostMap, Identity, Limits, Listener, ListenerKey, Policy, Rejection,
+    RouteTable, Serves, Severity, Snapshot, TlsServer,
 };
 
 use backend::{Backends, Clusters};
@@ -100,23 +101,85 @@ pub(crate) trait Identities {
     /// Builds the configuration of a server, once per distinct request.
     ///
     /// # Errors
-    /// What is wrong with the certificate or the key, for the operator; never any byte of the key.
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String>;
+    /// What is wrong, and with which part of the request.
+    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal>;
 
     /// Replaces the keys that tickets are sealed with, in every configuration that is in use.
     fn rotate_tickets(&mut self) {}
 }
 
-/// What a TLS server is to prove itself with.
+/// What a TLS server is to prove itself with, and what clients have to prove to it.
 pub(crate) struct IdentityRequest<'a> {
     /// Name of the server. Ticket keys belong to it: the same name with the same policy keeps them.
     pub(crate) server: &'a str,
-    /// Certificate chain, PEM.
-    pub(crate) certificate: &'a [u8],
-    /// Private key, PEM.
-    pub(crate) key: &'a [u8],
+    /// What it proves itself with.
+    pub(crate) pair: &'a Pair,
+    /// What its clients are held to.
+    pub(crate) policy: &'a TlsRules,
+}
+
+/// Certificate chain and private key, PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    /// Leaf first.
+    pub(crate) certificate: Arc<[u8]>,
+    pub(crate) key: Arc<[u8]>,
+}
+
+/// What the clients of a server are held to. Sessions resume where this is the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct TlsRules {
     /// Versions that clients may negotiate.
     pub(crate) versions: TlsVersions,
+    /// `None` asks clients for no certificate.
+    pub(crate) clients: Option<Clients>,
+}
+
+/// Which clients a server takes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Clients {
+    /// Who vouches for them.
+    pub(crate) trust: ClientTrust,
+    /// What else they have to be.
+    pub(crate) demands: ClientDemands,
+}
+
+/// Who vouches for clients, PEM.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ClientTrust {
+    /// Certificates.
+    pub(crate) ca: Arc<[u8]>,
+    /// Revocation lists.
+    pub(crate) crl: Option<Arc<[u8]>>,
+}
+
+/// What a client with a certificate has to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClientDemands {
+    /// Clients without a certificate are taken too.
+    pub(crate) optional: bool,
+    /// One of these names; none means any.
+    pub(crate) subject_alt_names: Vec<String>,
+    /// One of these keys or certificates; none means any.
+    pub(crate) pins: Pins,
+    /// A certificate is taken that does not hold.
+    pub(crate) accept_untrusted: bool,
+}
+
+/// Why there is no configuration.
+pub(crate) struct Refusal {
+    pub(crate) part: Part,
+    /// For the operator; never any byte of a key.
+    pub(crate) reason: String,
+}
+
+/// What of a request can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Certificate or key.
+    Pair,
+    /// What clients are checked with.
+    Clients,
 }
 
 /// The TLS versions of a server; at least one.
@@ -130,19 +193,17 @@ pub(crate) enum TlsVersions {
     Only13,
 }
 
-/// A configuration, and what its certificate says.
+/// A configuration, and what its certificates say.
 #[derive(Clone)]
 pub(crate) struct BuiltIdentity {
     /// Ready for handshakes.
     pub(crate) config: Arc<rustls::ServerConfig>,
-    /// Lower-case hexadecimal, without leading zeros or colons.
-    pub(crate) serial: String,
-    /// DNS names and addresses.
-    pub(crate) subject_alt_names: Vec<String>,
-    /// Start of validity.
-    pub(crate) valid_from: SystemTime,
-    /// End of validity.
-    pub(crate) expires: SystemTime,
+    /// The server's certificate.
+    pub(crate) certificate: CertificateInfo,
+    /// Those that vouch for clients.
+    pub(crate) client_ca: Vec<CertificateInfo>,
+    /// When the first revocation list ends.
+    pub(crate) crl_expires: Option<SystemTime>,
 }
 
 /// Turns files into snapshots, generation after generation.

@@ -2,7 +2,7 @@
 //! the files in `config/testdata`.
 
 use super::*;
-use crate::snapshot::{Action, Cluster};
+use crate::snapshot::{Action, CertificateState, Cluster};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -15,18 +15,27 @@ pub(crate) struct TestIdentities {
 }
 
 impl Identities for TestIdentities {
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, String> {
-        let certificate = String::from_utf8_lossy(request.certificate);
-        let serial = certificate.strip_prefix("good ").ok_or("is no certificate")?;
-        if request.key != format!("key {serial}").as_bytes() {
-            return Err("the key does not belong to the certificate".into());
+    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
+        let refuse = |part, reason: &str| Err(Refusal { part, reason: reason.to_owned() });
+        let trust = request.policy.clients.as_ref().map(|clients| &clients.trust);
+        if trust.is_some_and(|trust| !trust.ca.starts_with(b"good ca")) {
+            return refuse(Part::Clients, "there is no CA certificate in it");
+        }
+        if trust.and_then(|trust| trust.crl.as_ref()).is_some_and(|crl| **crl != *b"good crl") {
+            return refuse(Part::Clients, "there is no revocation list in it");
+        }
+        let certificate = String::from_utf8_lossy(&request.pair.certificate);
+        let Some(serial) = certificate.strip_prefix("good ") else {
+            return refuse(Part::Pair, "is no certificate");
+        };
+        if *request.pair.key != *format!("key {serial}").as_bytes() {
+            return refuse(Part::Pair, "the key does not belong to the certificate");
         }
         self.built += 1;
         let names = serial.strip_prefix("for ").map(|names| names.split(',').map(str::to_owned));
         let (now, days) = (SystemTime::now(), |days: u64| Duration::from_hours(24 * days));
         let is_early = serial == "early";
-        Ok(BuiltIdentity {
-            config: server_config(),
+        let info = CertificateInfo {
             serial: serial.to_owned(),
             subject_alt_names: names.map_or_else(Vec::new, Iterator::collect),
             // Half a day more, so that a slow test counts the same days.
@@ -36,7 +45,14 @@ impl Identities for TestIdentities {
             } else {
                 now + days(100)
             },
-        })
+        };
+        let authority = |trust: &ClientTrust| CertificateInfo {
+            serial: String::from_utf8_lossy(&trust.ca).into_owned(),
+            ..info.clone()
+        };
+        let client_ca = trust.map(authority).into_iter().collect();
+        let config = server_config();
+        Ok(BuiltIdentity { config, certificate: info, client_ca, crl_expires: None })
     }
 }
 
@@ -507,4 +523,94 @@ fn a_secret_is_never_shown() {
     let snapshot = world.compile();
     assert!(said(&snapshot).contains("is not base64"), "{}", said(&snapshot));
     assert!(!format!("{snapshot:?}").contains("hunter2"));
+}
+
+/// The page's second Gateway: with mutual TLS.
+fn mutual_page() -> World {
+    let page = PAGE.replace("mode: SIMPLE", "mode: MUTUAL\n      caCertificates: /ca.pem");
+    let mut world = World::new(&[("page.yaml", &page), ("backend.yaml", BACKEND)]);
+    world.write_pair("1", "1");
+    world.pem.insert("/ca.pem".into(), b"good ca 1".as_slice().into());
+    world
+}
+
+fn is_served(snapshot: &Snapshot) -> bool {
+    matches!(server(snapshot, "httpbin.example.com").identity, Identity::Ready(_))
+}
+
+/// What the clients of the page's host are held to.
+fn ca(snapshot: &Snapshot) -> Vec<&str> {
+    let authorities = snapshot.certificates[0].client_ca.iter();
+    authorities.map(|ca| ca.info.serial.as_str()).collect()
+}
+
+#[test]
+fn a_host_whose_ca_was_never_good_is_closed() {
+    let mut world = mutual_page();
+    world.pem.remove("/ca.pem");
+    let output = world.output();
+    assert!(!is_served(&output.snapshot));
+    assert!(output.pem_paths.contains("/ca.pem"), "awaited");
+    let said = said(&output.snapshot);
+    assert!(said.contains("tls.caCertificates: /ca.pem does not exist (its hosts are closed"));
+    let CertificateState::Missing { reason } = &output.snapshot.certificates[0].state else {
+        panic!("{:?}", output.snapshot.certificates);
+    };
+    assert_eq!(reason, "/ca.pem does not exist");
+    world.pem.insert("/ca.pem".into(), b"bad".as_slice().into());
+    assert!(!is_served(&world.compile()));
+    world.pem.insert("/ca.pem".into(), b"good ca 2".as_slice().into());
+    let snapshot = world.compile();
+    assert!(is_served(&snapshot));
+    assert_eq!(ca(&snapshot), ["good ca 2"]);
+}
+
+#[test]
+fn an_unreadable_ca_leaves_the_last_good_one_and_takes_a_new_certificate() {
+    let mut world = mutual_page();
+    assert_eq!(ca(&world.compile()), ["good ca 1"]);
+    world.write_pair("2", "2");
+    for bad in [Some("bad"), None] {
+        world.pem.remove("/ca.pem");
+        if let Some(bad) = bad {
+            world.pem.insert("/ca.pem".into(), bad.as_bytes().into());
+        }
+        let snapshot = world.compile();
+        assert!(is_served(&snapshot));
+        assert_eq!(ca(&snapshot), ["good ca 1"]);
+        let CertificateState::Ready(info) = &snapshot.certificates[0].state else { panic!() };
+        assert_eq!(info.serial, "2");
+        let said = said(&snapshot);
+        assert!(said.contains("(clients are checked as before)"), "{said}");
+    }
+    world.write_pair("3", "2");
+    let snapshot = world.compile();
+    assert!(is_served(&snapshot));
+    let said = said(&snapshot);
+    assert!(said.contains("(clients are checked as before)"), "{said}");
+    assert!(said.contains("(the last good certificate stays in use)"), "{said}");
+}
+
+#[test]
+fn a_host_that_becomes_mutual_is_not_served_without_a_ca() {
+    let mut world = World::page();
+    let simple = world.compile();
+    assert!(is_served(&simple));
+    let page = PAGE.replace("mode: SIMPLE", "mode: MUTUAL\n      caCertificates: /ca.pem");
+    world.write("page.yaml", &page);
+    assert!(!is_served(&world.compile()));
+    world.pem.insert("/ca.pem".into(), b"good ca 1".as_slice().into());
+    assert!(is_served(&world.compile()));
+    let moved = page.replace("/ca.pem", "/other.pem");
+    world.write("page.yaml", &moved);
+    assert!(!is_served(&world.compile()), "another CA was asked for");
+    let listed = page.replace("/ca.pem", "/ca.pem\n      caCrl: /crl.pem");
+    world.write("page.yaml", &listed);
+    assert!(!is_served(&world.compile()), "a list of revoked certificates was asked for");
+    world.pem.insert("/crl.pem".into(), b"good crl".as_slice().into());
+    assert!(is_served(&world.compile()));
+    world.pem.insert("/crl.pem".into(), b"".as_slice().into());
+    let snapshot = world.compile();
+    assert!(is_served(&snapshot));
+    assert!(said(&snapshot).contains("clients are checked as before"), "{}", said(&snapshot));
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::fields::{Field, Fields, Finding, Located, Problems, did_you_mean, not_supported};
 use super::resource::{Key, is_error};
+use super::server_tls::{self, Tls, TlsReader};
 use super::service::optional_string;
-use crate::config::compile::TlsVersions;
 use crate::snapshot::HostPattern;
 
 /// A Gateway. A server with a part that is not supported is left out of `servers`.
@@ -35,7 +35,7 @@ pub(crate) struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerProtocol {
     Http { https_redirect: bool },
-    Https(Tls),
+    Https(Box<Tls>),
 }
 
 /// A host of a server, and the VirtualServices that may bind to it.
@@ -46,43 +46,8 @@ pub(crate) struct ServerHost {
     pub(crate) pattern: HostPattern,
 }
 
-/// How a server terminates TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tls {
-    pub(crate) credential: Credential,
-    pub(crate) versions: TlsVersions,
-}
-
-/// Where certificate and key come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Credential {
-    Files {
-        certificate: Located<String>,
-        key: Located<String>,
-    },
-    /// A Secret in the gateway's own namespace.
-    Secret(Located<String>),
-}
-
 /// What a finding about one server of several does.
-const SERVER_ONLY: &str = "only this server is left out";
-
-/// What Istio's `ServerTLSSettings` has beyond what is read here.
-const TLS_UNSUPPORTED: [&str; 13] = [
-    "caCertificates",
-    "caCrl",
-    "credentialNames",
-    "tlsCertificates",
-    "caCertCredentialName",
-    "subjectAltNames",
-    "verifyCertificateSpki",
-    "verifyCertificateHash",
-    "cipherSuites",
-    "insecureSkipVerify",
-    "ecdhCurves",
-    "alpnProtocols",
-    "caCertCredentialNames",
-];
+pub(super) const SERVER_ONLY: &str = "only this server is left out";
 
 /// Reads a Gateway; the findings in the result leave out only a server each.
 pub(super) fn read(
@@ -241,7 +206,10 @@ impl ServerReader<'_> {
         match (port.tls, tls) {
             (false, None) => Some(ServerProtocol::Http { https_redirect: false }),
             (false, Some(tls)) => self.read_plain(&tls),
-            (true, Some(tls)) => self.read_tls(&tls).map(ServerProtocol::Https),
+            (true, Some(tls)) => {
+                let mut reader = TlsReader { whole: self.whole, partial: self.partial };
+                reader.read(&tls).map(|tls| ServerProtocol::Https(Box::new(tls)))
+            }
             (true, None) => {
                 let cause = "a server with protocol HTTPS needs `mode: SIMPLE` and a certificate";
                 self.whole.error(server, "`tls` is missing", cause);
@@ -268,127 +236,13 @@ impl ServerReader<'_> {
         if let Some(field) = tls.take("credentialName") {
             self.whole.warn(&field, "ignored: a server with protocol HTTP has no certificate", "");
         }
-        tls.refuse_with(&TLS_UNSUPPORTED, SERVER_ONLY, self.partial);
+        for name in server_tls::ONLY_HTTPS {
+            if let Some(field) = tls.take(name) {
+                let what = "a server with protocol HTTP has no TLS";
+                self.partial.error(&field, what, "set `protocol: HTTPS`");
+            }
+        }
         tls.finish(self.whole);
         Some(ServerProtocol::Http { https_redirect: redirect.unwrap_or(Some(false))? })
-    }
-
-    fn read_tls(&mut self, field: &Field<'_>) -> Option<Tls> {
-        let mut tls = field.fields(self.whole)?;
-        let mode = tls.take("mode");
-        let simple = self.read_mode(field, mode.as_ref());
-        if let Some(field) = tls.take("httpsRedirect")
-            && field.boolean(self.whole)?
-        {
-            let cause = "it belongs on the server with protocol HTTP";
-            self.whole.warn(&field, "`httpsRedirect` of an HTTPS server is ignored", cause);
-        }
-        let credential = self.read_credential(field, &mut tls, simple);
-        let versions = self.read_versions(&mut tls);
-        let mut unused = Problems::default();
-        tls.refuse_with(
-            &TLS_UNSUPPORTED,
-            SERVER_ONLY,
-            if simple { self.partial } else { &mut unused },
-        );
-        tls.finish(self.whole);
-        Some(Tls { credential: credential?, versions: versions? })
-    }
-
-    /// Whether the mode is SIMPLE; reports every other.
-    fn read_mode(&mut self, tls: &Field<'_>, mode: Option<&Field<'_>>) -> bool {
-        let Some(field) = mode else {
-            let what = "`mode` is missing, which means PASSTHROUGH in Istio: ".to_owned()
-                + &not_supported("it");
-            self.partial.error(tls, what, "write `mode: SIMPLE` to terminate TLS here");
-            return false;
-        };
-        let Some(text) = field.string(self.whole) else { return false };
-        match text {
-            "SIMPLE" => return true,
-            "MUTUAL" | "OPTIONAL_MUTUAL" | "PASSTHROUGH" | "AUTO_PASSTHROUGH" | "ISTIO_MUTUAL" => {
-                self.partial.error(field, not_supported(&format!("mode {text}")), SERVER_ONLY);
-            }
-            _ => {
-                let names = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "PASSTHROUGH"].into_iter();
-                let cause = did_you_mean(text, names);
-                self.whole.error(field, format!("there is no mode `{text}`"), &cause);
-            }
-        }
-        false
-    }
-
-    fn read_credential(
-        &mut self,
-        parent: &Field<'_>,
-        tls: &mut Fields<'_>,
-        wanted: bool,
-    ) -> Option<Credential> {
-        let (certificate, key) = (tls.take("serverCertificate"), tls.take("privateKey"));
-        let name = tls.take("credentialName");
-        if !wanted {
-            return None;
-        }
-        match (certificate, key, name) {
-            (None, None, Some(name)) => self.read_secret_name(&name).map(Credential::Secret),
-            (Some(certificate), Some(key), None) => Some(Credential::Files {
-                certificate: certificate.located(self.whole)?,
-                key: key.located(self.whole)?,
-            }),
-            (_, _, Some(name)) => {
-                let what = "there may be `credentialName` or files, not both";
-                self.whole.error(&name, what, "");
-                None
-            }
-            (_, _, None) => {
-                let what = "needs `serverCertificate` and `privateKey`, or `credentialName`";
-                self.whole.error(parent, what, "");
-                None
-            }
-        }
-    }
-
-    fn read_secret_name(&mut self, field: &Field<'_>) -> Option<Located<String>> {
-        let name = field.located(self.whole)?;
-        if name.value.contains('/') || name.value.is_empty() {
-            let cause = "the Secret is always looked up in the gateway's own namespace";
-            self.whole.error(field, "must be the name of a Secret, without namespace", cause);
-            return None;
-        }
-        Some(name)
-    }
-
-    fn read_versions(&mut self, tls: &mut Fields<'_>) -> Option<TlsVersions> {
-        let low = tls.take("minProtocolVersion");
-        let high = tls.take("maxProtocolVersion");
-        let min = low.map_or(Some(12), |field| self.read_version(&field, 12))?;
-        let max = high.as_ref().map_or(Some(13), |field| self.read_version(field, 13))?;
-        match (min, max) {
-            (12, 13) => Some(TlsVersions::Both),
-            (12, _) => Some(TlsVersions::Only12),
-            (_, 13) => Some(TlsVersions::Only13),
-            _ => {
-                let what = "`maxProtocolVersion` is below `minProtocolVersion`";
-                self.whole.error(&high?, what, "");
-                None
-            }
-        }
-    }
-
-    fn read_version(&mut self, field: &Field<'_>, auto: u8) -> Option<u8> {
-        match field.string(self.whole)? {
-            "TLS_AUTO" => return Some(auto),
-            "TLSV1_2" => return Some(12),
-            "TLSV1_3" => return Some(13),
-            old @ ("TLSV1_0" | "TLSV1_1") => {
-                let cause = "it needs ciphers that are no longer safe; the lowest is TLSV1_2";
-                self.partial.error(field, not_supported(old), cause);
-            }
-            text => {
-                let what = format!("must be TLS_AUTO, TLSV1_2 or TLSV1_3, not `{text}`");
-                self.whole.error(field, what, "");
-            }
-        }
-        None
     }
 }

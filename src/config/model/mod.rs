@@ -14,15 +14,17 @@ mod fields;
 mod gateway;
 mod resource;
 mod secret;
+mod server_tls;
 mod service;
 mod service_entry;
 mod virtual_service;
 
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
-pub(crate) use gateway::{Credential, Gateway, Server, ServerHost, ServerProtocol, Tls};
+pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::{Secret, SecretBytes};
+pub(crate) use server_tls::{ClientAuth, ClientCa, Credential, Tls};
 pub(crate) use service::{Service, ServicePort, TargetPort};
 pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{

@@ -1,0 +1,344 @@
+//! `tls` of a Gateway's server: with which certificate it serves, and which clients it takes.
+//!
+//! What would leave clients unchecked that somebody wanted checked is an error, also where Istio
+//! ignores it.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::fields::{Field, Fields, Located, Problems, did_you_mean, not_supported};
+use super::gateway::SERVER_ONLY;
+use crate::config::compile::{ClientDemands, TlsVersions};
+use crate::crypto::Pins;
+
+/// How a server terminates TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    pub(crate) credential: Credential,
+    pub(crate) versions: TlsVersions,
+    /// `None` asks clients for no certificate.
+    pub(crate) clients: Option<ClientAuth>,
+}
+
+/// Where certificate and key come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    Files {
+        certificate: Located<String>,
+        key: Located<String>,
+    },
+    /// A Secret in the gateway's own namespace.
+    Secret(Located<String>),
+}
+
+/// Modes MUTUAL and OPTIONAL_MUTUAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientAuth {
+    pub(crate) ca: ClientCa,
+    /// A file of revocation lists.
+    pub(crate) crl: Option<Located<String>>,
+    pub(crate) demands: ClientDemands,
+}
+
+/// Where the certificates of the clients' CAs come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientCa {
+    File(Located<String>),
+    /// The server's own Secret, or the one beside it whose name ends in `-cacert`.
+    OfCredential(Located<String>),
+    /// A Secret for this alone.
+    Secret(Located<String>),
+}
+
+/// Fields that make no sense without TLS.
+pub(super) const ONLY_HTTPS: [&str; 14] = [
+    "caCertCredentialName",
+    "caCertCredentialNames",
+    "caCrl",
+    "cipherSuites",
+    "credentialNames",
+    "alpnProtocols",
+    "ecdhCurves",
+    "insecureSkipVerify",
+    "maxProtocolVersion",
+    "minProtocolVersion",
+    "subjectAltNames",
+    "tlsCertificates",
+    "verifyCertificateHash",
+    "verifyCertificateSpki",
+];
+
+/// What Istio's `ServerTLSSettings` has beyond what is read here.
+const UNSUPPORTED: [&str; 6] = [
+    "credentialNames",
+    "tlsCertificates",
+    "cipherSuites",
+    "ecdhCurves",
+    "alpnProtocols",
+    "caCertCredentialNames",
+];
+
+/// Bytes of a SHA-256.
+const HASH_BYTES: usize = 32;
+
+/// What is done with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Simple,
+    Mutual,
+    OptionalMutual,
+    /// One that was reported.
+    Unsupported,
+}
+
+pub(super) struct TlsReader<'a> {
+    /// What makes the whole Gateway bad.
+    pub(super) whole: &'a mut Problems,
+    /// What leaves out this server.
+    pub(super) partial: &'a mut Problems,
+}
+
+impl TlsReader<'_> {
+    pub(super) fn read(&mut self, field: &Field<'_>) -> Option<Tls> {
+        let mut tls = field.fields(self.whole)?;
+        let mode = tls.take("mode");
+        let mode = self.read_mode(field, mode.as_ref());
+        if let Some(field) = tls.take("httpsRedirect")
+            && field.boolean(self.whole)?
+        {
+            let cause = "it belongs on the server with protocol HTTP";
+            self.whole.warn(&field, "`httpsRedirect` of an HTTPS server is ignored", cause);
+        }
+        if mode == Mode::Unsupported {
+            self.skip(tls);
+            return None;
+        }
+        let credential = self.read_credential(field, &mut tls);
+        let clients = self.read_clients(field, &mut tls, mode, credential.as_ref());
+        let versions = self.read_versions(&mut tls);
+        tls.refuse_with(&UNSUPPORTED, SERVER_ONLY, self.partial);
+        tls.finish(self.whole);
+        Some(Tls { credential: credential?, versions: versions?, clients: clients? })
+    }
+
+    /// Of a server that is left out only the names of its fields are checked.
+    fn skip(&mut self, mut tls: Fields<'_>) {
+        let more = ["serverCertificate", "privateKey", "caCertificates", "credentialName"];
+        for name in more.iter().chain(&ONLY_HTTPS) {
+            tls.take(name);
+        }
+        tls.finish(self.whole);
+    }
+
+    fn read_mode(&mut self, tls: &Field<'_>, mode: Option<&Field<'_>>) -> Mode {
+        let Some(field) = mode else {
+            let what = "`mode` is missing, which means PASSTHROUGH in Istio: ".to_owned()
+                + &not_supported("it");
+            self.partial.error(tls, what, "write `mode: SIMPLE` to terminate TLS here");
+            return Mode::Unsupported;
+        };
+        let Some(text) = field.string(self.whole) else { return Mode::Unsupported };
+        match text {
+            "SIMPLE" => return Mode::Simple,
+            "MUTUAL" => return Mode::Mutual,
+            "OPTIONAL_MUTUAL" => return Mode::OptionalMutual,
+            "AUTO_PASSTHROUGH" | "ISTIO_MUTUAL" => {
+                let cause = "it is for traffic within a mesh, which this gateway is no part of; \
+                             only this server is left out";
+                self.partial.error(field, not_supported(&format!("mode {text}")), cause);
+            }
+            "PASSTHROUGH" => {
+                self.partial.error(field, not_supported("mode PASSTHROUGH"), SERVER_ONLY);
+            }
+            _ => {
+                let names = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "PASSTHROUGH"].into_iter();
+                let cause = did_you_mean(text, names);
+                self.whole.error(field, format!("there is no mode `{text}`"), &cause);
+            }
+        }
+        Mode::Unsupported
+    }
+
+    fn read_credential(&mut self, parent: &Field<'_>, tls: &mut Fields<'_>) -> Option<Credential> {
+        let (certificate, key) = (tls.take("serverCertificate"), tls.take("privateKey"));
+        let name = tls.take("credentialName");
+        match (certificate, key, name) {
+            (None, None, Some(name)) => self.read_secret_name(&name).map(Credential::Secret),
+            (Some(certificate), Some(key), None) => Some(Credential::Files {
+                certificate: certificate.located(self.whole)?,
+                key: key.located(self.whole)?,
+            }),
+            (_, _, Some(name)) => {
+                let what = "there may be `credentialName` or files, not both";
+                self.whole.error(&name, what, "");
+                None
+            }
+            (_, _, None) => {
+                let what = "needs `serverCertificate` and `privateKey`, or `credentialName`";
+                self.whole.error(parent, what, "");
+                None
+            }
+        }
+    }
+
+    fn read_secret_name(&mut self, field: &Field<'_>) -> Option<Located<String>> {
+        let name = field.located(self.whole)?;
+        if name.value.contains('/') || name.value.is_empty() {
+            let cause = "the Secret is always looked up in the gateway's own namespace";
+            self.whole.error(field, "must be the name of a Secret, without namespace", cause);
+            return None;
+        }
+        Some(name)
+    }
+
+    /// `None` after an error.
+    fn read_clients(
+        &mut self,
+        parent: &Field<'_>,
+        tls: &mut Fields<'_>,
+        mode: Mode,
+        credential: Option<&Credential>,
+    ) -> Option<Option<ClientAuth>> {
+        let (file, secret) = (tls.take("caCertificates"), tls.take("caCertCredentialName"));
+        let crl = tls.take("caCrl");
+        let demands = self.read_demands(tls, mode);
+        if mode == Mode::Simple {
+            self.warn_of_unused(file.into_iter().chain(secret));
+            if let Some(crl) = crl {
+                let cause = "write `mode: MUTUAL` to ask clients for certificates";
+                self.whole.error(&crl, "mode SIMPLE checks no client, so it has no CRL", cause);
+            }
+            return Some(None);
+        }
+        let crl = crl.map(|field| field.located(self.whole));
+        let ca = match (secret, file, credential?) {
+            (Some(secret), _, _) => ClientCa::Secret(self.read_secret_name(&secret)?),
+            (None, file, Credential::Secret(name)) => {
+                if let Some(file) = file {
+                    let what = "ignored beside `credentialName`, as by Istio";
+                    self.whole.warn(&file, what, "the CA is taken from the Secret");
+                }
+                ClientCa::OfCredential(name.clone())
+            }
+            (None, Some(file), Credential::Files { .. }) => {
+                ClientCa::File(file.located(self.whole)?)
+            }
+            (None, None, Credential::Files { .. }) => {
+                let cause = "clients' certificates are checked against it";
+                self.whole.error(parent, "needs `caCertificates` in this mode", cause);
+                return None;
+            }
+        };
+        let crl = crl.map_or(Some(None), |crl| crl.map(Some))?;
+        Some(Some(ClientAuth { ca, crl, demands: demands? }))
+    }
+
+    fn warn_of_unused<'f>(&mut self, fields: impl Iterator<Item = Field<'f>>) {
+        for field in fields {
+            let what = "ignored in mode SIMPLE, which asks clients for no certificate";
+            self.whole.warn(&field, what, "write `mode: MUTUAL` to ask them");
+        }
+    }
+
+    fn read_demands(&mut self, tls: &mut Fields<'_>, mode: Mode) -> Option<ClientDemands> {
+        let names = tls.take("subjectAltNames");
+        let (keys, hashes) = (tls.take("verifyCertificateSpki"), tls.take("verifyCertificateHash"));
+        let insecure = tls.take("insecureSkipVerify");
+        if mode == Mode::Simple {
+            self.warn_of_unused([names, keys, hashes, insecure].into_iter().flatten());
+            return None;
+        }
+        let text =
+            |item: &Field<'_>, problems: &mut Problems| item.string(problems).map(str::to_owned);
+        let names = self.read_list(names, text);
+        let keys = self.read_list(keys, read_base64_hash);
+        let certificates = self.read_list(hashes, read_hexadecimal_hash);
+        let insecure = insecure.map_or(Some(false), |field| self.read_insecure(&field));
+        Some(ClientDemands {
+            optional: mode == Mode::OptionalMutual,
+            subject_alt_names: names?,
+            pins: Pins { keys: keys?, certificates: certificates? },
+            accept_untrusted: insecure?,
+        })
+    }
+
+    fn read_insecure(&mut self, field: &Field<'_>) -> Option<bool> {
+        let insecure = field.boolean(self.whole)?;
+        if insecure {
+            let what = "every client certificate is accepted, whoever made it";
+            self.whole.warn(field, what, "remove it where clients are to be checked");
+        }
+        Some(insecure)
+    }
+
+    /// All items, or `None` if one of them is bad: fewer would demand something else.
+    fn read_list<T>(
+        &mut self,
+        field: Option<Field<'_>>,
+        read: impl Fn(&Field<'_>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Some(field) = field else { return Some(Vec::new()) };
+        let items = field.items(self.whole);
+        // All are read, so that all mistakes are reported.
+        let all: Vec<_> = items.iter().map(|item| read(item, self.whole)).collect();
+        all.into_iter().collect()
+    }
+
+    fn read_versions(&mut self, tls: &mut Fields<'_>) -> Option<TlsVersions> {
+        let low = tls.take("minProtocolVersion");
+        let high = tls.take("maxProtocolVersion");
+        let min = low.map_or(Some(12), |field| self.read_version(&field, 12))?;
+        let max = high.as_ref().map_or(Some(13), |field| self.read_version(field, 13))?;
+        match (min, max) {
+            (12, 13) => Some(TlsVersions::Both),
+            (12, _) => Some(TlsVersions::Only12),
+            (_, 13) => Some(TlsVersions::Only13),
+            _ => {
+                let what = "`maxProtocolVersion` is below `minProtocolVersion`";
+                self.whole.error(&high?, what, "");
+                None
+            }
+        }
+    }
+
+    fn read_version(&mut self, field: &Field<'_>, auto: u8) -> Option<u8> {
+        match field.string(self.whole)? {
+            "TLS_AUTO" => return Some(auto),
+            "TLSV1_2" => return Some(12),
+            "TLSV1_3" => return Some(13),
+            old @ ("TLSV1_0" | "TLSV1_1") => {
+                let cause = "it needs ciphers that are no longer safe; the lowest is TLSV1_2";
+                self.partial.error(field, not_supported(old), cause);
+            }
+            text => {
+                let what = format!("must be TLS_AUTO, TLSV1_2 or TLSV1_3, not `{text}`");
+                self.whole.error(field, what, "");
+            }
+        }
+        None
+    }
+}
+
+fn read_base64_hash(item: &Field<'_>, problems: &mut Problems) -> Option<[u8; HASH_BYTES]> {
+    let bytes = BASE64_STANDARD.decode(item.string(problems)?).ok();
+    let hash = bytes.and_then(|bytes| bytes.try_into().ok());
+    if hash.is_none() {
+        let cause = "`openssl x509 -noout -pubkey | openssl pkey -pubin -outform DER | openssl \
+                     dgst -sha256 -binary | base64` makes it";
+        problems.error(item, "must be the SHA-256 of a public key in base64", cause);
+    }
+    hash
+}
+
+fn read_hexadecimal_hash(item: &Field<'_>, problems: &mut Problems) -> Option<[u8; HASH_BYTES]> {
+    let text = item.string(problems)?.replace(':', "");
+    let digit = |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let is_hash = text.len() == 2 * HASH_BYTES && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let bytes: Vec<_> = (0..HASH_BYTES).filter_map(|at| digit(2 * at)).collect();
+    let hash = bytes.try_into().ok().filter(|_| is_hash);
+    if hash.is_none() {
+        let cause = "`openssl x509 -noout -fingerprint -sha256` prints it";
+        problems.error(item, "must be the SHA-256 of a certificate in hexadecimal", cause);
+    }
+    hash
+}

@@ -1,0 +1,186 @@
+//! Which clients a server with mutual TLS takes.
+//!
+//! - A client's chain is built as BoringSSL builds it for Envoy, as far as possible within the CA
+//!   file: whatever in there has no issuer in there ends it, so an intermediate may stand alone.
+//! - webpki builds it first. What webpki refuses and users have, `path` builds: X.509 v1, a
+//!   self-signed certificate that is its own CA, a CA that is a client.
+//! - Nothing is fetched, and nothing is kept between handshakes but who signed a revocation list.
+//!
+//! Deliberately not here: keeping the last good CA file, which `config` does.
+
+mod demands;
+mod path;
+mod revocation;
+mod trust;
+mod trust_error;
+
+pub(crate) use trust_error::TrustError;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
+    SignatureScheme,
+};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::{Provider, signed};
+use demands::Demands;
+use revocation::Revocation;
+use trust::Trust;
+
+/// Bytes of CA names that a server lists for its clients: the protocol allows 64 KiB. Without a
+/// list a client picks its certificate itself.
+const HINT_BYTES_MAX: usize = 32 * 1024;
+
+/// What a Gateway server says about its clients.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientRequest<'a> {
+    /// Whether a client without a certificate is taken, too.
+    pub(crate) optional: bool,
+    /// The certificates that clients' chains may end in, PEM.
+    pub(crate) ca_pem: &'a [u8],
+    /// Revocation lists, PEM. With one, every CA of a chain needs one.
+    pub(crate) crl_pem: Option<&'a [u8]>,
+    /// A client has one of these names; none means any name.
+    pub(crate) subject_alt_names: &'a [String],
+    /// SHA-256 of the keys and of the certificates of which a client has one; none means any.
+    pub(crate) pins: &'a Pins,
+    /// Whether a certificate is taken that does not hold.
+    pub(crate) accept_untrusted: bool,
+}
+
+/// SHA-256 of what is accepted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Pins {
+    /// Of SubjectPublicKeyInfos.
+    pub(crate) keys: Vec<[u8; 32]>,
+    /// Of whole certificates.
+    pub(crate) certificates: Vec<[u8; 32]>,
+}
+
+/// Checks the clients of one server.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    optional: bool,
+    accept_untrusted: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+    trust: Trust,
+    revocation: Option<Revocation>,
+    demands: Demands,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientVerifier {
+    /// Reads what `request` brings.
+    ///
+    /// # Errors
+    /// The CA certificates or the revocation lists cannot be used; in words for the operator.
+    pub(crate) fn new(
+        provider: &Provider,
+        request: &ClientRequest<'_>,
+    ) -> Result<Arc<Self>, TrustError> {
+        let algorithms = provider.rustls().signature_verification_algorithms;
+        let trust = Trust::new(request.ca_pem, algorithms)?;
+        let hints = trust.subjects();
+        let fits = hints.iter().map(|name| name.as_ref().len() + 2).sum::<usize>() < HINT_BYTES_MAX;
+        Ok(Arc::new(Self {
+            optional: request.optional,
+            accept_untrusted: request.accept_untrusted,
+            algorithms,
+            trust,
+            revocation: request.crl_pem.map(Revocation::new).transpose()?,
+            demands: Demands::new(request.subject_alt_names, request.pins),
+            hints: if fits { hints } else { Vec::new() },
+        }))
+    }
+
+    /// When the first revocation list ends, after which nobody is taken.
+    pub(crate) fn crl_expires(&self) -> Option<SystemTime> {
+        self.revocation.as_ref()?.expires()
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let chain = self.trust.chain(leaf, presented, now)?;
+        if let Some(revocation) = &self.revocation {
+            revocation.check(&chain, now, &self.algorithms)?;
+        }
+        self.demands.check(leaf)
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.optional
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.check(end_entity, intermediates, now) {
+            Err(error) if !self.accept_untrusted => Err(error.into()),
+            Ok(()) | Err(_) => Ok(ClientCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let leaf = parse(cert)?;
+        let spki = leaf.tbs_certificate.subject_pki.raw;
+        if !self.algorithms.supported_schemes().contains(&dss.scheme) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        if signed::is_signed(message, dss.signature(), dss.scheme, spki, &self.algorithms) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        Err(CertificateError::BadSignature.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let leaf = parse(cert)?;
+        let spki = SubjectPublicKeyInfoDer::from(leaf.tbs_certificate.subject_pki.raw);
+        rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The certificate in `der`.
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) | Err(_) => Err(CertificateError::BadEncoding),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ mod reload;
 mod retries;
 mod routing;
 mod self_check;
+mod steps;
 mod syscalls;
 mod tls;
 mod treatment;

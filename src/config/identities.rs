@@ -85,6 +85,7 @@ impl Identities for RealIdentities {
             key_pem: &request.pair.key,
             version_min,
             version_max,
+            parameters: &request.policy.parameters,
             clients: verifier,
             tickets: self.tickets(request)?,
         };
@@ -130,6 +131,7 @@ fn of_clients(error: &TrustError) -> Refusal {
 mod tests {
     use super::super::compile::{ClientDemands, ClientTrust, Pair};
     use super::*;
+    use crate::crypto::Parameters;
 
     fn clients(ca: &str, crl: Option<&str>, name: &str) -> Option<Clients> {
         let crl = crl.map(|crl| crl.as_bytes().into());
@@ -143,7 +145,8 @@ mod tests {
         let mut identities = RealIdentities::new(settings::Provider::Auto);
         let pair = Pair { certificate: b"".as_slice().into(), key: b"".as_slice().into() };
         let mut keys = |server, versions, clients| {
-            let policy = TlsRules { versions, clients };
+            let parameters = Parameters::default();
+            let policy = TlsRules { versions, parameters, clients };
             let request = IdentityRequest { server, pair: &pair, policy: &policy };
             identities.tickets(&request).ok().unwrap()
         };

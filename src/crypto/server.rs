@@ -12,7 +12,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::{ClientVerifier, IdentityError, Provider, TicketKeys, certificate, pem};
+use super::{ClientVerifier, IdentityError, Parameters, Provider, TicketKeys, certificate, pem};
 
 /// A protocol version that can be spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub(crate) struct ServerRequest<'a> {
     pub(crate) version_min: Version,
     /// Highest version to accept, not below the lowest.
     pub(crate) version_max: Version,
+    /// Cipher suites and groups to agree on.
+    pub(crate) parameters: &'a Parameters,
     /// Who checks clients' certificates; `None` asks for none.
     pub(crate) clients: Option<Arc<ClientVerifier>>,
     /// Keys of the servers whose sessions may resume here.
@@ -48,7 +50,10 @@ pub(crate) fn server_config(
     provider: &Provider,
     request: &ServerRequest<'_>,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
-    let provider = provider.rustls();
+    let mut provider = provider.rustls();
+    if !request.parameters.is_default() {
+        provider = Arc::new(request.parameters.narrow(&provider));
+    }
     let identity = load(&provider, request.certificate_pem, request.key_pem)?;
     let versions = versions(request.version_min, request.version_max)?;
     let builder = ServerConfig::builder_with_provider(provider)
@@ -265,6 +270,7 @@ mod tests {
             key_pem,
             version_min: Version::Tls12,
             version_max: Version::Tls13,
+            parameters: &Parameters::default(),
             clients: None,
             tickets: Arc::new(TicketKeys::new().unwrap()),
         };

@@ -44,6 +44,7 @@ impl Site {
             key_pem: key_pem.as_bytes(),
             version_min: Version::Tls12,
             version_max,
+            parameters: &crypto::Parameters::default(),
             clients: None,
             tickets: Arc::clone(&tickets),
         };

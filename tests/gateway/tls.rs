@@ -298,3 +298,38 @@ fn curl_verifies_a_certificate_made_with_openssl_as_the_page_does_today() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("SSL certificate verify ok") && text.contains("HTTP/2 418"), "{text}");
 }
+
+#[test]
+fn only_what_a_server_names_is_agreed_on() {
+    let Some(_) = outside::tool("openssl") else { return };
+    let more = "      cipherSuites: [ ECDHE-ECDSA-CHACHA20-POLY1305, ECDHE-ECDSA-AES128-GCM-SHA256 ]\n      \
+                ecdhCurves: [ P-384 ]\n";
+    let server = yaml::mutual_server(&["narrow.test"], "narrow", "SIMPLE", more);
+    let old = more.to_owned() + "      maxProtocolVersion: TLSV1_2\n";
+    let old = yaml::mutual_server(&["old.test"], "old", "SIMPLE", &old);
+    let backend = Backend::start("a");
+    let gateway = hosts(Driver::Auto, &backend)
+        .certificate("narrow", &["narrow.test"])
+        .certificate("old", &["old.test"])
+        .resource("narrow.yaml", &yaml::gateway("narrow", &(server + &old)))
+        .start();
+    let address = gateway.address(443).to_string();
+    let ca = gateway.path("ca.pem");
+    let said = |options: &[&str]| {
+        let mut openssl = outside::tool("openssl").unwrap();
+        openssl.args(["s_client", "-connect", &address, "-CAfile"]).arg(&ca).args(options);
+        outside::output(&mut openssl).1
+    };
+    let newest = said(&["-servername", "narrow.test"]);
+    assert!(newest.contains("New, TLSv1.3") && newest.contains("ECDH, secp384r1"), "{newest}");
+    let older = said(&["-servername", "old.test"]);
+    assert!(older.contains("Cipher is ECDHE-ECDSA-CHACHA20-POLY1305"), "our order: {older}");
+    let second = said(&["-servername", "old.test", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"]);
+    assert!(second.contains("Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"), "{second}");
+    let other = said(&["-servername", "old.test", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"]);
+    assert!(other.contains("alert handshake failure"), "{other}");
+    let curve = said(&["-servername", "narrow.test", "-curves", "X25519:P-256"]);
+    assert!(curve.contains("alert handshake failure"), "{curve}");
+    let newer = said(&["-servername", "old.test", "-tls1_3"]);
+    assert!(newer.contains("alert protocol version"), "{newer}");
+}

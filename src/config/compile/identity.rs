@@ -414,7 +414,7 @@ fn rules(tls: &Tls, trust: Option<&ClientTrust>) -> TlsRules {
         .as_ref()
         .zip(trust)
         .map(|(clients, trust)| Clients { trust: trust.clone(), demands: clients.demands.clone() });
-    TlsRules { versions: tls.versions, clients }
+    TlsRules { versions: tls.versions, parameters: tls.parameters.clone(), clients }
 }
 
 /// CA and revocation lists among the keys of a Secret, by either of the names that Istio knows.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::model::Spec;
-use crate::crypto::Pins;
+use crate::crypto::{Parameters, Pins};
 use crate::snapshot::{
     CertificateInfo, HostMap, Identity, Limits, Listener, ListenerKey, Policy, Rejection,
     RouteTable, Serves, Severity, Snapshot, TlsServer,
@@ -131,6 +131,8 @@ pub(crate) struct Pair {
 pub(crate) struct TlsRules {
     /// Versions that clients may negotiate.
     pub(crate) versions: TlsVersions,
+    /// Cipher suites and groups that they may negotiate.
+    pub(crate) parameters: Parameters,
     /// `None` asks clients for no certificate.
     pub(crate) clients: Option<Clients>,
 }

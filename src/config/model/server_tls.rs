@@ -9,13 +9,14 @@ use base64::prelude::BASE64_STANDARD;
 use super::fields::{Field, Fields, Located, Problems, did_you_mean, not_supported};
 use super::gateway::SERVER_ONLY;
 use crate::config::compile::{ClientDemands, TlsVersions};
-use crate::crypto::Pins;
+use crate::crypto::{Parameters, Pins};
 
 /// How a server terminates TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
     pub(crate) credential: Credential,
     pub(crate) versions: TlsVersions,
+    pub(crate) parameters: Parameters,
     /// `None` asks clients for no certificate.
     pub(crate) clients: Option<ClientAuth>,
 }
@@ -69,13 +70,20 @@ pub(super) const ONLY_HTTPS: [&str; 14] = [
 ];
 
 /// What Istio's `ServerTLSSettings` has beyond what is read here.
-const UNSUPPORTED: [&str; 6] = [
-    "credentialNames",
-    "tlsCertificates",
-    "cipherSuites",
-    "ecdhCurves",
-    "alpnProtocols",
-    "caCertCredentialNames",
+const UNSUPPORTED: [&str; 4] =
+    ["credentialNames", "tlsCertificates", "alpnProtocols", "caCertCredentialNames"];
+
+/// Cipher suites that Istio knows beside those that are offered here.
+const WEAK_SUITES: [&str; 9] = [
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES256-SHA",
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-SHA",
+    "AES256-SHA",
+    "DES-CBC3-SHA",
 ];
 
 /// Bytes of a SHA-256.
@@ -116,9 +124,11 @@ impl TlsReader<'_> {
         let credential = self.read_credential(field, &mut tls);
         let clients = self.read_clients(field, &mut tls, mode, credential.as_ref());
         let versions = self.read_versions(&mut tls);
+        let parameters = self.read_parameters(&mut tls, versions);
         tls.refuse_with(&UNSUPPORTED, SERVER_ONLY, self.partial);
         tls.finish(self.whole);
-        Some(Tls { credential: credential?, versions: versions?, clients: clients? })
+        let (credential, clients) = (credential?, clients?);
+        Some(Tls { credential, versions: versions?, parameters: parameters?, clients })
     }
 
     /// Of a server that is left out only the names of its fields are checked.
@@ -299,6 +309,61 @@ impl TlsReader<'_> {
                 None
             }
         }
+    }
+
+    /// `None` after an error. What is not known is left out with a warning, as by Istio: fewer are
+    /// never weaker. But a list of which nothing is left is not taken for none.
+    fn read_parameters(
+        &mut self,
+        tls: &mut Fields<'_>,
+        versions: Option<TlsVersions>,
+    ) -> Option<Parameters> {
+        let mut parameters = Parameters::default();
+        let (suites, curves) = (tls.take("cipherSuites"), tls.take("ecdhCurves"));
+        let suites_good = suites.is_none_or(|field| {
+            if versions == Some(TlsVersions::Only13) {
+                let cause = "TLS 1.3 has its own, which are all good";
+                self.whole.warn(&field, "`cipherSuites` has no effect above TLS 1.2", cause);
+            }
+            let known: Vec<_> = Parameters::suite_names().collect();
+            self.read_names(&field, &known, &WEAK_SUITES, |name| parameters.add_suite(name))
+        });
+        let curves_good = curves.is_none_or(|field| {
+            let known: Vec<_> = Parameters::group_names().collect();
+            self.read_names(&field, &known, &["P-521"], |name| parameters.add_group(name))
+        });
+        (suites_good && curves_good).then_some(parameters)
+    }
+
+    /// Adds what is known; false if the list has names and none of them is.
+    fn read_names(
+        &mut self,
+        field: &Field<'_>,
+        known: &[&str],
+        refused: &[&str],
+        mut add: impl FnMut(&str) -> bool,
+    ) -> bool {
+        let items = field.items(self.whole);
+        let mut seen = Vec::new();
+        for item in &items {
+            let Some(name) = item.string(self.whole) else { continue };
+            if seen.contains(&name) {
+                self.whole.warn(item, format!("{name} stands twice"), "");
+            } else if refused.contains(&name) {
+                let what = format!("{name} is left out: it is not supported");
+                self.whole.warn(item, what, "");
+            } else if !add(name) {
+                let meant = did_you_mean(name, known.iter().copied());
+                self.whole.warn(item, format!("there is no {name}, it is left out"), &meant);
+            }
+            seen.push(name);
+        }
+        let is_good = items.is_empty() || seen.iter().any(|name| known.contains(name));
+        if !is_good {
+            let what = "nothing in this list is supported, so no client could connect";
+            self.partial.error(field, what, &format!("use {}", known.join(", ")));
+        }
+        is_good
     }
 
     fn read_version(&mut self, field: &Field<'_>, auto: u8) -> Option<u8> {

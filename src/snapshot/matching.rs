@@ -127,7 +127,7 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 /// A regular expression that must match the whole subject, as RE2 does in Istio. Matching takes
 /// time linear in the subject.
 #[derive(Debug, Clone)]
-pub struct FullRegex(regex::Regex);
+pub struct FullRegex(Box<regex::Regex>);
 
 impl FullRegex {
     /// Compiles `pattern`.
@@ -135,7 +135,8 @@ impl FullRegex {
     /// # Errors
     /// The syntax is wrong, or the compiled form would be too large.
     pub fn parse(pattern: &str) -> Result<Self, String> {
-        regex::Regex::new(&format!("^(?:{pattern})$")).map(Self).map_err(|error| error.to_string())
+        let regex = regex::Regex::new(&format!("^(?:{pattern})$"));
+        regex.map(Box::new).map(Self).map_err(|error| error.to_string())
     }
 
     /// The pattern as it was given to [`parse`](Self::parse).

@@ -41,7 +41,7 @@ pub use retry::{RetryOn, RetryPolicy};
 pub use rewrite::{PathRewrite, RegexRewrite, RewriteError};
 pub use route::{
     Action, DirectResponse, Extras, Forward, Found, Mirror, PathMatch, Redirect, RedirectPort,
-    Route, RouteTable, Target, VirtualHost,
+    Route, RouteSet, RouteTable, Target, VirtualHost,
 };
 
 use std::sync::Arc;

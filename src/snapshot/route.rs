@@ -57,40 +57,69 @@ pub struct VirtualHost {
     pub name: String,
     /// Plain HTTP requests are answered with a redirect to https before any route is looked at.
     pub https_redirect: bool,
-    /// In order of precedence.
-    routes: Vec<Route>,
+    /// Shared with the hosts that are made of the same.
+    routes: Arc<RouteSet>,
+}
+
+impl VirtualHost {
+    /// A host of its own over `routes`, which are in order of precedence.
+    #[must_use]
+    pub fn new(name: String, https_redirect: bool, routes: Vec<Route>) -> Self {
+        Self::sharing(name, https_redirect, Arc::new(RouteSet::new(routes)))
+    }
+
+    /// A host with the routes of others.
+    #[must_use]
+    pub fn sharing(name: String, https_redirect: bool, routes: Arc<RouteSet>) -> Self {
+        Self { name, https_redirect, routes }
+    }
+
+    /// The first route that takes `subject`.
+    fn find(&self, subject: &Subject<'_>) -> Option<&Route> {
+        self.routes.find(subject)
+    }
+
+    /// The routes in order of precedence.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes.routes
+    }
+}
+
+impl fmt::Debug for VirtualHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtualHost")
+            .field("name", &self.name)
+            .field("https_redirect", &self.https_redirect)
+            .field("routes", &self.routes())
+            .finish()
+    }
+}
+
+/// Routes in order of precedence, and what finds the right one without trying each.
+pub struct RouteSet {
+    routes: Box<[Route]>,
     /// Some route has conditions beyond its path.
     is_conditional: bool,
     /// Finds the routes with a plain path. Its values are indices into `routes`.
     trie: Trie,
-    /// The same for those that ignore the case of the path, in lower case.
-    caseless: Option<Trie>,
-    /// Finds the routes with a regular expression.
-    regexes: RegexRules,
+    /// The same for those that ignore the case of the path, in lower case. Most sets have none.
+    caseless: Option<Box<Trie>>,
+    /// Finds those with a regular expression. Most sets have none.
+    regexes: Option<Box<RegexRules>>,
 }
 
-impl VirtualHost {
-    /// Builds the tries over `routes`, which are in order of precedence.
+impl RouteSet {
+    /// Builds what finds `routes`, which are in order of precedence.
     #[must_use]
-    pub fn new(name: String, https_redirect: bool, routes: Vec<Route>) -> Self {
-        let (mut trie, mut caseless) = (Trie::default(), None);
-        for (index, route) in routes.iter().enumerate() {
-            let (path, ends) = match &route.path {
-                PathMatch::Any => ("", Ends::Prefix),
-                PathMatch::Prefix(path) => (path.as_str(), Ends::Prefix),
-                PathMatch::Exact(path) => (path.as_str(), Ends::Exact),
-                PathMatch::Regex(_) => continue,
-            };
-            if route.ignores_case {
-                let caseless = caseless.get_or_insert_with(Trie::default);
-                caseless.insert(path.to_ascii_lowercase().as_bytes(), ends, index);
-            } else {
-                trie.insert(path.as_bytes(), ends, index);
-            }
-        }
+    pub fn new(routes: Vec<Route>) -> Self {
+        let lower = |(path, ends, index): (&str, _, _)| (path.to_ascii_lowercase(), ends, index);
+        let trie = Trie::new(plain(&routes, false));
+        let caseless = routes.iter().any(|route| route.ignores_case);
+        let caseless = caseless.then(|| Box::new(Trie::new(plain(&routes, true).map(lower))));
         let is_conditional = routes.iter().any(|route| !route.conditions.is_empty());
-        let regexes = RegexRules::new(&routes);
-        Self { name, https_redirect, routes, is_conditional, trie, caseless, regexes }
+        let regexes = RegexRules::new(&routes).map(Box::new);
+        Self { routes: routes.into(), is_conditional, trie, caseless, regexes }
     }
 
     /// The first route that takes `subject`.
@@ -109,24 +138,21 @@ impl VirtualHost {
         if let Some(caseless) = &self.caseless {
             best = caseless.find(path.to_ascii_lowercase().as_bytes(), best, &accepts);
         }
-        self.regexes.find_before(best, path, accepts).or(best)
-    }
-
-    /// The routes in order of precedence.
-    #[must_use]
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
+        let regex = self.regexes.as_ref().and_then(|rules| rules.find_before(best, path, accepts));
+        regex.or(best)
     }
 }
 
-impl fmt::Debug for VirtualHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VirtualHost")
-            .field("name", &self.name)
-            .field("https_redirect", &self.https_redirect)
-            .field("routes", &self.routes)
-            .finish_non_exhaustive()
-    }
+/// The routes with a plain path that ignore its case or do not.
+fn plain(routes: &[Route], ignores_case: bool) -> impl Iterator<Item = (&str, Ends, usize)> {
+    let routes = routes.iter().enumerate();
+    let routes = routes.filter(move |(_, route)| route.ignores_case == ignores_case);
+    routes.filter_map(|(index, route)| match &route.path {
+        PathMatch::Any => Some(("", Ends::Prefix, index)),
+        PathMatch::Prefix(path) => Some((path.as_str(), Ends::Prefix, index)),
+        PathMatch::Exact(path) => Some((path.as_str(), Ends::Exact, index)),
+        PathMatch::Regex(_) => None,
+    })
 }
 
 /// One match block of a VirtualService rule and its action.
@@ -222,26 +248,27 @@ pub enum PathMatch {
 
 /// The routes with a regular expression, matched all at once.
 struct RegexRules {
-    /// `None` without any: even an empty set takes kilobytes, and most hosts have none.
-    set: Option<regex::RegexSet>,
-    /// The route of each pattern in `set`. Ascending.
-    routes: Vec<usize>,
+    set: regex::RegexSet,
+    /// The route of each pattern in `set`. Ascending, at least one.
+    routes: Box<[usize]>,
 }
 
 impl RegexRules {
-    fn new(routes: &[Route]) -> Self {
+    /// `None` where there is no expression: even an empty set takes kilobytes.
+    fn new(routes: &[Route]) -> Option<Self> {
         let rules = routes.iter().enumerate().filter_map(|(index, route)| match &route.path {
             PathMatch::Regex(regex) => Some((regex.anchored(), index)),
             PathMatch::Any | PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
         });
         let (patterns, routes): (Vec<_>, Vec<_>) = rules.unzip();
-        let set = (!patterns.is_empty()).then(|| {
-            regex::RegexSetBuilder::new(patterns)
-                .size_limit(usize::MAX)
-                .build()
-                .expect("each pattern compiled alone, and their sum has no limit")
-        });
-        Self { set, routes }
+        if patterns.is_empty() {
+            return None;
+        }
+        let set = regex::RegexSetBuilder::new(patterns)
+            .size_limit(usize::MAX)
+            .build()
+            .expect("each pattern compiled alone, and their sum has no limit");
+        Some(Self { set, routes: routes.into() })
     }
 
     /// The first accepted route whose expression matches `path` and that comes before the route
@@ -252,11 +279,11 @@ impl RegexRules {
         path: &str,
         accepts: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let (set, first) = (self.set.as_ref()?, *self.routes.first()?);
-        if before.is_some_and(|before| before < first) || !set.is_match(path) {
+        let first = *self.routes.first()?;
+        if before.is_some_and(|before| before < first) || !self.set.is_match(path) {
             return None;
         }
-        let matches = set.matches(path);
+        let matches = self.set.matches(path);
         let mut matched = matches.iter().map(|pattern| self.routes[pattern]);
         matched.find(|index| accepts(*index)).filter(|index| before.is_none_or(|b| *index < b))
     }
@@ -267,8 +294,8 @@ impl RegexRules {
 pub enum Action {
     /// Answer with this.
     Respond(DirectResponse),
-    /// Send the client elsewhere.
-    Redirect(Redirect),
+    /// Send the client elsewhere. Boxed: it is rare, and twice the size of all else.
+    Redirect(Box<Redirect>),
     /// Proxy.
     Forward(Forward),
 }
@@ -420,7 +447,7 @@ mod tests {
             assert_eq!(found(&host, "/a"), Some(1));
             let headers = HeaderMap::new();
             let post = Subject { method: "POST", ..get("/a", &headers) };
-            assert!(std::ptr::eq(host.find(&post).unwrap(), &raw const host.routes[0]));
+            assert!(std::ptr::eq(host.find(&post).unwrap(), &raw const host.routes()[0]));
         }
     }
 

@@ -195,7 +195,7 @@ fn build_action(
     clusters: &[Option<Arc<Cluster>>],
 ) -> Action {
     match &rule.action {
-        RouteAction::Redirect(moved) => Action::Redirect(build_redirect(moved, uri)),
+        RouteAction::Redirect(moved) => Action::Redirect(Box::new(build_redirect(moved, uri))),
         RouteAction::Respond(response) => Action::Respond(response.clone()),
         RouteAction::Delegate(_) => unreachable!("the delegate's rules stand in its place"),
         RouteAction::Forward(targets) => {

@@ -18,7 +18,7 @@ use super::resolve::Resolver;
 use super::source::directory::{Directory, DirectoryError};
 use super::source::named::NamedFiles;
 use super::source::watch::Watch;
-use crate::crypto::TicketKeys;
+use crate::crypto::TicketSecrets;
 use crate::settings::{self, Settings};
 use crate::snapshot::{Limits, Policy, Rejection, Serves, Severity, Snapshot};
 
@@ -293,8 +293,8 @@ pub(super) fn gateway(settings: &Settings) -> GatewayIdentity {
 }
 
 fn rotation() -> tokio::time::Interval {
-    let first = tokio::time::Instant::now() + TicketKeys::ROTATION;
-    tokio::time::interval_at(first, TicketKeys::ROTATION)
+    let first = tokio::time::Instant::now() + TicketSecrets::ROTATION;
+    tokio::time::interval_at(first, TicketSecrets::ROTATION)
 }
 
 fn policy(http: &settings::Http) -> Policy {

@@ -8,12 +8,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
+
 use super::compile::{
-    BuiltIdentity, Clients, Identities, IdentityRequest, Part, Refusal, TlsRules, TlsVersions,
+    BuiltIdentity, Clients, Identities, IdentityRequest, Pair, Part, Refusal, TlsRules, TlsVersions,
 };
 use crate::crypto::{
-    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Provider,
-    ServerRequest, TicketKeys, TrustError, Version,
+    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Parameters, Provider,
+    ServerPolicy, Template, TicketKeys, TicketSecrets, TrustError, Version,
 };
 use crate::settings;
 use crate::snapshot::CertificateInfo;
@@ -21,6 +24,10 @@ use crate::snapshot::CertificateInfo;
 /// Makes real identities.
 pub(crate) struct RealIdentities {
     provider: Provider,
+    /// Those of servers that ask clients for no certificate.
+    templates: HashMap<(TlsVersions, Parameters), Template>,
+    /// Made with the first keys.
+    secrets: Option<Arc<TicketSecrets>>,
     /// Alive as long as a configuration uses them.
     tickets: HashMap<(String, TlsRules), Weak<TicketKeys>>,
 }
@@ -33,7 +40,8 @@ impl RealIdentities {
             settings::Provider::AwsLcRs => Choice::AwsLcRs,
             settings::Provider::Ring => Choice::Ring,
         };
-        Self { provider: Provider::new(choice), tickets: HashMap::new() }
+        let (templates, tickets) = (HashMap::new(), HashMap::new());
+        Self { provider: Provider::new(choice), templates, secrets: None, tickets }
     }
 
     fn tickets(&mut self, request: &IdentityRequest<'_>) -> Result<Arc<TicketKeys>, Refusal> {
@@ -41,13 +49,37 @@ impl RealIdentities {
         if let Some(keys) = self.tickets.get(&owner).and_then(Weak::upgrade) {
             return Ok(keys);
         }
-        let keys = TicketKeys::new().map_err(|_| {
-            let reason = "the system gave no random numbers".to_owned();
-            Refusal { part: Part::Pair, reason }
-        })?;
-        let keys = Arc::new(keys);
+        let keys = Arc::new(self.secrets()?.group());
         self.tickets.insert(owner, Arc::downgrade(&keys));
         Ok(keys)
+    }
+
+    fn secrets(&mut self) -> Result<&Arc<TicketSecrets>, Refusal> {
+        if self.secrets.is_none() {
+            let secrets = TicketSecrets::new().map_err(|_| {
+                let reason = "the system gave no random numbers".to_owned();
+                Refusal { part: Part::Pair, reason }
+            })?;
+            self.secrets = Some(Arc::new(secrets));
+        }
+        Ok(self.secrets.as_ref().expect("it was just made"))
+    }
+
+    /// The configuration of a server with `policy`, whose clients `verifier` checks.
+    fn config(
+        &mut self,
+        policy: &TlsRules,
+        verifier: Option<Arc<ClientVerifier>>,
+        identity: Arc<CertifiedKey>,
+        tickets: Arc<TicketKeys>,
+    ) -> Arc<ServerConfig> {
+        if verifier.is_some() {
+            return template(&self.provider, policy, verifier).server(identity, tickets);
+        }
+        let kind = (policy.versions, policy.parameters.clone());
+        let template =
+            self.templates.entry(kind).or_insert_with(|| template(&self.provider, policy, None));
+        template.server(identity, tickets)
     }
 
     fn clients(&self, clients: &Clients) -> Result<Arc<ClientVerifier>, TrustError> {
@@ -66,11 +98,6 @@ impl RealIdentities {
 
 impl Identities for RealIdentities {
     fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
-        let (version_min, version_max) = match request.policy.versions {
-            TlsVersions::Both => (Version::Tls12, Version::Tls13),
-            TlsVersions::Only12 => (Version::Tls12, Version::Tls12),
-            TlsVersions::Only13 => (Version::Tls13, Version::Tls13),
-        };
         let clients = request.policy.clients.as_ref();
         let verifier = clients.map(|clients| self.clients(clients)).transpose();
         let verifier = verifier.map_err(|error| of_clients(&error))?;
@@ -80,19 +107,12 @@ impl Identities for RealIdentities {
                 .map_err(|error| of_clients(&TrustError::Ca(error)))?,
             None => Vec::new(),
         };
-        let wanted = ServerRequest {
-            certificate_pem: &request.pair.certificate,
-            key_pem: &request.pair.key,
-            version_min,
-            version_max,
-            parameters: &request.policy.parameters,
-            clients: verifier,
-            tickets: self.tickets(request)?,
-        };
-        let config =
-            crypto::server_config(&self.provider, &wanted).map_err(|error| of_pair(&error))?;
-        let certificate =
-            crypto::describe(&request.pair.certificate).map_err(|error| of_pair(&error))?;
+        let Pair { certificate, key } = request.pair;
+        let identity = crypto::load(&self.provider, certificate, key);
+        let identity = identity.map_err(|error| of_pair(&error))?;
+        let tickets = self.tickets(request)?;
+        let config = self.config(request.policy, verifier, identity, tickets);
+        let certificate = crypto::describe(certificate).map_err(|error| of_pair(&error))?;
         Ok(BuiltIdentity {
             config,
             certificate: info(certificate),
@@ -104,12 +124,25 @@ impl Identities for RealIdentities {
     fn rotate_tickets(&mut self) {
         // What is gone is forgotten here, not at every look-up among ten thousand servers.
         self.tickets.retain(|_, keys| keys.strong_count() > 0);
-        for keys in self.tickets.values().filter_map(Weak::upgrade) {
-            if keys.rotate().is_err() {
-                tracing::error!("ticket keys not rotated: the system gave no random numbers");
-            }
+        self.templates.clear();
+        if self.secrets.as_ref().is_some_and(|secrets| secrets.rotate().is_err()) {
+            tracing::error!("ticket keys not rotated: the system gave no random numbers");
         }
     }
+}
+
+fn template(
+    provider: &Provider,
+    policy: &TlsRules,
+    clients: Option<Arc<ClientVerifier>>,
+) -> Template {
+    let (version_min, version_max) = match policy.versions {
+        TlsVersions::Both => (Version::Tls12, Version::Tls13),
+        TlsVersions::Only12 => (Version::Tls12, Version::Tls12),
+        TlsVersions::Only13 => (Version::Tls13, Version::Tls13),
+    };
+    let policy = ServerPolicy { version_min, version_max, parameters: &policy.parameters, clients };
+    Template::new(provider, &policy).expect("no minimum is above its maximum")
 }
 
 fn info(described: Description) -> CertificateInfo {
@@ -129,9 +162,8 @@ fn of_clients(error: &TrustError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compile::{ClientDemands, ClientTrust, Pair};
+    use super::super::compile::{ClientDemands, ClientTrust};
     use super::*;
-    use crate::crypto::Parameters;
 
     fn clients(ca: &str, crl: Option<&str>, name: &str) -> Option<Clients> {
         let crl = crl.map(|crl| crl.as_bytes().into());

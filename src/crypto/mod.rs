@@ -33,5 +33,7 @@ pub(crate) use identity_error::IdentityError;
 pub(crate) use parameters::Parameters;
 pub(crate) use provider::{Choice, Provider};
 pub(crate) use record_key::{NONCE_BYTES, Nonce, RecordKey, TAG_BYTES};
-pub(crate) use server::{ServerRequest, Version, server_config};
-pub(crate) use ticket::TicketKeys;
+pub(crate) use server::{ServerPolicy, Template, Version, load};
+#[cfg(test)]
+pub(crate) use server::{ServerRequest, server_config};
+pub(crate) use ticket::{TicketKeys, TicketSecrets};

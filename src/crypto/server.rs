@@ -1,18 +1,20 @@
 //! From PEM and policy to a finished `rustls::ServerConfig`.
 //!
+//! In two steps, so that a pair is loaded once however many servers show it, and on any thread:
+//! [`load`] makes the certified key, a [`Template`] the configuration around it.
+//!
 //! rustls's convenience constructors refuse X.509 v1 leaves; this goes around them and compares
 //! key and certificate itself.
 
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::{ClientVerifier, IdentityError, Parameters, Provider, TicketKeys, certificate, pem};
+use super::{ClientVerifier, IdentityError, Parameters, Provider, certificate, pem};
 
 /// A protocol version that can be spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,13 +25,29 @@ pub(crate) enum Version {
     Tls13,
 }
 
-/// What a Gateway server says about its TLS.
+/// Loads a certificate chain (leaf first, then the intermediates that it needs, if any) and its
+/// key (exactly one, not encrypted).
+///
+/// # Errors
+/// They cannot be served; in words for the operator.
+pub(crate) fn load(
+    provider: &Provider,
+    certificate_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<Arc<CertifiedKey>, IdentityError> {
+    let chain = pem::certificates(certificate_pem)?;
+    let key = provider
+        .rustls()
+        .key_provider
+        .load_private_key(pem::private_key(key_pem)?)
+        .map_err(|_| IdentityError::UnsupportedKey)?;
+    require_match(&chain, &*key)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// What clients are held to.
 #[derive(Debug, Clone)]
-pub(crate) struct ServerRequest<'a> {
-    /// Leaf first, then the intermediates that it needs, if any.
-    pub(crate) certificate_pem: &'a [u8],
-    /// Exactly one key, not encrypted.
-    pub(crate) key_pem: &'a [u8],
+pub(crate) struct ServerPolicy<'a> {
     /// Lowest version to accept.
     pub(crate) version_min: Version,
     /// Highest version to accept, not below the lowest.
@@ -38,46 +56,63 @@ pub(crate) struct ServerRequest<'a> {
     pub(crate) parameters: &'a Parameters,
     /// Who checks clients' certificates; `None` asks for none.
     pub(crate) clients: Option<Arc<ClientVerifier>>,
-    /// Keys of the servers whose sessions may resume here.
-    pub(crate) tickets: Arc<TicketKeys>,
 }
 
-/// Builds the configuration of one server, which offers h2 and http/1.1.
-///
-/// # Errors
-/// Certificate and key cannot be served; in words for the operator.
-pub(crate) fn server_config(
-    provider: &Provider,
-    request: &ServerRequest<'_>,
-) -> Result<Arc<ServerConfig>, IdentityError> {
-    let mut provider = provider.rustls();
-    if !request.parameters.is_default() {
-        provider = Arc::new(request.parameters.narrow(&provider));
+/// All that the configurations of servers with the same policy have in common. They offer h2 and
+/// http/1.1.
+#[derive(Debug)]
+pub(crate) struct Template(ServerConfig);
+
+impl Template {
+    /// For servers with `policy`.
+    ///
+    /// # Errors
+    /// The lowest version is above the highest.
+    pub(crate) fn new(
+        provider: &Provider,
+        policy: &ServerPolicy<'_>,
+    ) -> Result<Self, IdentityError> {
+        let mut provider = provider.rustls();
+        if !policy.parameters.is_default() {
+            provider = Arc::new(policy.parameters.narrow(&provider));
+        }
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(policy.version_min, policy.version_max)?)
+            .expect("both providers have suites and groups for both versions");
+        let builder = match &policy.clients {
+            Some(clients) => {
+                builder.with_client_cert_verifier(Arc::<ClientVerifier>::clone(clients))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Nothing));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Each ticket costs a seal, a record and 250 bytes in every handshake. One is what a client
+        // needs to come back; a resumed handshake brings the next.
+        config.send_tls13_tickets = 1;
+        // Tickets do it without the lock that a store shared by all workers needs.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // Our order is by cost; most clients put AES-256 first without needing it.
+        config.ignore_client_order = true;
+        // A request in early data can be replayed by anyone who saw it.
+        config.max_early_data_size = 0;
+        // After the handshake `tls` seals and opens records itself.
+        config.enable_secret_extraction = true;
+        Ok(Self(config))
     }
-    let identity = load(&provider, request.certificate_pem, request.key_pem)?;
-    let versions = versions(request.version_min, request.version_max)?;
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&versions)
-        .expect("both providers have suites and groups for both versions");
-    let builder = match &request.clients {
-        Some(verifier) => builder.with_client_cert_verifier(Arc::<ClientVerifier>::clone(verifier)),
-        None => builder.with_no_client_auth(),
-    };
-    let mut config = builder.with_cert_resolver(Arc::new(Single(identity)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = Arc::<TicketKeys>::clone(&request.tickets);
-    // Each ticket costs a seal, a record and 250 bytes in every handshake. One is what a client
-    // needs to come back; a resumed handshake brings the next.
-    config.send_tls13_tickets = 1;
-    // Tickets do it without the lock that a store shared by all workers needs.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    // Our order is by cost; most clients put AES-256 first without needing it.
-    config.ignore_client_order = true;
-    // A request in early data can be replayed by anyone who saw it.
-    config.max_early_data_size = 0;
-    // After the handshake `tls` seals and opens records itself.
-    config.enable_secret_extraction = true;
-    Ok(Arc::new(config))
+
+    /// The configuration of a server that shows `identity`. Sessions resume among the servers that
+    /// share `tickets`.
+    pub(crate) fn server(
+        &self,
+        identity: Arc<CertifiedKey>,
+        tickets: Arc<dyn ProducesTickets>,
+    ) -> Arc<ServerConfig> {
+        let mut config = self.0.clone();
+        config.cert_resolver = Arc::new(Single(identity));
+        config.ticketer = tickets;
+        Arc::new(config)
+    }
 }
 
 fn versions(
@@ -102,18 +137,14 @@ impl ResolvesServerCert for Single {
     }
 }
 
-fn load(
-    provider: &CryptoProvider,
-    certificate_pem: &[u8],
-    key_pem: &[u8],
-) -> Result<Arc<CertifiedKey>, IdentityError> {
-    let chain = pem::certificates(certificate_pem)?;
-    let key = provider
-        .key_provider
-        .load_private_key(pem::private_key(key_pem)?)
-        .map_err(|_| IdentityError::UnsupportedKey)?;
-    require_match(&chain, &*key)?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
+/// What a template shows.
+#[derive(Debug)]
+struct Nothing;
+
+impl ResolvesServerCert for Nothing {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 /// Compares public keys, as rustls does where it can read the certificate.
@@ -126,10 +157,30 @@ fn require_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(
     }
 }
 
+/// A whole server at once.
+#[cfg(test)]
+pub(crate) struct ServerRequest<'a> {
+    pub(crate) certificate_pem: &'a [u8],
+    pub(crate) key_pem: &'a [u8],
+    pub(crate) policy: ServerPolicy<'a>,
+    pub(crate) tickets: Arc<super::TicketKeys>,
+}
+
+/// Both steps.
+#[cfg(test)]
+pub(crate) fn server_config(
+    provider: &Provider,
+    request: &ServerRequest<'_>,
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    let identity = load(provider, request.certificate_pem, request.key_pem)?;
+    let template = Template::new(provider, &request.policy)?;
+    Ok(template.server(identity, Arc::<super::TicketKeys>::clone(&request.tickets)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::pem::Fault;
-    use super::super::{Choice, describe};
+    use super::super::{Choice, TicketKeys, describe};
     use super::*;
     use std::process::{Command, Stdio};
 
@@ -268,10 +319,12 @@ mod tests {
         let request = ServerRequest {
             certificate_pem: cert,
             key_pem,
-            version_min: Version::Tls12,
-            version_max: Version::Tls13,
-            parameters: &Parameters::default(),
-            clients: None,
+            policy: ServerPolicy {
+                version_min: Version::Tls12,
+                version_max: Version::Tls13,
+                parameters: &Parameters::default(),
+                clients: None,
+            },
             tickets: Arc::new(TicketKeys::new().unwrap()),
         };
         server_config(&Provider::new(choice), &request).map(|_| ())

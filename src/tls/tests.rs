@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use super::{AcceptError, Hello, TlsStream, accept};
-use crate::crypto::{self, Choice, Provider, ServerRequest, TicketKeys, Version};
+use crate::crypto::{self, Choice, Provider, ServerPolicy, ServerRequest, TicketKeys, Version};
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Stream, flush};
 
@@ -42,10 +42,12 @@ impl Site {
         let request = ServerRequest {
             certificate_pem: certificate.as_bytes(),
             key_pem: key_pem.as_bytes(),
-            version_min: Version::Tls12,
-            version_max,
-            parameters: &crypto::Parameters::default(),
-            clients: None,
+            policy: ServerPolicy {
+                version_min: Version::Tls12,
+                version_max,
+                parameters: &crypto::Parameters::default(),
+                clients: None,
+            },
             tickets: Arc::clone(&tickets),
         };
         let config = crypto::server_config(&Provider::new(choice), &request).unwrap();

@@ -26,7 +26,7 @@ pub(super) fn days_until(end: SystemTime, now: SystemTime) -> u64 {
 }
 
 fn ready(certificate: &Certificate, now: SystemTime) -> Option<Value> {
-    let CertificateState::Ready(info) = &certificate.state else {
+    let CertificateState::Ready(info) = &*certificate.state else {
         return None;
     };
     let authorities: Vec<_> =
@@ -48,11 +48,11 @@ fn details(path: &str, info: &CertificateInfo, now: SystemTime) -> Value {
 }
 
 fn missing(certificate: &Certificate) -> Option<Value> {
-    let CertificateState::Missing { reason } = &certificate.state else {
+    let CertificateState::Missing { reason } = &*certificate.state else {
         return None;
     };
     let origin = certificate.origin.to_string();
-    Some(json!({ "path": certificate.source, "origin": origin, "reason": reason }))
+    Some(json!({ "path": &*certificate.source, "origin": origin, "reason": reason }))
 }
 
 fn alt_name(name: &str) -> Value {
@@ -71,7 +71,7 @@ mod tests {
     fn certificate(state: CertificateState) -> Arc<Certificate> {
         let origin = Origin::Object { namespace: "default".into(), name: "mygateway".into() };
         let source = "/etc/certs/tls.crt".into();
-        Arc::new(Certificate { source, origin, state, client_ca: Vec::new() })
+        Arc::new(Certificate { source, origin, state: state.into(), client_ca: Vec::new() })
     }
 
     #[test]

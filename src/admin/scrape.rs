@@ -87,7 +87,7 @@ fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {
 /// count, too.
 fn certificates(snapshot: &Snapshot) -> (usize, Option<SystemTime>) {
     let all = || snapshot.certificates.iter();
-    let served = all().filter_map(|certificate| match &certificate.state {
+    let served = all().filter_map(|certificate| match &*certificate.state {
         CertificateState::Ready(info) => Some(info.expires),
         CertificateState::Missing { .. } => None,
     });

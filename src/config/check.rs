@@ -4,17 +4,21 @@
 //! - A certificate that is not there is a warning: it may be on the machine that serves.
 //! - Names are not resolved: nothing leaves the machine.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::compile::{
-    Compiler, GatewayIdentity, Identities, Inputs, Listen, MountedSecret, SourceFile,
+    Changes, Compiler, FileState, GatewayIdentity, Identities, Inputs, Listen, PemFiles, SourceFile,
 };
 use crate::config::control::{gateway, listen};
 use crate::config::identities::RealIdentities;
 use crate::config::source::directory::Directory;
 use crate::config::source::document::FILE_BYTES_MAX;
+use crate::config::source::named::NamedFiles;
+use crate::config::source::watch::Nobody;
+use crate::crypto::Digest;
 use crate::settings::Settings;
 use crate::snapshot::{Limits, Rejection, Severity};
 
@@ -24,27 +28,24 @@ use crate::snapshot::{Limits, Rejection, Severity};
 /// # Errors
 /// A path does not exist or cannot be read, or `out` cannot be written.
 pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, String> {
-    let (mut files, mut mounted_secrets) = (Vec::new(), Vec::new());
+    let mut found = Changes::default();
     let shown = |error| format!("cannot print: {error}");
     for path in paths {
         if path.is_dir() {
-            let mut directory = Directory::open(path).map_err(|error| error.to_string())?;
-            directory.scan().map_err(|error| error.to_string())?;
-            let (found, secrets) = (directory.files(), directory.secrets());
-            if found.is_empty() && secrets.is_empty() {
+            let mut directory = Directory::new(path);
+            let below = directory.scan(&mut Nobody).map_err(|error| error.to_string())?;
+            if below.is_empty() {
                 let what = "warning: there is no *.yaml and no *.yml below it";
                 writeln!(out, "{}: {what}", path.display()).map_err(shown)?;
             }
-            files.extend(found);
-            mounted_secrets.extend(secrets);
+            found.extend(below);
         } else {
-            files.push(read_file(path)?);
+            found.files.push(read_file(path)?);
         }
     }
     let settings = Settings::default();
     let subject = Subject {
-        files: &files,
-        mounted_secrets: &mounted_secrets,
+        found,
         files_root: &settings.files.root,
         gateway: gateway(&settings),
         listen: listen(&settings),
@@ -60,23 +61,23 @@ fn read_file(path: &Path) -> Result<SourceFile, String> {
         return Err(format!("{}: is no file and no directory", path.display()));
     }
     let bytes = metadata.len();
-    let content = if bytes > FILE_BYTES_MAX as u64 {
-        Err(format!("{bytes} bytes, more than the {FILE_BYTES_MAX} that a file may have"))
+    let state = if bytes > FILE_BYTES_MAX as u64 {
+        let what = format!("{bytes} bytes, more than the {FILE_BYTES_MAX} that a file may have");
+        FileState::Unreadable(what)
     } else {
-        Ok(std::fs::read(path).map_err(words)?.into())
+        FileState::Content(std::fs::read(path).map_err(words)?)
     };
-    Ok(SourceFile { path: Arc::new(path.to_owned()), content })
+    Ok(SourceFile { path: Arc::new(path.to_owned()), state })
 }
 
 /// What to check, and for which gateway.
 struct Subject<'a> {
-    pub(crate) files: &'a [SourceFile],
-    pub(crate) mounted_secrets: &'a [MountedSecret],
+    found: Changes,
     /// Prefix of every path that a Gateway names.
-    pub(crate) files_root: &'a Path,
-    pub(crate) gateway: GatewayIdentity,
-    pub(crate) listen: Listen,
-    pub(crate) identities: Box<dyn Identities>,
+    files_root: &'a Path,
+    gateway: GatewayIdentity,
+    listen: Listen,
+    identities: Box<dyn Identities>,
 }
 
 /// Checks; returns whether there was no error.
@@ -84,15 +85,13 @@ struct Subject<'a> {
 /// # Errors
 /// `out` cannot be written.
 fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
-    let Subject { files, mounted_secrets, files_root, gateway, listen, identities } = subject;
+    let Subject { found, files_root, gateway, listen, identities } = subject;
+    let paths: BTreeSet<_> = found.files.iter().map(|file| Arc::clone(&file.path)).collect();
     let mut compiler = Compiler::new(gateway, listen, Limits::default(), identities);
     compiler.tolerate_absent_certificates();
-    let output = compiler.compile(Inputs {
-        files,
-        mounted_secrets,
-        pem: &mut |path| read_below(files_root, path),
-        resolved: &|_| None,
-    });
+    compiler.read(found);
+    let mut pem = Unwatched(NamedFiles::new(files_root.to_owned()));
+    let output = compiler.compile(Inputs { pem: &mut pem, resolved: &|_| None });
     let rejections = &output.snapshot.rejections;
     for rejection in rejections {
         writeln!(out, "{rejection}")?;
@@ -101,7 +100,7 @@ fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
     writeln!(
         out,
         "{}, {}, {}, {}",
-        plural(files.len(), "file"),
+        plural(paths.len(), "file"),
         plural(compiler.resources(), "good resource"),
         plural(errors, "error"),
         plural(count(rejections, Severity::Warning), "warning"),
@@ -109,8 +108,21 @@ fn check(subject: Subject<'_>, out: &mut dyn Write) -> io::Result<bool> {
     Ok(errors == 0)
 }
 
-fn read_below(root: &Path, path: &str) -> io::Result<Arc<[u8]>> {
-    std::fs::read(root.join(path.trim_start_matches('/'))).map(Arc::from)
+/// Files that are looked at once.
+struct Unwatched(NamedFiles);
+
+impl PemFiles for Unwatched {
+    fn want(&mut self, paths: &BTreeSet<Arc<str>>) {
+        self.0.want(paths, &mut Nobody);
+    }
+
+    fn look(&self, path: &str) -> io::Result<Digest> {
+        self.0.look(path)
+    }
+
+    fn take(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.0.take(path)
+    }
 }
 
 fn count(rejections: &[Rejection], severity: Severity) -> usize {
@@ -130,11 +142,11 @@ mod tests {
     use std::path::PathBuf;
 
     fn checked(name: &str, content: &[u8]) -> (bool, String) {
-        let file = SourceFile { path: Arc::new(PathBuf::from(name)), content: Ok(content.into()) };
+        let state = FileState::Content(content.into());
+        let file = SourceFile { path: Arc::new(PathBuf::from(name)), state };
         let mut out = Vec::new();
         let subject = Subject {
-            files: &[file],
-            mounted_secrets: &[],
+            found: Changes { files: vec![file], ..Changes::default() },
             files_root: Path::new("/nowhere"),
             gateway: gateway(),
             listen: listen(),

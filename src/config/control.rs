@@ -8,25 +8,28 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::compile::{Compiler, GatewayIdentity, Identities, Inputs, Listen, Output};
+use super::compile::{
+    Changes, Compiler, GatewayIdentity, Identities, Inputs, Listen, Output, PemFiles,
+};
 use super::identities::RealIdentities;
 use super::resolve::Resolver;
-use super::source::directory::{Directory, DirectoryError};
+use super::source::directory::{Directory, DirectoryError, NeedsScan};
 use super::source::named::NamedFiles;
-use super::source::watch::Watch;
-use crate::crypto::TicketSecrets;
+use super::source::watch::{Look, Watch};
+use crate::crypto::{Digest, TicketSecrets};
 use crate::settings::{self, Settings};
-use crate::snapshot::{Limits, Policy, Rejection, Serves, Severity, Snapshot};
+use crate::snapshot::{Limits, Policy, Rejection, Severity, Snapshot};
 
 /// The first snapshot waits so long for names: later ones bring what is slower.
 const NAMES_WAIT: Duration = Duration::from_millis(500);
 
-/// Rounds of looking and watching, or compiling and resolving, until nothing new turns up. What
-/// turns up after them is found by the next look.
+/// Rounds of compiling and resolving until nothing new turns up.
 const ROUNDS_MAX: usize = 5;
 
 /// Makes snapshots of what the settings name, on a tokio runtime.
@@ -40,8 +43,8 @@ pub struct Control {
     current: Arc<Snapshot>,
     /// When ticket keys are replaced.
     rotation: tokio::time::Interval,
-    /// Whether something was noticed that `current` does not show yet.
-    is_stale: bool,
+    /// Since when something was noticed that `current` does not show yet.
+    stale_since: Option<Instant>,
     /// Whether the source could be read when it was last looked at.
     is_readable: bool,
 }
@@ -72,26 +75,29 @@ impl Control {
         settings: &Settings,
         identities: Box<dyn Identities>,
     ) -> Result<Self, StartError> {
-        let directory = Directory::open(&settings.source.directory).map_err(StartError)?;
-        let limits = limits(&settings.limits);
+        let (started, limits) = (Instant::now(), limits(&settings.limits));
         let mut control = Self {
             compiler: Compiler::new(gateway(settings), listen(settings), limits, identities),
             named: NamedFiles::new(settings.files.root.clone()),
             settings: settings.clone(),
-            directory,
+            directory: Directory::new(&settings.source.directory),
             watch: Watch::start(),
             resolver: Resolver::default(),
             current: Arc::default(),
             rotation: rotation(),
-            is_stale: false,
+            stale_since: None,
             is_readable: true,
         };
         control.compiler.set_policy(policy(&settings.http));
-        // What this yields is dropped: it only finds out what is to be resolved and read.
+        let changes = control.directory.scan(&mut control.watch).map_err(StartError)?;
+        control.compiler.read(changes);
+        control.set_pace();
+        // What this yields is dropped: it only finds out what is to be resolved.
         control.gather();
-        control.resolver.settle(NAMES_WAIT).await;
-        control.look();
-        control.compile();
+        if control.resolver.settle(NAMES_WAIT).await {
+            control.compiler.addresses_changed();
+        }
+        control.compile(started);
         control.warn_of_nothing();
         Ok(control)
     }
@@ -105,14 +111,28 @@ impl Control {
     /// Waits for the next snapshot. Cancel-safe.
     pub async fn changed(&mut self) -> Arc<Snapshot> {
         loop {
-            if std::mem::take(&mut self.is_stale) && self.compile() {
+            if let Some(since) = self.stale_since.take()
+                && self.compile(since)
+            {
                 return self.current();
             }
-            tokio::select! {
-                () = self.watch.changed() => self.is_stale = self.look(),
-                () = self.resolver.changed() => self.is_stale = true,
-                _ = self.rotation.tick() => self.compiler.rotate_tickets(),
-            }
+            let (directory, named) = (&self.directory, &self.named);
+            let look = tokio::select! {
+                look = self.watch.changed(|entry, comes_or_goes| {
+                    directory.concerns(entry, comes_or_goes) || named.concerns(entry)
+                }) => look,
+                () = self.resolver.changed() => {
+                    self.compiler.addresses_changed();
+                    self.stale_since = Some(Instant::now());
+                    continue;
+                }
+                _ = self.rotation.tick() => {
+                    self.compiler.rotate_tickets();
+                    continue;
+                }
+            };
+            let noticed = Instant::now();
+            self.stale_since = self.look(look).then_some(noticed);
         }
     }
 
@@ -122,14 +142,16 @@ impl Control {
     /// # Errors
     /// The new source directory cannot be read: nothing changed.
     pub fn reload(&mut self, settings: &Settings) -> Result<Arc<Snapshot>, StartError> {
+        let started = Instant::now();
         for key in self.settings.changed_needs_restart(settings) {
             tracing::warn!("{key} changed in the settings, it takes effect at the next start");
         }
         if settings.source != self.settings.source {
-            self.directory = Directory::open(&settings.source.directory).map_err(StartError)?;
+            self.move_to(&settings.source.directory)?;
         }
         if settings.files != self.settings.files {
             self.named = NamedFiles::new(settings.files.root.clone());
+            self.compiler.files_changed();
         }
         self.settings = self.settings.reloaded(settings);
         self.compiler.set_gateway(gateway(&self.settings));
@@ -137,45 +159,76 @@ impl Control {
         self.compiler.set_policy(policy(&self.settings.http));
         self.directory.distrust();
         self.named.distrust();
-        self.look();
-        self.compile();
+        self.look_at_everything();
+        self.compile(started);
         Ok(self.current())
     }
 
-    /// Looks at all files and watches what there is; says whether anything is different.
-    fn look(&mut self) -> bool {
-        let mut differs = false;
-        for _ in 0..ROUNDS_MAX {
-            differs |= self.scan();
-            let mut places = self.directory.places().clone();
-            self.named.add_places(&mut places);
-            let is_awaiting = !self.is_readable || self.named.is_awaiting();
-            if !self.watch.set(places, is_awaiting) {
-                break;
+    /// Takes the resources below `root` instead of those so far.
+    fn move_to(&mut self, root: &Path) -> Result<(), StartError> {
+        let mut directory = Directory::new(root);
+        let new = directory.scan(&mut self.watch).map_err(StartError)?;
+        let mut changes = std::mem::replace(&mut self.directory, directory).forget();
+        changes.extend(new);
+        self.compiler.read(changes);
+        Ok(())
+    }
+
+    /// Looks where `look` says; says whether anything is different.
+    fn look(&mut self, look: Look) -> bool {
+        let mut changes = Changes::default();
+        let mut everything = look.everything;
+        for entry in look.entries.iter().filter(|_| !look.everything) {
+            changes.named.extend(self.named.refresh(entry, &mut self.watch));
+            match self.directory.refresh(entry, &mut self.watch) {
+                Ok(found) => changes.extend(found),
+                Err(NeedsScan) => everything = true,
             }
         }
+        if look.missing {
+            changes.named.extend(self.named.refresh_missing(&mut self.watch));
+        }
+        let differs = !changes.is_empty();
+        self.compiler.read(changes);
+        if everything {
+            return self.look_at_everything() || differs;
+        }
+        self.set_pace();
         differs
     }
 
-    fn scan(&mut self) -> bool {
-        let files_differ = match self.directory.scan() {
-            Ok(differs) => {
+    /// Looks at all files; says whether anything is different.
+    fn look_at_everything(&mut self) -> bool {
+        self.watch.begin();
+        let mut changes = match self.directory.scan(&mut self.watch) {
+            Ok(changes) => {
                 self.is_readable = true;
-                differs
+                changes
             }
             Err(error) => {
                 if std::mem::replace(&mut self.is_readable, false) {
                     tracing::error!("{error}; what was read before stays in force");
                 }
-                false
+                Changes::default()
             }
         };
-        self.named.scan() | files_differ
+        changes.named.extend(self.named.scan(&mut self.watch));
+        if self.is_readable {
+            self.watch.sweep();
+        }
+        self.set_pace();
+        let differs = !changes.is_empty();
+        self.compiler.read(changes);
+        differs
+    }
+
+    fn set_pace(&mut self) {
+        self.watch.set_pace(self.named.is_awaiting(), !self.is_readable);
     }
 
     /// Compiles until everything that the result wants is at hand; says whether `current` is new.
-    fn compile(&mut self) -> bool {
-        let started = Instant::now();
+    /// What it shows was noticed, or asked for, at `started`.
+    fn compile(&mut self, started: Instant) -> bool {
         let snapshot = self.gather();
         self.accept(snapshot, started)
     }
@@ -184,30 +237,28 @@ impl Control {
     fn gather(&mut self) -> Snapshot {
         let mut output = self.compile_once();
         for _ in 1..ROUNDS_MAX {
-            let learned = self.resolver.want(&output.names, Instant::now());
-            self.named.want(&output.pem_paths);
-            if !(learned | self.look()) {
+            if !self.resolver.want(&output.names, Instant::now()) {
                 break;
             }
+            self.compiler.addresses_changed();
             output = self.compile_once();
         }
+        self.named.settle();
+        self.set_pace();
         output.snapshot
     }
 
     fn compile_once(&mut self) -> Output {
-        let (files, secrets) = (self.directory.files(), self.directory.secrets());
-        let (named, resolver) = (&mut self.named, &self.resolver);
+        let resolver = &self.resolver;
         self.compiler.compile(Inputs {
-            files: &files,
-            mounted_secrets: &secrets,
-            pem: &mut |path| named.read(path),
+            pem: &mut WatchedFiles { named: &mut self.named, watch: &mut self.watch },
             resolved: &|name| -> Option<Vec<IpAddr>> { resolver.addresses(name) },
         })
     }
 
     /// A directory without resources is no error, they may come later; mostly it is the wrong one.
     fn warn_of_nothing(&self) {
-        if self.directory.files().is_empty() && self.directory.secrets().is_empty() {
+        if self.directory.is_empty() {
             tracing::warn!(
                 "source.directory {} holds no *.yaml and no *.yml: nothing is served until one \
                  appears",
@@ -223,9 +274,29 @@ impl Control {
         // Compilations that nobody saw do not count.
         snapshot.generation = self.current.generation + 1;
         log_new(&self.current.rejections, &snapshot.rejections);
-        log_applied(&snapshot, self.compiler.resources(), started.elapsed());
+        log_applied(&snapshot, &self.compiler, started.elapsed());
         self.current = Arc::new(snapshot);
         true
+    }
+}
+
+/// Named files that are watched from when they are wanted.
+struct WatchedFiles<'a> {
+    named: &'a mut NamedFiles,
+    watch: &'a mut Watch,
+}
+
+impl PemFiles for WatchedFiles<'_> {
+    fn want(&mut self, paths: &BTreeSet<Arc<str>>) {
+        self.named.want(paths, self.watch);
+    }
+
+    fn look(&self, path: &str) -> io::Result<Digest> {
+        self.named.look(path)
+    }
+
+    fn take(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.named.take(path)
     }
 }
 
@@ -254,31 +325,18 @@ fn log_new(before: &[Rejection], now: &[Rejection]) {
     }
 }
 
-fn log_applied(snapshot: &Snapshot, resources: usize, took: Duration) {
+fn log_applied(snapshot: &Snapshot, compiler: &Compiler, took: Duration) {
     tracing::info!(
-        "applied generation {} in {} ms: resources {resources}, listeners {}, hosts {}, \
-         certificates {}, rejections {}",
+        "applied generation {} in {} ms: resources {}, listeners {}, hosts {}, certificates {}, \
+         rejections {}",
         snapshot.generation,
         took.as_millis(),
+        compiler.resources(),
         snapshot.listeners.len(),
-        hosts(snapshot).len(),
+        compiler.hosts(),
         snapshot.certificates.len(),
         snapshot.rejections.len(),
     );
-}
-
-/// The virtual hosts by name.
-fn hosts(snapshot: &Snapshot) -> BTreeSet<String> {
-    let mut hosts = BTreeSet::new();
-    for listener in &snapshot.listeners {
-        match &listener.serves {
-            Serves::Http(table) => hosts.extend(table.hosts.iter().map(|(_, h)| h.name.clone())),
-            Serves::Tls(servers) => servers.iter().for_each(|(_, server)| {
-                hosts.extend(server.routes.hosts.iter().map(|(_, host)| host.name.clone()));
-            }),
-        }
-    }
-    hosts
 }
 
 /// Where listeners are bound.
@@ -342,7 +400,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::compile::{BuiltIdentity, IdentityRequest, Part, Refusal};
+    use crate::config::compile::{BuiltServer, LoadedPair, Part, Refusal, ServerRequest};
 
     /// Far longer than anything takes; only a test that fails waits for it.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -351,9 +409,12 @@ mod tests {
     struct Echo;
 
     impl Identities for Echo {
-        fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
-            let reason = format!("saw {}", String::from_utf8_lossy(&request.pair.certificate));
-            Err(Refusal { part: Part::Pair, reason })
+        fn load(&self, certificate: &[u8], _key: &[u8]) -> Result<LoadedPair, String> {
+            Err(format!("saw {}", String::from_utf8_lossy(certificate)))
+        }
+
+        fn server(&mut self, _: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
+            Err(Refusal { part: Part::Pair, reason: "nothing was loaded".to_owned() })
         }
     }
 
@@ -474,6 +535,48 @@ spec:
         }
     }
 
+    /// What the next change makes the control loop look at.
+    async fn next_look(control: &mut Control) -> Look {
+        let (directory, named) = (&control.directory, &control.named);
+        let changed = control.watch.changed(|entry, comes_or_goes| {
+            directory.concerns(entry, comes_or_goes) || named.concerns(entry)
+        });
+        tokio::time::timeout(PATIENCE, changed).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_change_of_one_file_is_no_reason_to_look_at_others() {
+        let site = Site::new();
+        site.write("source/a.yaml", &http_gateway(1001));
+        site.write("source/tls.yaml", TLS_GATEWAY);
+        site.write("source/secrets/cred/..1/tls.crt", "1");
+        symlink("..1", site.path("source/secrets/cred/..data")).unwrap();
+        symlink("..data/tls.crt", site.path("source/secrets/cred/tls.crt")).unwrap();
+        site.write("root/etc/certs/tls.key", "key");
+        site.write("root/etc/certs/tls.crt", "first");
+        let mut control = site.control().await;
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("source/a.yaml", &|| site.write("source/a.yaml", &http_gateway(1002))),
+            ("source/b.yaml", &|| site.write("source/b.yaml", &http_gateway(1003))),
+            ("root/etc/certs/tls.crt", &|| site.write("root/etc/certs/tls.crt", "second")),
+            ("source/secrets/cred/..data", &|| {
+                site.write("source/secrets/cred/..2/tls.crt", "2");
+                symlink("..2", site.path("source/secrets/cred/new")).unwrap();
+                let link = site.path("source/secrets/cred/..data");
+                fs::rename(site.path("source/secrets/cred/new"), link).unwrap();
+            }),
+        ];
+        for (entry, change) in changes {
+            change();
+            let look = next_look(&mut control).await;
+            assert!(!look.everything, "{entry}");
+            let entry = site.dir.path().canonicalize().unwrap().join(entry);
+            assert!(look.entries.contains(&entry), "{:?}", look.entries);
+            let entries = look.entries.clone();
+            assert!(control.look(look), "{entries:?}");
+        }
+    }
+
     #[tokio::test]
     async fn certificates_that_appear_later_are_seen() {
         let site = Site::new();
@@ -493,7 +596,7 @@ spec:
         site.write("source/a.yaml", &http_gateway(1001));
         let mut control = site.control().await;
         fs::rename(site.path("source"), site.path("away")).unwrap();
-        assert!(!control.look());
+        assert!(!control.look_at_everything());
         assert!(listens(1001)(&control.current()));
         site.write("source/b.yaml", &http_gateway(1002));
         until(&mut control, |s| listens(1002)(s) && !listens(1001)(s)).await;

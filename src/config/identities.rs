@@ -1,35 +1,41 @@
 //! Builds the identities of servers with `crypto`, and keeps their ticket keys.
 //!
-//! - Ticket keys belong to one server and its rules, the bytes of client CAs and revocation lists
-//!   among them: they stay across reloads while all are the same, and no other server accepts them.
+//! - Tickets belong to one server and its rules, the bytes of client CAs and revocation lists among
+//!   them: they stay good across reloads while all are the same, and no other server accepts them.
 //!   So a client that is no longer taken cannot resume its way in.
+//! - What servers with the same rules have in common is made once for all of them.
 //! - Every server's keys are rotated together, on the control thread.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
+use rustls::server::ProducesTickets;
 
 use super::compile::{
-    BuiltIdentity, Clients, Identities, IdentityRequest, Pair, Part, Refusal, TlsRules, TlsVersions,
+    BuiltServer, Clients, Identities, LoadedPair, Part, Refusal, ServerRequest, TlsRules,
+    TlsVersions,
 };
 use crate::crypto::{
-    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Parameters, Provider,
-    ServerPolicy, Template, TicketKeys, TicketSecrets, TrustError, Version,
+    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Provider,
+    ServerPolicy, Template, TicketSecrets, TrustError, Version,
 };
 use crate::settings;
-use crate::snapshot::CertificateInfo;
+use crate::snapshot::{CertificateInfo, CertificateState};
 
 /// Makes real identities.
 pub(crate) struct RealIdentities {
     provider: Provider,
-    /// Those of servers that ask clients for no certificate.
-    templates: HashMap<(TlsVersions, Parameters), Template>,
-    /// Made with the first keys.
+    policies: HashMap<TlsRules, MadePolicy>,
+    /// Made with the first configuration.
     secrets: Option<Arc<TicketSecrets>>,
-    /// Alive as long as a configuration uses them.
-    tickets: HashMap<(String, TlsRules), Weak<TicketKeys>>,
+}
+
+/// What servers with the same rules share.
+struct MadePolicy {
+    template: Template,
+    client_ca: Arc<[CertificateInfo]>,
+    crl_expires: Option<SystemTime>,
 }
 
 impl RealIdentities {
@@ -40,109 +46,92 @@ impl RealIdentities {
             settings::Provider::AwsLcRs => Choice::AwsLcRs,
             settings::Provider::Ring => Choice::Ring,
         };
-        let (templates, tickets) = (HashMap::new(), HashMap::new());
-        Self { provider: Provider::new(choice), templates, secrets: None, tickets }
+        Self { provider: Provider::new(choice), policies: HashMap::new(), secrets: None }
     }
 
-    fn tickets(&mut self, request: &IdentityRequest<'_>) -> Result<Arc<TicketKeys>, Refusal> {
-        let owner = (request.server.to_owned(), request.policy.clone());
-        if let Some(keys) = self.tickets.get(&owner).and_then(Weak::upgrade) {
-            return Ok(keys);
-        }
-        let keys = Arc::new(self.secrets()?.group());
-        self.tickets.insert(owner, Arc::downgrade(&keys));
-        Ok(keys)
-    }
-
-    fn secrets(&mut self) -> Result<&Arc<TicketSecrets>, Refusal> {
-        if self.secrets.is_none() {
-            let secrets = TicketSecrets::new().map_err(|_| {
+    /// Those of a new group.
+    fn tickets(&mut self) -> Result<Arc<dyn ProducesTickets>, Refusal> {
+        let secrets = match self.secrets.take() {
+            Some(secrets) => secrets,
+            None => Arc::new(TicketSecrets::new().map_err(|_| {
                 let reason = "the system gave no random numbers".to_owned();
                 Refusal { part: Part::Pair, reason }
-            })?;
-            self.secrets = Some(Arc::new(secrets));
-        }
-        Ok(self.secrets.as_ref().expect("it was just made"))
-    }
-
-    /// The configuration of a server with `policy`, whose clients `verifier` checks.
-    fn config(
-        &mut self,
-        policy: &TlsRules,
-        verifier: Option<Arc<ClientVerifier>>,
-        identity: Arc<CertifiedKey>,
-        tickets: Arc<TicketKeys>,
-    ) -> Arc<ServerConfig> {
-        if verifier.is_some() {
-            return template(&self.provider, policy, verifier).server(identity, tickets);
-        }
-        let kind = (policy.versions, policy.parameters.clone());
-        let template =
-            self.templates.entry(kind).or_insert_with(|| template(&self.provider, policy, None));
-        template.server(identity, tickets)
-    }
-
-    fn clients(&self, clients: &Clients) -> Result<Arc<ClientVerifier>, TrustError> {
-        let Clients { trust, demands } = clients;
-        let request = ClientRequest {
-            optional: demands.optional,
-            ca_pem: &trust.ca,
-            crl_pem: trust.crl.as_deref(),
-            subject_alt_names: &demands.subject_alt_names,
-            pins: &demands.pins,
-            accept_untrusted: demands.accept_untrusted,
+            })?),
         };
-        ClientVerifier::new(&self.provider, &request)
+        Ok(Arc::new(self.secrets.insert(secrets).group()))
+    }
+
+    fn policy(&mut self, rules: &TlsRules) -> Result<&MadePolicy, TrustError> {
+        if !self.policies.contains_key(rules) {
+            let made = make(&self.provider, rules)?;
+            self.policies.insert(rules.clone(), made);
+        }
+        Ok(&self.policies[rules])
     }
 }
 
 impl Identities for RealIdentities {
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
-        let clients = request.policy.clients.as_ref();
-        let verifier = clients.map(|clients| self.clients(clients)).transpose();
-        let verifier = verifier.map_err(|error| of_clients(&error))?;
-        let crl_expires = verifier.as_ref().and_then(|verifier| verifier.crl_expires());
-        let client_ca = match clients {
-            Some(clients) => crypto::describe_all(&clients.trust.ca)
-                .map_err(|error| of_clients(&TrustError::Ca(error)))?,
-            None => Vec::new(),
+    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String> {
+        let key = crypto::load(&self.provider, certificate, key).map_err(|error| words(&error))?;
+        let found = crypto::describe(certificate).map_err(|error| words(&error))?;
+        Ok(LoadedPair { key, state: Arc::new(CertificateState::Ready(info(found))) })
+    }
+
+    fn server(&mut self, request: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
+        self.policy(request.policy).map_err(|error| of_clients(&error))?;
+        let tickets = match request.before {
+            Some(before) => Arc::clone(&before.ticketer),
+            None => self.tickets()?,
         };
-        let Pair { certificate, key } = request.pair;
-        let identity = crypto::load(&self.provider, certificate, key);
-        let identity = identity.map_err(|error| of_pair(&error))?;
-        let tickets = self.tickets(request)?;
-        let config = self.config(request.policy, verifier, identity, tickets);
-        let certificate = crypto::describe(certificate).map_err(|error| of_pair(&error))?;
-        Ok(BuiltIdentity {
-            config,
-            certificate: info(certificate),
-            client_ca: client_ca.into_iter().map(info).collect(),
-            crl_expires,
+        let MadePolicy { template, client_ca, crl_expires } = &self.policies[request.policy];
+        Ok(BuiltServer {
+            config: template.server(Arc::clone(&request.pair.key), tickets),
+            client_ca: Arc::clone(client_ca),
+            crl_expires: *crl_expires,
         })
     }
 
     fn rotate_tickets(&mut self) {
-        // What is gone is forgotten here, not at every look-up among ten thousand servers.
-        self.tickets.retain(|_, keys| keys.strong_count() > 0);
-        self.templates.clear();
+        // What is gone is forgotten here; what is not is made again when it is needed.
+        self.policies.clear();
         if self.secrets.as_ref().is_some_and(|secrets| secrets.rotate().is_err()) {
             tracing::error!("ticket keys not rotated: the system gave no random numbers");
         }
     }
 }
 
-fn template(
-    provider: &Provider,
-    policy: &TlsRules,
-    clients: Option<Arc<ClientVerifier>>,
-) -> Template {
-    let (version_min, version_max) = match policy.versions {
+fn make(provider: &Provider, rules: &TlsRules) -> Result<MadePolicy, TrustError> {
+    let verifier = rules.clients.as_ref().map(|clients| verifier(provider, clients)).transpose()?;
+    let crl_expires = verifier.as_ref().and_then(|verifier| verifier.crl_expires());
+    let authorities = match &rules.clients {
+        Some(clients) => crypto::describe_all(&clients.trust.ca).map_err(TrustError::Ca)?,
+        None => Vec::new(),
+    };
+    let (version_min, version_max) = match rules.versions {
         TlsVersions::Both => (Version::Tls12, Version::Tls13),
         TlsVersions::Only12 => (Version::Tls12, Version::Tls12),
         TlsVersions::Only13 => (Version::Tls13, Version::Tls13),
     };
-    let policy = ServerPolicy { version_min, version_max, parameters: &policy.parameters, clients };
-    Template::new(provider, &policy).expect("no minimum is above its maximum")
+    let policy =
+        ServerPolicy { version_min, version_max, parameters: &rules.parameters, clients: verifier };
+    Ok(MadePolicy {
+        template: Template::new(provider, &policy).expect("no minimum is above its maximum"),
+        client_ca: authorities.into_iter().map(info).collect(),
+        crl_expires,
+    })
+}
+
+fn verifier(provider: &Provider, clients: &Clients) -> Result<Arc<ClientVerifier>, TrustError> {
+    let Clients { trust, demands } = clients;
+    let request = ClientRequest {
+        optional: demands.optional,
+        ca_pem: &trust.ca,
+        crl_pem: trust.crl.as_deref(),
+        subject_alt_names: &demands.subject_alt_names,
+        pins: &demands.pins,
+        accept_untrusted: demands.accept_untrusted,
+    };
+    ClientVerifier::new(provider, &request)
 }
 
 fn info(described: Description) -> CertificateInfo {
@@ -152,8 +141,8 @@ fn info(described: Description) -> CertificateInfo {
 
 // Without the brackets that the finding puts around its own cause.
 
-fn of_pair(error: &IdentityError) -> Refusal {
-    Refusal { part: Part::Pair, reason: format!("{}; {}", error.what(), error.cause()) }
+fn words(error: &IdentityError) -> String {
+    format!("{}; {}", error.what(), error.cause())
 }
 
 fn of_clients(error: &TrustError) -> Refusal {
@@ -164,39 +153,56 @@ fn of_clients(error: &TrustError) -> Refusal {
 mod tests {
     use super::super::compile::{ClientDemands, ClientTrust};
     use super::*;
+    use crate::crypto::Parameters;
 
-    fn clients(ca: &str, crl: Option<&str>, name: &str) -> Option<Clients> {
-        let crl = crl.map(|crl| crl.as_bytes().into());
-        let trust = ClientTrust { ca: ca.as_bytes().into(), crl };
-        let subject_alt_names = vec![name.to_owned()];
-        Some(Clients { trust, demands: ClientDemands { subject_alt_names, ..Default::default() } })
+    fn pem() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.example.com".into()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn rules(ca: Option<&str>) -> TlsRules {
+        let clients = ca.map(|ca| {
+            let trust = ClientTrust { ca: ca.as_bytes().into(), crl: None };
+            Box::new(Clients { trust, demands: ClientDemands::default() })
+        });
+        TlsRules { versions: TlsVersions::Both, parameters: Parameters::default(), clients }
     }
 
     #[test]
-    fn ticket_keys_belong_to_a_server_and_all_of_its_rules() {
+    fn tickets_are_those_of_before_or_of_a_new_group() {
         let mut identities = RealIdentities::new(settings::Provider::Auto);
-        let pair = Pair { certificate: b"".as_slice().into(), key: b"".as_slice().into() };
-        let mut keys = |server, versions, clients| {
-            let parameters = Parameters::default();
-            let policy = TlsRules { versions, parameters, clients };
-            let request = IdentityRequest { server, pair: &pair, policy: &policy };
-            identities.tickets(&request).ok().unwrap()
+        let (certificate, key) = pem();
+        let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let mut server = |policy: &TlsRules, before| {
+            identities.server(&ServerRequest { pair: &pair, policy, before }).unwrap().config
         };
-        let both = TlsVersions::Both;
-        let all = [
-            keys("a", both, None),
-            keys("b", both, None),
-            keys("a", TlsVersions::Only13, None),
-            keys("a", both, clients("ca", None, "n")),
-            keys("a", both, clients("ca 2", None, "n")),
-            keys("a", both, clients("ca", Some("crl"), "n")),
-            keys("a", both, clients("ca", Some("crl 2"), "n")),
-            keys("a", both, clients("ca", None, "m")),
-        ];
-        for (index, one) in all.iter().enumerate() {
-            assert!(all[..index].iter().all(|other| !Arc::ptr_eq(one, other)), "{index}");
-        }
-        assert!(Arc::ptr_eq(&all[0], &keys("a", both, None)), "kept across reloads");
-        assert!(Arc::ptr_eq(&all[3], &keys("a", both, clients("ca", None, "n"))));
+        let opens = |config: &rustls::ServerConfig, ticket: &[u8]| {
+            config.ticketer.decrypt(ticket).is_some()
+        };
+        let first = server(&rules(None), None);
+        let ticket = first.ticketer.encrypt(b"session").unwrap();
+        let renewed = server(&rules(None), Some(&first));
+        assert!(opens(&renewed, &ticket));
+        let other = server(&rules(None), None);
+        assert!(!opens(&other, &ticket));
+        let mutual = server(&rules(Some(&certificate)), None);
+        assert!(!opens(&mutual, &ticket));
+        let again = server(&rules(Some(&certificate)), None);
+        assert!(!opens(&again, &mutual.ticketer.encrypt(b"session").unwrap()));
+    }
+
+    #[test]
+    fn the_rules_of_a_server_are_its_own_although_their_making_is_shared() {
+        let mut identities = RealIdentities::new(settings::Provider::Auto);
+        let (certificate, key) = pem();
+        let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let mut built = |ca| {
+            identities.server(&ServerRequest { pair: &pair, policy: &rules(ca), before: None })
+        };
+        assert!(built(None).unwrap().client_ca.is_empty());
+        assert_eq!(built(Some(&certificate)).unwrap().client_ca.len(), 1);
+        assert_eq!(built(Some("nothing")).err().unwrap().part, Part::Clients);
+        assert!(built(None).unwrap().client_ca.is_empty());
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod compile;
 mod control;
 mod identities;
 mod model;
+mod parallel;
 pub(crate) mod resolve;
 pub(crate) mod source;
 

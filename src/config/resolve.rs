@@ -76,15 +76,18 @@ impl Resolver {
         while !self.step().await {}
     }
 
-    /// Returns when every wanted name was looked up at least once, or after `within`.
-    pub(crate) async fn settle(&mut self, within: Duration) {
+    /// Returns when every wanted name was looked up at least once, or after `within`; says whether
+    /// addresses are different.
+    pub(crate) async fn settle(&mut self, within: Duration) -> bool {
+        let mut differs = false;
         let all = async {
             while self.names.values().any(|name| !name.is_answered) {
-                self.step().await;
+                differs |= self.step().await;
             }
         };
         // What is not known by then arrives through `changed`.
         let _ = tokio::time::timeout(within, all).await;
+        differs
     }
 
     /// Waits for one thing to happen; says whether addresses are different. Cancel-safe.

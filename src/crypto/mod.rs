@@ -16,6 +16,7 @@
 
 mod certificate;
 mod client;
+mod digest;
 mod forwarded;
 mod identity_error;
 mod parameters;
@@ -28,6 +29,7 @@ mod ticket;
 
 pub(crate) use certificate::{Description, describe, describe_all};
 pub(crate) use client::{ClientRequest, ClientVerifier, Pins, TrustError};
+pub(crate) use digest::Digest;
 pub(crate) use forwarded::forwarded;
 pub(crate) use identity_error::IdentityError;
 pub(crate) use parameters::Parameters;
@@ -36,4 +38,6 @@ pub(crate) use record_key::{NONCE_BYTES, Nonce, RecordKey, TAG_BYTES};
 pub(crate) use server::{ServerPolicy, Template, Version, load};
 #[cfg(test)]
 pub(crate) use server::{ServerRequest, server_config};
-pub(crate) use ticket::{TicketKeys, TicketSecrets};
+#[cfg(test)]
+pub(crate) use ticket::TicketKeys;
+pub(crate) use ticket::TicketSecrets;

@@ -81,11 +81,11 @@ impl fmt::Debug for Identity {
 pub struct Certificate {
     /// The path or Secret that it comes from, such as `/etc/certs/tls.crt` or `secret
     /// istio-system/httpbin`.
-    pub source: String,
+    pub source: Arc<str>,
     /// The resource that names it.
     pub origin: Origin,
-    /// Usable, or why not.
-    pub state: CertificateState,
+    /// Usable, or why not. Shared by all that name the same certificate.
+    pub state: Arc<CertificateState>,
     /// Those that vouch for the clients of its server; empty without mutual TLS.
     pub client_ca: Vec<ClientCa>,
 }
@@ -120,7 +120,7 @@ pub struct CertificateInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCa {
     /// The path or Secret that it comes from.
-    pub source: String,
+    pub source: Arc<str>,
     /// What it says.
     pub info: CertificateInfo,
 }

@@ -74,6 +74,12 @@ impl VirtualHost {
         Self { name, https_redirect, routes }
     }
 
+    /// What it shares with others.
+    #[must_use]
+    pub fn route_set(&self) -> &Arc<RouteSet> {
+        &self.routes
+    }
+
     /// The first route that takes `subject`.
     fn find(&self, subject: &Subject<'_>) -> Option<&Route> {
         self.routes.find(subject)

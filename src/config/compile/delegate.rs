@@ -4,6 +4,7 @@
 //! what the delegate does not say, the root says.
 
 use std::borrow::Cow;
+use std::ptr;
 
 use super::route::virtual_service;
 use super::sources::{Placed, Resources};
@@ -17,25 +18,34 @@ pub(super) struct Rule<'a> {
     pub(super) rule: Cow<'a, HttpRoute>,
     /// What short names of destinations belong to.
     pub(super) namespace: &'a str,
+    /// Where the rule stands in memory, and the one that delegates to it if there is one: nothing
+    /// else makes it what it is.
+    pub(super) made_of: [usize; 2],
 }
 
 /// The rules of `placed` with those of its delegates in their places.
 pub(super) fn rules<'a>(placed: &'a Placed, resources: &'a Resources) -> Vec<Rule<'a>> {
-    let own = placed.resource.key.namespace.as_str();
+    let own = &*placed.resource.key.namespace;
     let mut rules = Vec::new();
     for rule in rules_of(placed) {
         let RouteAction::Delegate(name) = &rule.action else {
-            rules.push(Rule { rule: Cow::Borrowed(rule), namespace: own });
+            let made_of = [address(rule), 0];
+            rules.push(Rule { rule: Cow::Borrowed(rule), namespace: own, made_of });
             continue;
         };
         let Ok(delegate) = find(name, own, resources) else { continue };
-        let namespace = delegate.resource.key.namespace.as_str();
+        let namespace = &*delegate.resource.key.namespace;
         for inner in rules_of(delegate) {
+            let made_of = [address(inner), address(rule)];
             let merged = merge(rule, inner);
-            rules.extend(merged.map(|rule| Rule { rule: Cow::Owned(rule), namespace }));
+            rules.extend(merged.map(|rule| Rule { rule: Cow::Owned(rule), namespace, made_of }));
         }
     }
     rules
+}
+
+fn address(rule: &HttpRoute) -> usize {
+    ptr::from_ref(rule).addr()
 }
 
 /// The delegates of `placed` that are used.
@@ -43,7 +53,7 @@ pub(super) fn delegates<'a>(
     placed: &'a Placed,
     resources: &'a Resources,
 ) -> impl Iterator<Item = &'a Placed> {
-    let own = placed.resource.key.namespace.as_str();
+    let own = &*placed.resource.key.namespace;
     let names = rules_of(placed).iter().filter_map(|rule| match &rule.action {
         RouteAction::Delegate(name) => Some(name),
         RouteAction::Forward(_) | RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
@@ -53,7 +63,7 @@ pub(super) fn delegates<'a>(
 
 /// Warnings for delegates that are not there and for rules of theirs that are never met.
 pub(super) fn report(placed: &Placed, resources: &Resources, rejections: &mut Vec<Rejection>) {
-    let own = placed.resource.key.namespace.as_str();
+    let own = &*placed.resource.key.namespace;
     for (index, rule) in rules_of(placed).iter().enumerate() {
         let RouteAction::Delegate(name) = &rule.action else { continue };
         let field = format!("spec.http[{index}].delegate");
@@ -75,7 +85,7 @@ pub(super) fn report(placed: &Placed, resources: &Resources, rejections: &mut Ve
 }
 
 pub(super) fn rules_of(placed: &Placed) -> &[HttpRoute] {
-    virtual_service(placed).map(|service| service.http.as_slice()).unwrap_or_default()
+    virtual_service(placed).map(|service| &*service.http).unwrap_or_default()
 }
 
 /// The delegate `name` for a VirtualService in `namespace`.
@@ -277,7 +287,7 @@ mod tests {
         assert!(conflicts(&root, &base()));
         root = base();
         root.gateways = Some(vec![]);
-        let gateway = ResourceName { namespace: "a".to_owned(), name: "b".to_owned() };
+        let gateway = ResourceName { namespace: "a".into(), name: "b".into() };
         let leaf = MatchBlock { gateways: Some(vec![gateway]), ..base() };
         assert!(conflicts(&root, &leaf));
     }

@@ -1,21 +1,25 @@
 //! From the certificates that a server names, its own and those of its clients' CAs, to its
 //! identity.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::sources::{Placed, Resources};
+use super::listener::ServerSource;
+use super::sources::Resources;
 use super::{
-    BuiltIdentity, ClientTrust, Clients, Identities, IdentityRequest, MountedSecret, Pair, Part,
-    TlsRules,
+    BuiltServer, ClientTrust, Clients, Identities, LoadedPair, MountedSecret, Part, PemFiles,
+    ServerRequest, TlsRules,
 };
 use crate::config::model::{
-    ClientAuth, ClientCa, Credential, Key, Kind, SecretBytes, Server, Spec, Tls, did_you_mean,
+    ClientAuth, ClientCa, Credential, Key, Kind, Secret, Server, Spec, Tls, did_you_mean,
 };
+use crate::config::parallel;
+use crate::crypto::Digest;
 use crate::snapshot::{
-    self, Certificate, CertificateInfo, CertificateState, HostPattern, Identity, Origin, Rejection,
+    self, Certificate, CertificateInfo, CertificateState, HostPattern, Identity, Rejection,
     Severity,
 };
 
@@ -23,32 +27,76 @@ use crate::snapshot::{
 const NAMES_SHOWN_MAX: usize = 3;
 
 /// What Istio appends to the name of a Secret to find the CA of its clients.
-const CA_SUFFIX: &str = "-cacert";
+pub(super) const CA_SUFFIX: &str = "-cacert";
 
-/// Identities of the generation before, by the name of their server.
+/// Messages of one generation that guess which Secret was meant: each guess looks at all of them.
+const GUESSES_MAX: usize = 100;
+
+/// The Secrets that are directories, by name.
 #[derive(Default)]
-pub(super) struct Kept {
-    servers: BTreeMap<String, KeptIdentity>,
-    certificates: BTreeMap<(String, Origin), Arc<Certificate>>,
+pub(super) struct Mounted(BTreeMap<Arc<str>, (Arc<PathBuf>, Secret)>);
+
+impl Mounted {
+    /// Loads what changed.
+    pub(super) fn update(&mut self, changed: Vec<MountedSecret>, identities: &dyn Identities) {
+        let loaded = parallel::map(&changed, |secret| {
+            secret.keys.as_ref().map(|keys| Secret::load(keys, identities))
+        });
+        for (MountedSecret { name, path, .. }, secret) in changed.into_iter().zip(loaded) {
+            match secret {
+                Some(secret) => drop(self.0.insert(name, (path, secret))),
+                None => drop(self.0.remove(&name)),
+            }
+        }
+    }
 }
 
-#[derive(Clone)]
-struct KeptIdentity {
-    source: String,
-    /// Where the CA of the clients and their revocation list came from.
-    trust_source: Option<TrustSource>,
+/// The identity of a server, from one generation to the next.
+#[derive(Default)]
+pub(super) struct IdentityUnit {
+    served: Option<Served>,
+    /// What is known about the certificate that the server names; `None` before the first look.
+    certificate: Option<Arc<Certificate>>,
+    /// Why that is not served, or why clients will not like it.
+    findings: Box<[Rejection]>,
+    is_stale: bool,
+}
+
+/// What a server shows, and what it holds its clients to.
+struct Served {
     pair: Pair,
     policy: TlsRules,
-    built: BuiltIdentity,
+    /// Where that comes from, if clients are asked.
+    trust_source: Option<TrustSource>,
+    built: BuiltServer,
 }
 
-/// The file or Secret of CAs, and the file of revocation lists if one is named.
-type TrustSource = (String, Option<String>);
-
-impl KeptIdentity {
+impl Served {
     fn trust(&self) -> Option<&ClientTrust> {
         self.policy.clients.as_ref().map(|clients| &clients.trust)
     }
+}
+
+/// The file or Secret of CAs, and the file of revocation lists if one is named.
+#[derive(PartialEq, Eq)]
+struct TrustSource(Arc<str>, Option<Arc<str>>);
+
+/// A pair and where it was found.
+#[derive(Clone)]
+struct Pair {
+    loaded: LoadedPair,
+    /// What the files held, if it comes from files.
+    files: Option<FilePair>,
+}
+
+/// The contents of the files of certificate and key.
+type FilePair = (Digest, Digest);
+
+/// What was found where the server says.
+enum Found {
+    Pair(Pair),
+    /// The files hold something that is not loaded yet.
+    Files(FilePair),
 }
 
 /// Why there is no pair, or nothing to check clients with.
@@ -60,6 +108,7 @@ struct Fault {
 }
 
 /// Why something is not to be had: the reason, and whether it is not there as opposed to wrong.
+#[derive(Debug)]
 struct Unfit {
     reason: String,
     absent: bool,
@@ -79,183 +128,269 @@ impl Unfit {
     }
 }
 
+impl IdentityUnit {
+    /// Has it looked at in the next generation.
+    pub(super) fn distrust(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Whether it has to be looked at.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale || self.certificate.is_none()
+    }
+
+    /// As it was when it was looked at last.
+    pub(super) fn identity(&self) -> Identity {
+        let served = self.served.as_ref();
+        served.map_or(Identity::Missing, |served| Identity::Ready(Arc::clone(&served.built.config)))
+    }
+
+    /// What is known about its certificate.
+    pub(super) fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.certificate.as_ref()
+    }
+
+    fn is_about(&self, name: &Arc<str>) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| certificate.source == *name)
+    }
+
+    fn record(&mut self, new: Certificate) {
+        if self.certificate.as_deref() != Some(&new) {
+            self.certificate = Some(Arc::new(new));
+        }
+    }
+
+    /// What is wrong with it `now`.
+    pub(super) fn report(&self, source: &ServerSource, now: SystemTime, out: &mut Vec<Rejection>) {
+        out.extend_from_slice(&self.findings);
+        let Some(served) = &self.served else { return };
+        let own = validity_doubt(&served.pair.loaded.state, now);
+        let doubts = own.into_iter().chain(authority_doubts(&served.built, now));
+        out.extend(doubts.map(|doubt| doubt.about(source)));
+    }
+}
+
 /// Finds and builds the identities of one generation.
 pub(super) struct Vault<'a> {
     pub(super) namespace: &'a str,
     pub(super) resources: &'a Resources,
-    pub(super) mounted: &'a [MountedSecret],
-    pub(super) pem: &'a mut dyn FnMut(&str) -> io::Result<Arc<[u8]>>,
+    pub(super) mounted: &'a Mounted,
+    pub(super) files: &'a mut dyn PemFiles,
     pub(super) identities: &'a mut dyn Identities,
     /// How bad it is that a file or Secret is not there.
     pub(super) absent: Severity,
-    pub(super) before: &'a Kept,
-    pub(super) kept: Kept,
-    pub(super) paths: BTreeSet<String>,
-    /// What the validity of certificates is held against.
-    pub(super) now: SystemTime,
+    /// What clients are checked with, of the files that were read so far.
+    pub(super) texts: HashMap<Digest, Arc<[u8]>>,
+    /// Messages so far that guessed.
+    pub(super) guesses: usize,
 }
 
 impl Vault<'_> {
-    /// The identity of `server`, which is called `name`.
-    pub(super) fn identity(
+    /// Looks at the certificates that servers name; says of each whether it shows another now.
+    pub(super) fn refresh(
         &mut self,
-        name: &str,
-        gateway: &Placed,
-        server: &Server,
-        tls: &Tls,
-        rejections: &mut Vec<Rejection>,
-    ) -> Identity {
-        let place = Place { gateway, server, tls };
-        let before = self.before.servers.get(name).cloned();
-        let (kept, faults) = self.settle(name, tls, before.as_ref());
-        for fault in &faults {
-            let severity = if fault.absent { self.absent } else { Severity::Error };
-            rejections.push(complaint(&place, severity, fault, kept.is_some()));
-        }
-        self.record(self.certificate(&place, kept.as_ref(), &faults));
-        let Some(kept) = kept else { return Identity::Missing };
-        let doubts = doubts(&kept.built, server, self.now);
-        rejections.extend(doubts.into_iter().map(|doubt| doubt.about(&place)));
-        let identity = Identity::Ready(Arc::clone(&kept.built.config));
-        self.kept.servers.insert(name.to_owned(), kept);
-        identity
+        servers: &mut [(&ServerSource, &mut IdentityUnit)],
+    ) -> Vec<bool> {
+        let found: Vec<_> = servers.iter().map(|(source, unit)| self.find(source, unit)).collect();
+        let loaded = self.load(servers, &found);
+        let pairs = servers.iter().zip(found).map(|((source, _), found)| match found? {
+            Found::Pair(pair) => Ok(pair),
+            Found::Files(files) => match &loaded[&files] {
+                Ok(loaded) => Ok(Pair { loaded: loaded.clone(), files: Some(files) }),
+                Err(reason) => {
+                    Err(Unfit::wrong(format!("{}: {reason}", self.pair_place(source.credential()))))
+                }
+            },
+        });
+        let pairs: Vec<_> = pairs.collect();
+        let each = servers.iter_mut().zip(pairs);
+        each.map(|((source, unit), pair)| self.settle(source, unit, pair)).collect()
     }
 
-    /// Builds from what there is now, and where that is bad from what was good before. A policy is
-    /// never weakened for it: without anything to check clients with there is no identity.
-    fn settle(
+    /// Loads what `found` says is in files, each content once.
+    fn load(
         &mut self,
-        name: &str,
-        tls: &Tls,
-        before: Option<&KeptIdentity>,
-    ) -> (Option<KeptIdentity>, Vec<Fault>) {
-        let source = self.source(&tls.credential);
-        let trust_source = tls.clients.as_ref().map(|clients| self.trust_source(clients));
-        let good_pair = before.filter(|kept| kept.source == source).map(|kept| &kept.pair);
-        let good_trust = before.filter(|kept| kept.trust_source == trust_source);
-        let good_trust = good_trust.and_then(KeptIdentity::trust);
-        let mut faults = Vec::new();
-        let found = self.find(&tls.credential).map_err(|unfit| unfit.of(Part::Pair));
-        let pair = or_kept(found, good_pair, &mut faults);
-        let found = tls.clients.as_ref().map(|clients| self.find_trust(clients));
-        let found = found.map(|found| found.map_err(|unfit| unfit.of(Part::Clients)));
-        let trust = found.map(|found| or_kept(found, good_trust, &mut faults));
-        let (Some(mut pair), Some(mut trust)) = (pair, transposed(trust)) else {
-            return (None, faults);
-        };
-        loop {
-            let policy = rules(tls, trust.as_ref());
-            let part = match self.build(name, tls, &pair, &policy, before) {
-                Ok(built) => {
-                    let kept = KeptIdentity { source, trust_source, pair, policy, built };
-                    return (Some(kept), faults);
-                }
-                Err(fault) => {
-                    let part = fault.part;
-                    faults.push(fault);
-                    part
-                }
-            };
-            let replaced = match (part, &mut trust) {
-                (Part::Pair, _) => replace(&mut pair, good_pair),
-                (Part::Clients, Some(trust)) => replace(trust, good_trust),
-                (Part::Clients, None) => false,
-            };
-            if !replaced {
-                return (None, faults);
+        servers: &[(&ServerSource, &mut IdentityUnit)],
+        found: &[Result<Found, Unfit>],
+    ) -> HashMap<FilePair, Result<LoadedPair, String>> {
+        let mut contents = HashMap::new();
+        for ((source, _), found) in servers.iter().zip(found) {
+            if let (Ok(Found::Files(files)), Credential::Files { certificate, key }) =
+                (found, source.credential())
+            {
+                contents.entry(*files).or_insert_with(|| {
+                    let chain = self.files.take(&certificate.value)?;
+                    Ok((chain, self.files.take(&key.value)?))
+                });
             }
         }
+        let contents: Vec<_> = contents.into_iter().collect();
+        let identities = &*self.identities;
+        let loaded = parallel::map(&contents, |(_, content): &(_, io::Result<_>)| match content {
+            Ok((chain, key)) => identities.load(chain, key),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        });
+        contents.into_iter().map(|(files, _)| files).zip(loaded).collect()
+    }
+
+    /// Shows what there is now, and where that is bad what was good before; says whether that is
+    /// another than before. A policy is never weakened for it: without anything to check clients
+    /// with there is no identity.
+    fn settle(
+        &mut self,
+        source: &ServerSource,
+        unit: &mut IdentityUnit,
+        pair: Result<Pair, Unfit>,
+    ) -> bool {
+        let name = self.name(source.credential());
+        let before = unit.served.take();
+        // What was served for another name is no last good version of this one.
+        let good_pair = before.as_ref().filter(|_| unit.is_about(&name)).map(|served| &served.pair);
+        let mut faults = Vec::new();
+        let pair = or_kept(pair.map_err(|unfit| unfit.of(Part::Pair)), good_pair, &mut faults);
+        let shown = self.choose(source, pair, before.as_ref(), &mut faults);
+        let mut findings = Vec::new();
+        for fault in &faults {
+            let severity = if fault.absent { self.absent } else { Severity::Error };
+            findings.push(complaint(source, severity, fault, shown.is_some()));
+        }
+        let certificate = self.certificate(source, name, shown.as_ref(), &faults);
+        findings.extend(
+            name_doubt(&certificate.state, source.server()).map(|doubt| doubt.about(source)),
+        );
+        let config = |served: &Served| Arc::as_ptr(&served.built.config);
+        let differs = shown.as_ref().map(config) != before.as_ref().map(config);
+        unit.record(certificate);
+        unit.served = shown;
+        unit.findings = findings.into();
+        unit.is_stale = false;
+        differs
+    }
+
+    /// What shows `pair` to clients that are checked with what there is now, or where that is bad
+    /// with what was good before.
+    fn choose(
+        &mut self,
+        source: &ServerSource,
+        pair: Option<Pair>,
+        before: Option<&Served>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Served> {
+        let Some(clients) = &source.tls().clients else {
+            return self.serve(source, &pair?, None, before).map_err(|f| faults.push(f)).ok();
+        };
+        let trust_source = Some(self.trust_source(clients));
+        let good = before.filter(|served| served.trust_source == trust_source);
+        let good = good.and_then(Served::trust);
+        let found = self.find_trust(clients).map_err(|unfit| unfit.of(Part::Clients));
+        let trust = or_kept(found, good, faults)?;
+        let pair = pair?;
+        let fault = match self.serve(source, &pair, Some(&trust), before) {
+            Ok(served) => return Some(served),
+            Err(fault) => fault,
+        };
+        let good = good.filter(|good| fault.part == Part::Clients && **good != trust);
+        faults.push(fault);
+        self.serve(source, &pair, Some(good?), before).map_err(|fault| faults.push(fault)).ok()
     }
 
     fn certificate(
         &self,
-        place: &Place<'_>,
-        kept: Option<&KeptIdentity>,
+        source: &ServerSource,
+        name: Arc<str>,
+        shown: Option<&Served>,
         faults: &[Fault],
     ) -> Certificate {
-        let Place { gateway, server, tls } = place;
-        let source = self.source(&tls.credential);
-        let origin = gateway.origin(server.line);
-        let Some(KeptIdentity { built, .. }) = kept else {
+        let origin = source.origin();
+        let Some(Served { pair, built, .. }) = shown else {
             let reasons: Vec<_> = faults.iter().map(|fault| fault.reason.as_str()).collect();
-            let state = CertificateState::Missing { reason: reasons.join("; ") };
-            return Certificate { source, origin, state, client_ca: Vec::new() };
+            let state = Arc::new(CertificateState::Missing { reason: reasons.join("; ") });
+            return Certificate { source: name, origin, state, client_ca: Vec::new() };
         };
-        let state = CertificateState::Ready(built.certificate.clone());
-        let ca_source = tls.clients.as_ref().map(|clients| self.ca_source(clients));
-        let authority = |info: &CertificateInfo| {
-            let source = ca_source.clone().unwrap_or_default();
-            snapshot::ClientCa { source, info: info.clone() }
+        let state = Arc::clone(&pair.loaded.state);
+        let ca_source = source.tls().clients.as_ref().map(|clients| self.ca_source(clients));
+        let authority = |(source, info): (&Arc<str>, &CertificateInfo)| snapshot::ClientCa {
+            source: Arc::clone(source),
+            info: info.clone(),
         };
-        let client_ca = built.client_ca.iter().map(authority).collect();
-        Certificate { source, origin, state, client_ca }
+        let sources = ca_source.iter().cycle();
+        let client_ca = sources.zip(built.client_ca.iter()).map(authority).collect();
+        Certificate { source: name, origin, state, client_ca }
     }
 
-    /// What the next generation may keep.
-    pub(super) fn finish(self) -> (Kept, Vec<Arc<Certificate>>, BTreeSet<String>) {
-        let certificates = self.kept.certificates.values().cloned().collect();
-        (self.kept, certificates, self.paths)
+    /// What shows `pair` to clients that are checked with `trust`: the same as before where nothing
+    /// is different.
+    fn serve(
+        &mut self,
+        source: &ServerSource,
+        pair: &Pair,
+        trust: Option<&ClientTrust>,
+        before: Option<&Served>,
+    ) -> Result<Served, Fault> {
+        let tls = source.tls();
+        let policy = rules(tls, trust);
+        let trust_source = tls.clients.as_ref().map(|clients| self.trust_source(clients));
+        // The policy is the same: tickets stay good.
+        let before = before.filter(|before| before.policy == policy);
+        let same = before.filter(|before| before.pair.loaded.is_same(&pair.loaded));
+        let built = match same {
+            Some(same) => same.built.clone(),
+            None => {
+                let before = before.map(|before| &*before.built.config);
+                let request = ServerRequest { pair: &pair.loaded, policy: &policy, before };
+                self.identities.server(&request).map_err(|refusal| {
+                    let place = match (refusal.part, &tls.clients) {
+                        (Part::Clients, Some(clients)) => self.ca_place(clients),
+                        (Part::Clients, None) | (Part::Pair, _) => self.pair_place(&tls.credential),
+                    };
+                    Unfit::wrong(format!("{place}: {}", refusal.reason)).of(refusal.part)
+                })?
+            }
+        };
+        // The texts of before, where they are the same: those of now are not kept as well.
+        let policy = before.map_or(policy, |before| before.policy.clone());
+        Ok(Served { pair: pair.clone(), policy, trust_source, built })
     }
 
-    fn record(&mut self, certificate: Certificate) {
-        let place = (certificate.source.clone(), certificate.origin.clone());
-        let same = self.before.certificates.get(&place).filter(|old| ***old == certificate);
-        let certificate = same.map_or_else(|| Arc::new(certificate), Arc::clone);
-        self.kept.certificates.insert(place, certificate);
-    }
-
-    fn source(&self, credential: &Credential) -> String {
+    /// The path or Secret, as it is shown.
+    fn name(&self, credential: &Credential) -> Arc<str> {
         match credential {
-            Credential::Files { certificate, .. } => certificate.value.clone(),
+            Credential::Files { certificate, .. } => Arc::clone(&certificate.value),
             Credential::Secret(name) => self.secret_source(&name.value),
         }
     }
 
-    fn secret_source(&self, name: &str) -> String {
-        format!("secret {}/{name}", self.namespace)
+    fn secret_source(&self, name: &str) -> Arc<str> {
+        format!("secret {}/{name}", self.namespace).into()
     }
 
     fn trust_source(&self, clients: &ClientAuth) -> TrustSource {
-        (self.ca_source(clients), clients.crl.as_ref().map(|path| path.value.clone()))
+        let crl = clients.crl.as_ref().map(|path| Arc::clone(&path.value));
+        TrustSource(self.ca_source(clients), crl)
     }
 
-    fn ca_source(&self, clients: &ClientAuth) -> String {
+    fn ca_source(&self, clients: &ClientAuth) -> Arc<str> {
         match &clients.ca {
-            ClientCa::File(path) => path.value.clone(),
+            ClientCa::File(path) => Arc::clone(&path.value),
             ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
                 self.secret_source(&name.value)
             }
         }
     }
 
-    fn build(
-        &mut self,
-        server: &str,
-        tls: &Tls,
-        pair: &Pair,
-        policy: &TlsRules,
-        before: Option<&KeptIdentity>,
-    ) -> Result<BuiltIdentity, Fault> {
-        if let Some(kept) = before.filter(|kept| kept.pair == *pair && kept.policy == *policy) {
-            return Ok(kept.built.clone());
-        }
-        let request = IdentityRequest { server, pair, policy };
-        self.identities.server(&request).map_err(|refusal| {
-            let place = match (refusal.part, &tls.clients) {
-                (Part::Clients, Some(clients)) => self.ca_place(clients),
-                (Part::Clients, None) | (Part::Pair, _) => self.pair_place(&tls.credential),
-            };
-            Unfit::wrong(format!("{place}: {}", refusal.reason)).of(refusal.part)
-        })
-    }
-
-    fn find(&mut self, credential: &Credential) -> Result<Pair, Unfit> {
-        match credential {
+    fn find(&mut self, source: &ServerSource, unit: &IdentityUnit) -> Result<Found, Unfit> {
+        match source.credential() {
             Credential::Files { certificate, key } => {
-                let (certificate, key) = (self.read(&certificate.value), self.read(&key.value));
-                Ok(Pair { certificate: certificate?, key: key? })
+                let (chain, key) = (self.look(&certificate.value), self.look(&key.value));
+                let files = (chain?, key?);
+                let served = unit.served.as_ref().map(|served| &served.pair);
+                let same = served.filter(|pair| pair.files == Some(files));
+                Ok(same.map_or(Found::Files(files), |pair| Found::Pair(pair.clone())))
             }
-            Credential::Secret(name) => self.find_in_secret(&name.value, choose_pair),
+            Credential::Secret(name) => {
+                let loaded = self.find_in_secret(&name.value, |secret| secret.pair.clone())?;
+                Ok(Found::Pair(Pair { loaded, files: None }))
+            }
         }
     }
 
@@ -263,7 +398,7 @@ impl Vault<'_> {
         let trust = match &clients.ca {
             ClientCa::File(path) => self.read(&path.value).map(|ca| ClientTrust { ca, crl: None }),
             ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
-                self.find_in_secret(&self.ca_secret(&clients.ca, &name.value), choose_trust)
+                self.find_in_secret(&self.ca_secret(&clients.ca, &name.value), Secret::trust)
             }
         };
         let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose()?;
@@ -278,20 +413,24 @@ impl Vault<'_> {
     /// The Secret that holds the CA: the one beside the server's, where there is one.
     fn ca_secret(&self, ca: &ClientCa, name: &str) -> String {
         let beside = format!("{name}{CA_SUFFIX}");
-        let is_beside =
-            matches!(ca, ClientCa::OfCredential(_)) && self.secret_keys(&beside).is_some();
+        let is_beside = matches!(ca, ClientCa::OfCredential(_)) && self.secret(&beside).is_some();
         if is_beside { beside } else { name.to_owned() }
     }
 
+    /// The bytes of the file at `path`, of which no secret is made.
     fn read(&mut self, path: &str) -> Result<Arc<[u8]>, Unfit> {
-        self.paths.insert(path.to_owned());
-        (self.pem)(path).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                Unfit::absent(format!("{path} does not exist"))
-            } else {
-                Unfit::wrong(format!("{path} cannot be read: {error}"))
-            }
-        })
+        let digest = self.look(path)?;
+        if let Some(text) = self.texts.get(&digest) {
+            return Ok(Arc::clone(text));
+        }
+        let bytes = self.files.take(path).map_err(|error| unreadable(path, &error))?;
+        let text = Arc::<[u8]>::from(bytes);
+        self.texts.insert(digest, Arc::clone(&text));
+        Ok(text)
+    }
+
+    fn look(&self, path: &str) -> Result<Digest, Unfit> {
+        self.files.look(path).map_err(|error| unreadable(path, &error))
     }
 
     /// The files or the Secret of the pair.
@@ -307,7 +446,7 @@ impl Vault<'_> {
     /// The files or the Secret of the CA.
     fn ca_place(&self, clients: &ClientAuth) -> String {
         let ca = match &clients.ca {
-            ClientCa::File(path) => path.value.clone(),
+            ClientCa::File(path) => path.value.to_string(),
             ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
                 self.secret_title(&self.ca_secret(&clients.ca, &name.value))
             }
@@ -328,60 +467,65 @@ impl Vault<'_> {
         if let Some(placed) = self.resources.get(&self.secret_key(name)) {
             return format!(" ({})", placed.origin(placed.resource.line));
         }
-        let mounted = self.mounted.iter().find(|secret| secret.name == name);
-        mounted.map_or_else(String::new, |secret| format!(" ({})", secret.path.display()))
+        let mounted = self.mounted.0.get(name);
+        mounted.map_or_else(String::new, |(path, _)| format!(" ({})", path.display()))
     }
 
     fn find_in_secret<T>(
-        &self,
+        &mut self,
         name: &str,
-        choose: impl FnOnce(&SecretKeys) -> Result<T, String>,
+        choose: impl FnOnce(&Secret) -> Result<T, String>,
     ) -> Result<T, Unfit> {
-        let keys = self.secret_keys(name).ok_or_else(|| {
+        let Some(secret) = self.secret(name) else {
             let namespace = self.namespace;
             let place = format!("namespace {namespace}, the gateway's own");
             let elsewhere = self.elsewhere(name);
-            Unfit::absent(format!("there is no Secret `{name}` in {place}{elsewhere}"))
-        })?;
-        choose(&keys)
+            let what = format!("there is no Secret `{name}` in {place}{elsewhere}");
+            return Err(Unfit::absent(what));
+        };
+        choose(secret)
             .map_err(|reason| Unfit::wrong(format!("{}: {reason}", self.secret_title(name))))
     }
 
     /// The commonest mistakes: it is beside the Gateway instead of beside the gateway, or misspelt.
-    fn elsewhere(&self, name: &str) -> String {
-        let secrets = || self.resources.keys().filter(|key| key.kind == Kind::Secret);
-        if let Some(key) = secrets().find(|key| key.name == name) {
+    fn elsewhere(&mut self, name: &str) -> String {
+        self.guesses += 1;
+        if self.guesses > GUESSES_MAX {
+            return String::new();
+        }
+        let secrets = || self.resources.of_kind(Kind::Secret).map(|(key, _)| key);
+        if let Some(key) = secrets().find(|key| *key.name == *name) {
             let (there, here) = (&key.namespace, self.namespace);
             return format!("; there is one in {there}, write `namespace: {here}` in it");
         }
-        let own = secrets().filter(|key| key.namespace == self.namespace);
-        let own = own.map(|key| key.name.as_str());
-        let mounted = self.mounted.iter().map(|secret| secret.name.as_str());
-        match did_you_mean(name, own.chain(mounted)) {
+        let own = secrets().filter(|key| *key.namespace == *self.namespace);
+        let names = own.map(|key| &*key.name).chain(self.mounted.0.keys().map(|name| &**name));
+        match did_you_mean(name, names) {
             meant if meant.is_empty() => meant,
             meant => format!("; {meant}"),
         }
     }
 
     fn secret_key(&self, name: &str) -> Key {
-        Key { kind: Kind::Secret, namespace: self.namespace.to_owned(), name: name.to_owned() }
+        Key { kind: Kind::Secret, namespace: self.namespace.into(), name: name.into() }
     }
 
-    fn secret_keys(&self, name: &str) -> Option<SecretKeys> {
+    /// A document wins over a directory.
+    fn secret(&self, name: &str) -> Option<&Secret> {
         let placed = self.resources.get(&self.secret_key(name));
-        if let Some(Spec::Secret(secret)) = placed.map(|placed| &placed.resource.spec) {
-            let copy = |(key, bytes): (&String, &_)| (key.clone(), secret_bytes(bytes));
-            return Some(secret.keys.iter().map(copy).collect());
+        match placed.map(|placed| &placed.resource.spec) {
+            Some(Spec::Secret(secret)) => Some(secret),
+            _ => self.mounted.0.get(name).map(|(_, secret)| secret),
         }
-        self.mounted.iter().find(|secret| secret.name == name).map(|secret| secret.keys.clone())
     }
 }
 
-/// What a Secret holds, by key.
-type SecretKeys = BTreeMap<String, Arc<[u8]>>;
-
-fn secret_bytes(bytes: &SecretBytes) -> Arc<[u8]> {
-    Arc::clone(&bytes.0)
+fn unreadable(path: &str, error: &io::Error) -> Unfit {
+    if error.kind() == io::ErrorKind::NotFound {
+        Unfit::absent(format!("{path} does not exist"))
+    } else {
+        Unfit::wrong(format!("{path} cannot be read: {error}"))
+    }
 }
 
 /// What was found, or else what is kept; the fault is noted either way.
@@ -393,98 +537,37 @@ fn or_kept<T: Clone>(
     found.map_err(|fault| faults.push(fault)).ok().or_else(|| kept.cloned())
 }
 
-/// `None` where something is wanted and missing.
-fn transposed<T>(wanted: Option<Option<T>>) -> Option<Option<T>> {
-    match wanted {
-        None => Some(None),
-        Some(found) => found.map(Some),
-    }
-}
-
-/// Puts `kept` in the place of `current`; false where that changes nothing.
-fn replace<T: Clone + PartialEq>(current: &mut T, kept: Option<&T>) -> bool {
-    let Some(kept) = kept.filter(|kept| *kept != current) else { return false };
-    current.clone_from(kept);
-    true
-}
-
 fn rules(tls: &Tls, trust: Option<&ClientTrust>) -> TlsRules {
-    let clients = tls
-        .clients
-        .as_ref()
-        .zip(trust)
-        .map(|(clients, trust)| Clients { trust: trust.clone(), demands: clients.demands.clone() });
+    let clients = tls.clients.as_ref().zip(trust).map(|(clients, trust)| {
+        Box::new(Clients { trust: trust.clone(), demands: clients.demands.clone() })
+    });
     TlsRules { versions: tls.versions, parameters: tls.parameters.clone(), clients }
 }
 
-/// CA and revocation lists among the keys of a Secret, by either of the names that Istio knows.
-fn choose_trust(keys: &SecretKeys) -> Result<ClientTrust, String> {
-    for (ca, crl) in [("cacert", "crl"), ("ca.crt", "ca.crl")] {
-        match keys.get(ca) {
-            Some(ca) if !ca.is_empty() => {
-                return Ok(ClientTrust { ca: Arc::clone(ca), crl: keys.get(crl).map(Arc::clone) });
-            }
-            Some(_) => return Err(format!("found key \"{ca}\", but it was empty")),
-            None => {}
-        }
-    }
-    let found: Vec<_> = keys.keys().map(String::as_str).collect();
-    Err(format!(
-        "found secret, but didn't have expected keys (cacert) or (ca.crt), which clients are \
-         checked against; found: {}",
-        found.join(", ")
-    ))
-}
-
-/// The pair among the keys of a Secret, by either of the names that Istio knows.
-fn choose_pair(keys: &SecretKeys) -> Result<Pair, String> {
-    let mut empty = None;
-    for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
-        let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
-        if !chain.is_empty() && !private.is_empty() {
-            return Ok(Pair { certificate: Arc::clone(chain), key: Arc::clone(private) });
-        }
-        empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
-    }
-    Err(empty.unwrap_or_else(|| {
-        let found: Vec<_> = keys.keys().map(String::as_str).collect();
-        format!(
-            "found secret, but didn't have expected keys (cert and key) or (tls.crt and tls.key); \
-             found: {}",
-            found.join(", ")
-        )
-    }))
-}
-
-/// The Gateway, the server, and what in it names certificates.
-struct Place<'a> {
-    gateway: &'a Placed,
-    server: &'a Server,
-    tls: &'a Tls,
-}
-
-impl Place<'_> {
-    /// Line and name of the field that names `part`.
-    fn field(&self, part: Part) -> (u64, &'static str) {
-        let ca = self.tls.clients.as_ref().map(|clients| &clients.ca);
-        match (part, ca, &self.tls.credential) {
-            (Part::Clients, Some(ClientCa::File(path)), _) => (path.line, "caCertificates"),
-            (Part::Clients, Some(ClientCa::Secret(name)), _) => (name.line, "caCertCredentialName"),
-            (_, _, Credential::Secret(name)) => (name.line, "credentialName"),
-            (_, _, Credential::Files { certificate, .. }) => {
-                (certificate.line, "serverCertificate")
-            }
-        }
-    }
-
-    fn finding(&self, part: Part, severity: Severity, what: String, cause: &str) -> Rejection {
-        let (line, field) = self.field(part);
-        let field = format!("spec.servers[{}].tls.{field}", self.server.index);
-        self.gateway.reject(severity, line, field, what, cause)
+/// Line and name of the field that names `part`.
+fn field(tls: &Tls, part: Part) -> (u64, &'static str) {
+    let ca = tls.clients.as_ref().map(|clients| &clients.ca);
+    match (part, ca, &tls.credential) {
+        (Part::Clients, Some(ClientCa::File(path)), _) => (path.line, "caCertificates"),
+        (Part::Clients, Some(ClientCa::Secret(name)), _) => (name.line, "caCertCredentialName"),
+        (_, _, Credential::Secret(name)) => (name.line, "credentialName"),
+        (_, _, Credential::Files { certificate, .. }) => (certificate.line, "serverCertificate"),
     }
 }
 
-fn complaint(place: &Place<'_>, severity: Severity, fault: &Fault, kept: bool) -> Rejection {
+fn finding(
+    source: &ServerSource,
+    part: Part,
+    severity: Severity,
+    what: String,
+    cause: &str,
+) -> Rejection {
+    let (line, field) = field(source.tls(), part);
+    let field = format!("spec.servers[{}].tls.{field}", source.server().index);
+    source.gateway.reject(severity, line, field, what, cause)
+}
+
+fn complaint(source: &ServerSource, severity: Severity, fault: &Fault, kept: bool) -> Rejection {
     let cause = match fault.part {
         Part::Pair if kept => "the last good certificate stays in use",
         Part::Clients if kept => "clients are checked as before",
@@ -495,7 +578,7 @@ fn complaint(place: &Place<'_>, severity: Severity, fault: &Fault, kept: bool) -
             "its hosts are closed until this is mended; no restart is needed then"
         }
     };
-    place.finding(fault.part, severity, fault.reason.clone(), cause)
+    finding(source, fault.part, severity, fault.reason.clone(), cause)
 }
 
 /// Why clients will not like, or not be liked by, a certificate that is in use.
@@ -506,19 +589,13 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn about(self, place: &Place<'_>) -> Rejection {
-        place.finding(self.part, Severity::Warning, self.what, self.cause)
+    fn about(self, source: &ServerSource) -> Rejection {
+        finding(source, self.part, Severity::Warning, self.what, self.cause)
     }
 }
 
-fn doubts(built: &BuiltIdentity, server: &Server, now: SystemTime) -> Vec<Doubt> {
-    let certificate = &built.certificate;
-    let own = validity_doubt(certificate, now).into_iter().chain(name_doubt(certificate, server));
-    own.chain(authority_doubts(built, now)).collect()
-}
-
 /// Clients of an authority that is out of date are refused.
-fn authority_doubts(built: &BuiltIdentity, now: SystemTime) -> Vec<Doubt> {
+fn authority_doubts(built: &BuiltServer, now: SystemTime) -> Vec<Doubt> {
     let part = Part::Clients;
     let expired = built.client_ca.iter().filter_map(|ca| {
         let since = now.duration_since(ca.expires).ok()?;
@@ -533,7 +610,8 @@ fn authority_doubts(built: &BuiltIdentity, now: SystemTime) -> Vec<Doubt> {
     expired.chain(list).collect()
 }
 
-fn validity_doubt(certificate: &CertificateInfo, now: SystemTime) -> Option<Doubt> {
+fn validity_doubt(state: &CertificateState, now: SystemTime) -> Option<Doubt> {
+    let CertificateState::Ready(certificate) = state else { return None };
     let part = Part::Pair;
     if let Ok(since) = now.duration_since(certificate.expires) {
         let what = format!("the certificate expired {} ago", days(since));
@@ -555,8 +633,10 @@ fn days(time: Duration) -> String {
 }
 
 /// A certificate without alternative names is judged by its subject, by the clients that still do.
-fn name_doubt(certificate: &CertificateInfo, server: &Server) -> Option<Doubt> {
-    let names = &certificate.subject_alt_names;
+fn name_doubt(state: &CertificateState, server: &Server) -> Option<Doubt> {
+    let CertificateState::Ready(CertificateInfo { subject_alt_names: names, .. }) = state else {
+        return None;
+    };
     let mut hosts = server.hosts.iter().map(|host| &host.value.pattern);
     let uncovered = hosts.find(|host| !names.iter().any(|name| covers(name, host)))?;
     if names.is_empty() {

@@ -1,14 +1,24 @@
-//! From Gateways to what is served on each port: which servers there are and which VirtualServices
-//! bind to them.
+//! From Gateways to the listeners and servers that they ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::route::{Bound, TablePlan, virtual_service};
+use super::route::{Bound, HostPlan, TablePlan, virtual_service};
 use super::sources::{Placed, Resources};
 use super::{GatewayIdentity, Listen};
-use crate::config::model::{Gateway, Located, Server, ServerHost, ServerProtocol, Spec, Tls};
-use crate::snapshot::{HostPattern, ListenerKey, Rejection, Severity};
+use crate::config::model::{
+    Credential, Gateway, Key, Kind, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
+};
+use crate::snapshot::{HostPattern, ListenerKey, Origin, Rejection, Severity};
+
+/// What the resources ask for, and what is wrong with that.
+pub(super) struct Plan {
+    pub(super) listeners: ListenerPlans,
+    pub(super) rejections: Vec<Rejection>,
+}
+
+/// The listeners by key.
+pub(super) type ListenerPlans = BTreeMap<ListenerKey, ListenerPlan>;
 
 /// What is to be served on one address and port.
 pub(super) struct ListenerPlan {
@@ -18,74 +28,125 @@ pub(super) struct ListenerPlan {
 
 /// Plain servers share one table; a TLS server has its own.
 pub(super) enum ServesPlan {
-    Http(TablePlan),
+    Http(BTreeMap<HostPattern, HostPlan>),
     Tls(Vec<TlsPlan>),
 }
 
 /// One TLS server.
 pub(super) struct TlsPlan {
-    /// `https.<port>.<port name>.<gateway>.<namespace>`.
-    pub(super) name: String,
-    pub(super) gateway: Placed,
-    pub(super) server: Server,
-    pub(super) tls: Tls,
+    pub(super) source: ServerSource,
     /// Those that no server before it has.
-    pub(super) patterns: BTreeSet<HostPattern>,
+    pub(super) patterns: Box<[HostPattern]>,
     pub(super) table: TablePlan,
 }
 
-/// The listeners by key.
-pub(super) type ListenerPlans = BTreeMap<ListenerKey, ListenerPlan>;
+/// Where a TLS server is written.
+#[derive(Clone)]
+pub(super) struct ServerSource {
+    pub(super) gateway: Placed,
+    /// Its place among the Gateway's servers.
+    place: usize,
+}
+
+impl ServerSource {
+    /// As it is written.
+    pub(super) fn server(&self) -> &Server {
+        let gateway = gateway(&self.gateway).expect("a server stands in a Gateway");
+        &gateway.servers[self.place]
+    }
+
+    /// How it terminates TLS.
+    pub(super) fn tls(&self) -> &Tls {
+        match &self.server().protocol {
+            ServerProtocol::Https(tls) => tls,
+            ServerProtocol::Http { .. } => unreachable!("a TLS server has protocol HTTPS"),
+        }
+    }
+
+    /// Where its certificate comes from.
+    pub(super) fn credential(&self) -> &Credential {
+        &self.tls().credential
+    }
+
+    /// What makes it the same server in the next generation: all that is in its name.
+    pub(super) fn id(&self) -> (Arc<str>, Arc<str>, Arc<str>, u16) {
+        let (key, server) = (&self.gateway.resource.key, self.server());
+        let port_name = Arc::clone(&server.port_name);
+        (Arc::clone(&key.namespace), Arc::clone(&key.name), port_name, server.port)
+    }
+
+    /// `https.<port>.<port name>.<gateway>.<namespace>`.
+    pub(super) fn name(&self) -> String {
+        let (key, server) = (&self.gateway.resource.key, self.server());
+        format!("https.{}.{}.{}.{}", server.port, server.port_name, key.name, key.namespace)
+    }
+
+    /// The place where it begins.
+    pub(super) fn origin(&self) -> Origin {
+        self.gateway.origin(self.server().line)
+    }
+
+    /// Whether the same text in the same place says so.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.place == other.place && self.gateway.is_same(&other.gateway)
+    }
+}
 
 /// Collects the listeners of all Gateways that select this gateway.
 pub(super) struct Planner<'a> {
-    pub(super) identity: &'a GatewayIdentity,
-    pub(super) listen: &'a Listen,
+    identity: &'a GatewayIdentity,
+    listen: &'a Listen,
+    resources: &'a Resources,
     /// In order of precedence.
     services: Vec<&'a Placed>,
     /// The places in `services` of those that name a Gateway, by its namespace and name.
-    by_gateway: BTreeMap<(&'a str, &'a str), BTreeSet<usize>>,
+    by_gateway: HashMap<(&'a str, &'a str), Vec<usize>>,
     /// The hosts of TLS servers and whose they are.
-    claims: BTreeMap<(ListenerKey, ServerHost), String>,
+    claims: HashMap<(ListenerKey, &'a ServerHost), (&'a Placed, &'a Server)>,
     /// The same without the namespaces before them.
-    patterns: BTreeSet<(ListenerKey, HostPattern)>,
-    plans: ListenerPlans,
-    rejections: &'a mut Vec<Rejection>,
-    /// The VirtualServices, by their place in `services`, that some server has.
-    bound: BTreeSet<usize>,
+    patterns: HashSet<(ListenerKey, &'a HostPattern)>,
+    listeners: ListenerPlans,
+    rejections: Vec<Rejection>,
+    /// Of the VirtualServices, by their place in `services`, whether some server has it.
+    bound: Vec<bool>,
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(
+    /// What all Gateways of `resources` come to.
+    pub(super) fn plan(
         identity: &'a GatewayIdentity,
         listen: &'a Listen,
         resources: &'a Resources,
-        rejections: &'a mut Vec<Rejection>,
-    ) -> Self {
+    ) -> Plan {
         let services = services_in_order(resources, &identity.namespace);
-        let by_gateway = index(&services);
-        let (claims, patterns) = (BTreeMap::new(), BTreeSet::new());
-        let (plans, bound) = (ListenerPlans::new(), BTreeSet::new());
-        Self { identity, listen, services, by_gateway, claims, patterns, plans, rejections, bound }
-    }
-
-    /// What all Gateways of `resources` come to.
-    pub(super) fn plan(mut self, resources: &Resources) -> ListenerPlans {
-        let gateways = gateways_in_order(resources);
-        for (placed, gateway) in &gateways {
-            if self.selects(placed, gateway) {
-                for server in &gateway.servers {
-                    self.add(placed, server);
+        let mut planner = Self {
+            identity,
+            listen,
+            resources,
+            by_gateway: index(&services),
+            bound: vec![false; services.len()],
+            services,
+            claims: HashMap::new(),
+            patterns: HashSet::new(),
+            listeners: ListenerPlans::new(),
+            rejections: Vec::new(),
+        };
+        for (placed, gateway) in gateways_in_order(resources) {
+            if planner.selects(placed, gateway) {
+                for (place, server) in gateway.servers.iter().enumerate() {
+                    planner.add(placed, place, server);
                 }
             }
         }
-        self.report_unbound(resources);
-        self.plans
+        planner.report_unbound();
+        let Self { listeners, rejections, .. } = planner;
+        Plan { listeners, rejections }
     }
 
     fn selects(&mut self, placed: &Placed, gateway: &Gateway) -> bool {
         let ours = &self.identity.labels;
-        let selects = gateway.selector.iter().all(|(name, value)| ours.get(name) == Some(value));
+        let has = |name: &str, value: &str| ours.get(name).is_some_and(|own| own == value);
+        let selects = gateway.selector.iter().all(|(name, value)| has(name, value));
         if !selects {
             let labels: Vec<_> =
                 ours.iter().map(|(name, value)| format!("{name}: {value}")).collect();
@@ -98,7 +159,7 @@ impl<'a> Planner<'a> {
         selects
     }
 
-    fn add(&mut self, gateway: &Placed, server: &Server) {
+    fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server) {
         let address = server.bind.unwrap_or(self.listen.address);
         let key = ListenerKey { address, gateway_port: server.port };
         let bind_port = self.listen.ports.get(&server.port).copied().unwrap_or(server.port);
@@ -110,7 +171,7 @@ impl<'a> Planner<'a> {
             ServerProtocol::Http { https_redirect } => {
                 self.add_http(key, bind_port, gateway, server, *https_redirect);
             }
-            ServerProtocol::Https(tls) => self.add_tls(key, bind_port, gateway, server, tls),
+            ServerProtocol::Https(_) => self.add_tls(key, bind_port, gateway, place, server),
         }
     }
 
@@ -121,7 +182,7 @@ impl<'a> Planner<'a> {
                 || other.address.is_unspecified()
                 || key.address.is_unspecified()
         };
-        self.plans
+        self.listeners
             .iter()
             .find(|(other, plan)| {
                 **other != key && bind_port != 0 && plan.bind_port == bind_port && overlaps(other)
@@ -133,8 +194,8 @@ impl<'a> Planner<'a> {
         &mut self,
         key: ListenerKey,
         bind_port: u16,
-        gateway: &Placed,
-        server: &Server,
+        gateway: &'a Placed,
+        server: &'a Server,
         https_redirect: bool,
     ) {
         let mut table = self.bind(gateway, server);
@@ -144,9 +205,9 @@ impl<'a> Planner<'a> {
             }
             table.values_mut().for_each(|host| host.https_redirect = true);
         }
-        let plan = self.plans.entry(key).or_insert_with(|| ListenerPlan {
+        let plan = self.listeners.entry(key).or_insert_with(|| ListenerPlan {
             bind_port,
-            serves: ServesPlan::Http(TablePlan::new()),
+            serves: ServesPlan::Http(BTreeMap::new()),
         });
         match &mut plan.serves {
             ServesPlan::Http(shared) => merge(shared, table),
@@ -161,14 +222,14 @@ impl<'a> Planner<'a> {
         &mut self,
         key: ListenerKey,
         bind_port: u16,
-        gateway: &Placed,
-        server: &Server,
-        tls: &Tls,
+        gateway: &'a Placed,
+        place: usize,
+        server: &'a Server,
     ) {
         let table = self.bind(gateway, server);
         let conflict = self.conflict(key, server);
         let plan = self
-            .plans
+            .listeners
             .entry(key)
             .or_insert_with(|| ListenerPlan { bind_port, serves: ServesPlan::Tls(Vec::new()) });
         let ServesPlan::Tls(servers) = &mut plan.serves else {
@@ -180,20 +241,27 @@ impl<'a> Planner<'a> {
             let cause = "the older Gateway wins; this whole server is left out, as by Istio";
             return self.refuse(gateway, server, "hosts", what, cause);
         }
-        let patterns = claim(&mut self.claims, &mut self.patterns, key, gateway, server);
-        if patterns.len() < server.hosts.len() {
+        let mut own = BTreeSet::new();
+        for Located { value: host, .. } in &server.hosts {
+            self.claims.entry((key, host)).or_insert((gateway, server));
+            if self.patterns.insert((key, &host.pattern)) {
+                own.insert(host.pattern.clone());
+            }
+        }
+        if own.len() < server.hosts.len() {
             self.rejections.push(shadowed(gateway, server));
         }
-        let name = server_name(gateway, server);
-        let (gateway, server, tls) = (gateway.clone(), server.clone(), tls.clone());
-        servers.push(TlsPlan { name, gateway, server, tls, patterns, table });
+        let source = ServerSource { gateway: gateway.clone(), place };
+        let (patterns, table) = (own.into_iter().collect(), table.into_iter().collect());
+        servers.push(TlsPlan { source, patterns, table });
     }
 
     /// The first host of `server` that a server before it has claimed, and whose that is.
-    fn conflict(&self, key: ListenerKey, server: &Server) -> Option<(HostPattern, String)> {
+    fn conflict(&self, key: ListenerKey, server: &'a Server) -> Option<(&'a HostPattern, String)> {
         server.hosts.iter().find_map(|Located { value: host, .. }| {
-            let owner = self.claims.get(&(key, host.clone()))?;
-            Some((host.pattern.clone(), owner.clone()))
+            let (gateway, owner) = self.claims.get(&(key, host))?;
+            let owner = format!("server `{}` of {}", owner.port_name, gateway.resource.key);
+            Some((&host.pattern, owner))
         })
     }
 
@@ -211,41 +279,33 @@ impl<'a> Planner<'a> {
     }
 
     /// The virtual hosts that the VirtualServices make on `server`.
-    fn bind(&mut self, gateway: &Placed, server: &Server) -> TablePlan {
-        let mut table = TablePlan::new();
+    fn bind(&mut self, gateway: &Placed, server: &Server) -> BTreeMap<HostPattern, HostPlan> {
+        let mut table = BTreeMap::<_, HostPlan>::new();
         let key = &gateway.resource.key;
-        let named = self.by_gateway.get(&(key.namespace.as_str(), key.name.as_str()));
+        let named = self.by_gateway.get(&(&*key.namespace, &*key.name));
         for &index in named.into_iter().flatten() {
             let placed = self.services[index];
             for pattern in shared_hosts(placed, server) {
-                self.bound.insert(index);
+                self.bound[index] = true;
+                let host = table.entry(pattern).or_default();
+                host.services.reserve_exact(1);
                 let gateways = vec![Arc::clone(&gateway.resource)];
-                let bound = Bound { service: placed.clone(), gateways };
-                table.entry(pattern).or_default().services.push(bound);
+                host.services.push(Bound { service: placed.clone(), gateways });
             }
         }
         table
     }
 
     /// Warns of VirtualServices that no server has, and says why.
-    fn report_unbound(&mut self, resources: &Resources) {
-        for (index, placed) in self.services.iter().enumerate() {
-            if self.bound.contains(&index) {
-                continue;
-            }
-            if let Some(found) = unbound(placed, resources) {
-                self.rejections.push(found);
-            }
-        }
+    fn report_unbound(&mut self) {
+        let gateways = self.resources.of_kind(Kind::Gateway);
+        let gateways: HashSet<_> = gateways.map(|(key, _)| (&*key.namespace, &*key.name)).collect();
+        let unbound = self.services.iter().zip(&self.bound).filter(|(_, bound)| !**bound);
+        self.rejections.extend(unbound.filter_map(|(placed, _)| unused(placed, &gateways)));
     }
 }
 
-fn server_name(gateway: &Placed, server: &Server) -> String {
-    let key = &gateway.resource.key;
-    format!("https.{}.{}.{}.{}", server.port, server.port_name, key.name, key.namespace)
-}
-
-fn merge(shared: &mut TablePlan, table: TablePlan) {
+fn merge(shared: &mut BTreeMap<HostPattern, HostPlan>, table: BTreeMap<HostPattern, HostPlan>) {
     for (pattern, host) in table {
         let entry = shared.entry(pattern).or_default();
         entry.https_redirect |= host.https_redirect;
@@ -259,25 +319,6 @@ fn merge(shared: &mut TablePlan, table: TablePlan) {
     }
 }
 
-/// Claims the hosts of `server`; returns the patterns that no server before it has.
-fn claim(
-    claims: &mut BTreeMap<(ListenerKey, ServerHost), String>,
-    patterns: &mut BTreeSet<(ListenerKey, HostPattern)>,
-    key: ListenerKey,
-    gateway: &Placed,
-    server: &Server,
-) -> BTreeSet<HostPattern> {
-    let owner = format!("server `{}` of {}", server.port_name, gateway.resource.key);
-    let mut own = BTreeSet::new();
-    for Located { value: host, .. } in &server.hosts {
-        claims.entry((key, host.clone())).or_insert_with(|| owner.clone());
-        if patterns.insert((key, host.pattern.clone())) {
-            own.insert(host.pattern.clone());
-        }
-    }
-    own
-}
-
 fn shadowed(gateway: &Placed, server: &Server) -> Rejection {
     let field = format!("spec.servers[{}].hosts", server.index);
     let what = "a host that another server has, or that stands twice, leads there".to_owned();
@@ -285,13 +326,15 @@ fn shadowed(gateway: &Placed, server: &Server) -> Rejection {
     gateway.reject(Severity::Warning, server.line, field, what, cause)
 }
 
-fn index<'a>(services: &[&'a Placed]) -> BTreeMap<(&'a str, &'a str), BTreeSet<usize>> {
-    let mut index = BTreeMap::new();
+fn index<'a>(services: &[&'a Placed]) -> HashMap<(&'a str, &'a str), Vec<usize>> {
+    let mut index = HashMap::<_, Vec<_>>::new();
     for (place, placed) in services.iter().enumerate() {
-        let gateways = virtual_service(placed).map(|service| service.gateways.as_slice());
+        let gateways = virtual_service(placed).map(|service| &*service.gateways);
         for Located { value: name, .. } in gateways.unwrap_or_default() {
-            let key = (name.namespace.as_str(), name.name.as_str());
-            index.entry(key).or_insert_with(BTreeSet::new).insert(place);
+            let places = index.entry((&*name.namespace, &*name.name)).or_default();
+            if places.last() != Some(&place) {
+                places.push(place);
+            }
         }
     }
     index
@@ -314,8 +357,8 @@ fn shared_hosts(placed: &Placed, server: &Server) -> BTreeSet<HostPattern> {
 /// Those that the gateway can see: private ones first, then the oldest.
 fn services_in_order<'a>(resources: &'a Resources, namespace: &str) -> Vec<&'a Placed> {
     let mut services: Vec<_> = resources
-        .values()
-        .filter_map(|placed| Some((placed, &virtual_service(placed)?.export)))
+        .of_kind(Kind::VirtualService)
+        .filter_map(|(_, placed)| Some((placed, &virtual_service(placed)?.export)))
         .filter(|(placed, export)| export.reaches(namespace, &placed.resource.key.namespace))
         .collect();
     services.sort_by_key(|(placed, export)| (export.rank(), age(placed)));
@@ -323,28 +366,34 @@ fn services_in_order<'a>(resources: &'a Resources, namespace: &str) -> Vec<&'a P
 }
 
 fn gateways_in_order(resources: &Resources) -> Vec<(&Placed, &Gateway)> {
-    let mut gateways: Vec<_> = resources
-        .values()
-        .filter_map(|placed| match &placed.resource.spec {
-            Spec::Gateway(gateway) => Some((placed, gateway)),
-            Spec::VirtualService(_)
-            | Spec::ServiceEntry(_)
-            | Spec::Service(_)
-            | Spec::EndpointSlice(_)
-            | Spec::Secret(_) => None,
-        })
-        .collect();
+    let placed = resources.of_kind(Kind::Gateway);
+    let mut gateways: Vec<_> =
+        placed.filter_map(|(_, placed)| Some((placed, gateway(placed)?))).collect();
     gateways.sort_by_key(|(placed, _)| age(placed));
     gateways
+}
+
+/// The Gateway in `placed`.
+fn gateway(placed: &Placed) -> Option<&Gateway> {
+    match &placed.resource.spec {
+        Spec::Gateway(gateway) => Some(gateway),
+        Spec::VirtualService(_)
+        | Spec::ServiceEntry(_)
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_)
+        | Spec::Secret(_) => None,
+    }
 }
 
 /// Istio's order: creation, name, namespace.
 fn age(placed: &Placed) -> (&str, &str, &str) {
     let resource = &placed.resource;
-    (&resource.created, &resource.key.name, &resource.key.namespace)
+    let Key { namespace, name, .. } = &resource.key;
+    (&resource.created, name, namespace)
 }
 
-fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
+/// Why no server has the VirtualService `placed`.
+fn unused(placed: &Placed, gateways: &HashSet<(&str, &str)>) -> Option<Rejection> {
     let service = virtual_service(placed)?;
     if service.hosts.is_empty() {
         // A delegate belongs to whoever names it.
@@ -356,17 +405,14 @@ fn unbound(placed: &Placed, resources: &Resources) -> Option<Rejection> {
         let cause = "without `gateways` it is for the mesh alone";
         return Some(placed.reject(Severity::Warning, line, "spec.gateways", what, cause));
     };
-    let gateways = gateways_in_order(resources);
-    for (index, name) in service.gateways.iter().enumerate() {
-        if gateways.iter().all(|(gateway, _)| !name.value.is_of(&gateway.resource.key)) {
-            let what = format!(
-                "there is no usable Gateway {} in namespace {}",
-                name.value.name, name.value.namespace
-            );
+    for (index, Located { line, value }) in service.gateways.iter().enumerate() {
+        let (namespace, name) = (&*value.namespace, &*value.name);
+        if !gateways.contains(&(namespace, name)) {
+            let what = format!("there is no usable Gateway {name} in namespace {namespace}");
             let cause = "a name without namespace means the VirtualService's own; write \
                          `namespace/name` for another";
             let field = format!("spec.gateways[{index}]");
-            return Some(placed.reject(Severity::Warning, name.line, field, what, cause));
+            return Some(placed.reject(Severity::Warning, *line, field, what, cause));
         }
     }
     let what = format!("no server of Gateway {} takes any of these hosts", first.value.name);

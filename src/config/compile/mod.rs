@@ -3,8 +3,12 @@
 //! - Total: whatever the files hold, a snapshot comes out; one bad resource concerns only itself.
 //! - Last good: a resource or certificate that was good in this process and is bad now stays as it
 //!   was and is reported; one that was deleted goes.
-//! - Incremental: a document whose text is the same is not parsed again; clusters, virtual hosts,
-//!   route tables and identities whose inputs are the same are the same `Arc`.
+//! - Incremental: [`read`](Compiler::read) is told what changed, and [`compile`](Compiler::compile)
+//!   looks only at what that concerns. A document whose text is the same is not parsed again;
+//!   clusters, virtual hosts, route tables and identities whose inputs are the same are the same
+//!   `Arc`.
+//! - Lean: of what is served, little is kept beside the snapshot itself. Texts are not, be they
+//!   YAML or PEM; their digests are.
 //!
 //! Deliberately not here: reading directories, watching, DNS. The caller brings what they found.
 
@@ -15,44 +19,80 @@ mod listener;
 mod route;
 mod rules;
 mod sources;
+mod unit;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::model::Spec;
-use crate::crypto::{Parameters, Pins};
+use rustls::sign::CertifiedKey;
+
+use crate::config::model::{ClientCa, Credential, Tls};
+use crate::crypto::{Digest, Parameters, Pins};
 use crate::snapshot::{
-    CertificateInfo, HostMap, Identity, Limits, Listener, ListenerKey, Policy, Rejection,
-    RouteTable, Serves, Severity, Snapshot, TlsServer,
+    Certificate, CertificateInfo, CertificateState, Limits, Origin, Policy, Rejection, Severity,
+    Snapshot,
 };
 
 use backend::{Backends, Clusters};
-use identity::{Kept, Vault};
-use listener::{ListenerPlan, ListenerPlans, Planner, ServesPlan, TlsPlan};
-use route::Tables;
-use sources::{Resources, Sources};
+use identity::{CA_SUFFIX, Mounted, Vault};
+use listener::{Plan, Planner};
+use route::Router;
+use sources::Sources;
+use unit::Units;
 
-/// A file below the source that may hold resources.
-#[derive(Debug, Clone)]
+/// A file below the source that may hold resources, and what it holds now. No `Debug`: that may be
+/// a Secret.
 pub(crate) struct SourceFile {
     /// As the user named it or as it was found below the directory.
     pub(crate) path: Arc<PathBuf>,
-    /// Its bytes, the same `Arc` while they are the same; or why they could not be read.
-    pub(crate) content: Result<Arc<[u8]>, String>,
+    pub(crate) state: FileState,
+}
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum FileState {
+    Content(Vec<u8>),
+    /// Why it cannot be read.
+    Unreadable(String),
+    Gone,
 }
 
 /// A Secret as Kubernetes mounts it: a directory, one file per key. It belongs to the gateway's
 /// namespace.
 pub(crate) struct MountedSecret {
     /// Name of the directory.
-    pub(crate) name: String,
-    /// Contents of its files by their name.
-    pub(crate) keys: BTreeMap<String, Arc<[u8]>>,
+    pub(crate) name: Arc<str>,
     /// The directory.
     pub(crate) path: Arc<PathBuf>,
+    /// Contents of its files by their name; `None` when it is gone.
+    pub(crate) keys: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+/// What is different since the compiler was told last.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub(crate) files: Vec<SourceFile>,
+    pub(crate) secrets: Vec<MountedSecret>,
+    /// Paths of Gateways whose files are different.
+    pub(crate) named: BTreeSet<Arc<str>>,
+}
+
+impl Changes {
+    /// Whether nothing is different.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.secrets.is_empty() && self.named.is_empty()
+    }
+
+    /// Adds what happened after this.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.files.extend(later.files);
+        self.secrets.extend(later.secrets);
+        self.named.extend(later.named);
+    }
 }
 
 /// Who this gateway is among the workloads of the cluster.
@@ -73,14 +113,28 @@ pub(crate) struct Listen {
     pub(crate) ports: BTreeMap<u16, u16>,
 }
 
-/// What a compilation reads.
+/// The certificates and keys that lie in files of their own. What stands for `/` in the paths of a
+/// Gateway is the caller's affair.
+pub(crate) trait PemFiles {
+    /// From now on exactly `paths` are of interest.
+    fn want(&mut self, paths: &BTreeSet<Arc<str>>);
+
+    /// What the file at `path` held when it was looked at last.
+    ///
+    /// # Errors
+    /// It is missing or cannot be read.
+    fn look(&self, path: &str) -> io::Result<Digest>;
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// It is missing or cannot be read.
+    fn take(&mut self, path: &str) -> io::Result<Vec<u8>>;
+}
+
+/// What a compilation reads beside what it was told.
 pub(crate) struct Inputs<'a> {
-    /// Every file of the source.
-    pub(crate) files: &'a [SourceFile],
-    /// The Secrets that are directories.
-    pub(crate) mounted_secrets: &'a [MountedSecret],
-    /// Reads a certificate or key by the path in a Gateway; `files.root` is the caller's affair.
-    pub(crate) pem: &'a mut dyn FnMut(&str) -> std::io::Result<Arc<[u8]>>,
+    pub(crate) pem: &'a mut dyn PemFiles,
     /// The addresses of a DNS name as far as they are known; `None` while they are not.
     pub(crate) resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
 }
@@ -90,40 +144,62 @@ pub(crate) struct Inputs<'a> {
 pub(crate) struct Output {
     /// Its generation is one more than that of the compilation before.
     pub(crate) snapshot: Snapshot,
-    /// DNS names whose addresses are wanted.
-    pub(crate) names: BTreeSet<String>,
-    /// Paths that the Gateways name, present or not.
-    pub(crate) pem_paths: BTreeSet<String>,
+    /// DNS names whose addresses are wanted. The same `Arc` while they are the same.
+    pub(crate) names: Arc<BTreeSet<String>>,
 }
 
-/// Makes rustls configurations; the crypto layer behind it.
-pub(crate) trait Identities {
-    /// Builds the configuration of a server, once per distinct request.
+/// Makes what servers prove themselves with; the crypto layer behind it.
+pub(crate) trait Identities: Send + Sync {
+    /// Loads a certificate chain and its private key, PEM.
+    ///
+    /// # Errors
+    /// What is wrong with them, for the operator; never any byte of the key.
+    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String>;
+
+    /// Builds the configuration of a server.
     ///
     /// # Errors
     /// What is wrong, and with which part of the request.
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal>;
+    fn server(&mut self, request: &ServerRequest<'_>) -> Result<BuiltServer, Refusal>;
 
     /// Replaces the keys that tickets are sealed with, in every configuration that is in use.
     fn rotate_tickets(&mut self) {}
 }
 
-/// What a TLS server is to prove itself with, and what clients have to prove to it.
-pub(crate) struct IdentityRequest<'a> {
-    /// Name of the server. Ticket keys belong to it: the same name with the same policy keeps them.
-    pub(crate) server: &'a str,
-    /// What it proves itself with.
-    pub(crate) pair: &'a Pair,
-    /// What its clients are held to.
-    pub(crate) policy: &'a TlsRules,
+/// A certificate chain with its key, and what the certificate says.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadedPair {
+    pub(crate) key: Arc<CertifiedKey>,
+    /// [`Ready`](CertificateState::Ready).
+    pub(crate) state: Arc<CertificateState>,
 }
 
-/// Certificate chain and private key, PEM.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Pair {
-    /// Leaf first.
-    pub(crate) certificate: Arc<[u8]>,
-    pub(crate) key: Arc<[u8]>,
+impl LoadedPair {
+    /// Whether it was loaded at the same time.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key)
+    }
+}
+
+/// What a server is to be like.
+pub(crate) struct ServerRequest<'a> {
+    pub(crate) pair: &'a LoadedPair,
+    /// What its clients are held to.
+    pub(crate) policy: &'a TlsRules,
+    /// Its configuration so far, if the policy is the same: the tickets of that one stay good, and
+    /// those of no other.
+    pub(crate) before: Option<&'a rustls::ServerConfig>,
+}
+
+/// A configuration, and what it checks clients with.
+#[derive(Clone)]
+pub(crate) struct BuiltServer {
+    /// Ready for handshakes.
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    /// The certificates that vouch for clients.
+    pub(crate) client_ca: Arc<[CertificateInfo]>,
+    /// When the first revocation list ends.
+    pub(crate) crl_expires: Option<SystemTime>,
 }
 
 /// What the clients of a server are held to. Sessions resume where this is the same.
@@ -134,7 +210,7 @@ pub(crate) struct TlsRules {
     /// Cipher suites and groups that they may negotiate.
     pub(crate) parameters: Parameters,
     /// `None` asks clients for no certificate.
-    pub(crate) clients: Option<Clients>,
+    pub(crate) clients: Option<Box<Clients>>,
 }
 
 /// Which clients a server takes.
@@ -147,7 +223,7 @@ pub(crate) struct Clients {
 }
 
 /// Who vouches for clients, PEM.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ClientTrust {
     /// Certificates.
     pub(crate) ca: Arc<[u8]>,
@@ -169,6 +245,7 @@ pub(crate) struct ClientDemands {
 }
 
 /// Why there is no configuration.
+#[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) part: Part,
     /// For the operator; never any byte of a key.
@@ -195,19 +272,6 @@ pub(crate) enum TlsVersions {
     Only13,
 }
 
-/// A configuration, and what its certificates say.
-#[derive(Clone)]
-pub(crate) struct BuiltIdentity {
-    /// Ready for handshakes.
-    pub(crate) config: Arc<rustls::ServerConfig>,
-    /// The server's certificate.
-    pub(crate) certificate: CertificateInfo,
-    /// Those that vouch for clients.
-    pub(crate) client_ca: Vec<CertificateInfo>,
-    /// When the first revocation list ends.
-    pub(crate) crl_expires: Option<SystemTime>,
-}
-
 /// Turns files into snapshots, generation after generation.
 pub(crate) struct Compiler {
     gateway: GatewayIdentity,
@@ -215,20 +279,76 @@ pub(crate) struct Compiler {
     limits: Limits,
     policy: Policy,
     identities: Box<dyn Identities>,
-    sources: Sources,
+    /// How bad it is that a file or Secret is not there.
     absent: Severity,
     generation: u64,
-    before: Generation,
+    sources: Sources,
+    mounted: Mounted,
+    stale: Stale,
+    site: Site,
 }
 
-/// What the next generation reuses.
+/// What changed since the generation before.
 #[derive(Default)]
-struct Generation {
+struct Stale {
+    plan: bool,
+    backends: bool,
+    /// Every identity, as opposed to those by the following.
+    identities: bool,
+    secrets: BTreeSet<Arc<str>>,
+    files: BTreeSet<Arc<str>>,
+}
+
+impl Stale {
+    fn everything() -> Self {
+        Self { plan: true, backends: true, identities: true, ..Self::default() }
+    }
+
+    /// Whether it concerns an identity by `tls`.
+    fn concerns(&self, tls: &Tls) -> bool {
+        self.identities
+            || named_files(tls).any(|path| self.files.contains(path))
+            || match &tls.credential {
+                Credential::Files { .. } => false,
+                Credential::Secret(name) => self.secrets.contains(&name.value),
+            }
+            || match tls.clients.as_ref().map(|clients| &clients.ca) {
+                None | Some(ClientCa::File(_)) => false,
+                Some(ClientCa::Secret(name)) => self.secrets.contains(&name.value),
+                Some(ClientCa::OfCredential(name)) => {
+                    let beside = format!("{}{CA_SUFFIX}", name.value);
+                    self.secrets.contains(&name.value) || self.secrets.contains(&*beside)
+                }
+            }
+    }
+}
+
+/// The paths of the files that `tls` names.
+fn named_files(tls: &Tls) -> impl Iterator<Item = &Arc<str>> {
+    let pair = match &tls.credential {
+        Credential::Files { certificate, key } => [Some(&certificate.value), Some(&key.value)],
+        Credential::Secret(_) => [None, None],
+    };
+    let clients = tls.clients.as_ref();
+    let ca = clients.and_then(|clients| match &clients.ca {
+        ClientCa::File(path) => Some(&path.value),
+        ClientCa::Secret(_) | ClientCa::OfCredential(_) => None,
+    });
+    let crl = clients.and_then(|clients| clients.crl.as_ref()).map(|path| &path.value);
+    pair.into_iter().chain([ca, crl]).flatten()
+}
+
+/// A generation as it was built, kept for the next.
+#[derive(Default)]
+struct Site {
+    units: Units,
     clusters: Clusters,
-    tables: Tables,
-    identities: Kept,
-    servers: BTreeMap<String, Arc<TlsServer>>,
-    listeners: BTreeMap<ListenerKey, Arc<Listener>>,
+    names: Arc<BTreeSet<String>>,
+    /// By source and origin.
+    certificates: Vec<Arc<Certificate>>,
+    /// What is wrong with Gateways and VirtualServices beyond their own syntax.
+    plan_rejections: Vec<Rejection>,
+    rule_rejections: Vec<Rejection>,
 }
 
 impl Compiler {
@@ -239,10 +359,19 @@ impl Compiler {
         limits: Limits,
         identities: Box<dyn Identities>,
     ) -> Self {
-        let (sources, before) = (Sources::default(), Generation::default());
-        let absent = Severity::Error;
-        let policy = Policy::default();
-        Self { gateway, listen, limits, policy, identities, sources, absent, generation: 0, before }
+        Self {
+            gateway,
+            listen,
+            limits,
+            policy: Policy::default(),
+            identities,
+            absent: Severity::Error,
+            generation: 0,
+            sources: Sources::default(),
+            mounted: Mounted::default(),
+            stale: Stale::everything(),
+            site: Site::default(),
+        }
     }
 
     /// Makes certificates that are not there warnings: where nothing is served, they may be
@@ -253,7 +382,10 @@ impl Compiler {
 
     /// Who the gateway is in the generations to come.
     pub(crate) fn set_gateway(&mut self, gateway: GatewayIdentity) {
-        self.gateway = gateway;
+        if self.gateway != gateway {
+            self.gateway = gateway;
+            self.stale = Stale::everything();
+        }
     }
 
     /// How the generations to come treat their HTTP neighbours.
@@ -271,162 +403,146 @@ impl Compiler {
         self.limits = limits;
     }
 
-    /// How many resources the last compilation used.
+    /// The addresses of names are different.
+    pub(crate) fn addresses_changed(&mut self) {
+        self.stale.backends = true;
+    }
+
+    /// Every file that a Gateway names may be another.
+    pub(crate) fn files_changed(&mut self) {
+        self.stale.plan = true;
+        self.stale.identities = true;
+    }
+
+    /// How many resources are in use.
     pub(crate) fn resources(&self) -> usize {
-        self.sources.len()
+        self.sources.resources().len()
+    }
+
+    /// How many virtual hosts the last generation has.
+    pub(crate) fn hosts(&self) -> usize {
+        self.site.units.hosts()
+    }
+
+    /// Reads what is different. The next generation shows it.
+    pub(crate) fn read(&mut self, changes: Changes) {
+        let Changes { files, secrets, named } = changes;
+        let difference = self.sources.update(files, &*self.identities);
+        self.stale.plan |= difference.listeners;
+        self.stale.backends |= difference.backends;
+        self.stale.secrets.extend(difference.secrets);
+        self.stale.secrets.extend(secrets.iter().map(|secret| Arc::clone(&secret.name)));
+        self.mounted.update(secrets, &*self.identities);
+        self.stale.files.extend(named);
     }
 
     /// Makes the next generation.
     pub(crate) fn compile(&mut self, inputs: Inputs<'_>) -> Output {
-        let mut rejections = Vec::new();
-        let resources = self.sources.update(inputs.files, &mut rejections);
-        let planner = Planner::new(&self.gateway, &self.listen, &resources, &mut rejections);
-        let plans = planner.plan(&resources);
-        let mut builder = Builder {
-            before: &self.before,
-            after: Generation {
-                tables: Tables::new(self.gateway.clone()),
-                ..Generation::default()
-            },
-            backends: Backends::new(
-                &resources,
-                &self.gateway.namespace,
-                inputs.resolved,
-                &self.before.clusters,
-            ),
-            vault: Vault {
-                namespace: &self.gateway.namespace,
-                resources: &resources,
-                mounted: inputs.mounted_secrets,
-                pem: inputs.pem,
-                identities: &mut *self.identities,
-                absent: self.absent,
-                before: &self.before.identities,
-                kept: Kept::default(),
-                paths: BTreeSet::new(),
-                now: SystemTime::now(),
-            },
-            rejections,
-        };
-        builder.report_rules(&resources);
-        let listeners = builder.listeners(plans);
-        let Builder { after, backends, vault, mut rejections, .. } = builder;
-        let (clusters, names) = (backends.clusters, backends.names);
-        let (identities, certificates, pem_paths) = vault.finish();
-        sort(&mut rejections);
-        self.before = Generation { clusters, identities, ..after };
+        let stale = std::mem::take(&mut self.stale);
+        let servers_differ = stale.plan && self.plan();
+        if stale.plan || stale.backends {
+            self.route(inputs.resolved, !stale.backends);
+        }
+        self.prove(&stale, servers_differ, inputs.pem);
         self.generation += 1;
-        let (generation, limits) = (self.generation, self.limits.clone());
-        let policy = self.policy.clone();
-        let snapshot = Snapshot { generation, listeners, limits, policy, rejections, certificates };
-        Output { snapshot, names, pem_paths }
-    }
-}
-
-/// By file and line; what is said twice is said once.
-fn sort(rejections: &mut Vec<Rejection>) {
-    rejections.sort_by(|a, b| (&a.origin, a.severity).cmp(&(&b.origin, b.severity)));
-    rejections.dedup();
-}
-
-/// Builds one generation.
-struct Builder<'a> {
-    before: &'a Generation,
-    after: Generation,
-    backends: Backends<'a>,
-    vault: Vault<'a>,
-    rejections: Vec<Rejection>,
-}
-
-impl Builder<'_> {
-    /// Reports what is wrong with rules beyond their own syntax.
-    fn report_rules(&mut self, resources: &Resources) {
-        for placed in resources.values() {
-            if !matches!(placed.resource.spec, Spec::VirtualService(_)) {
-                continue;
-            }
-            rules::report_unreachable(placed, &mut self.rejections);
-            delegate::report(placed, resources, &mut self.rejections);
-            for (namespace, destination) in rules::all_destinations(placed) {
-                if let Some(what) = self.backends.unknown_port(destination, namespace) {
-                    let cause = "requests are answered with 503";
-                    let (line, field) = (destination.line, destination.field.as_str());
-                    let found = placed.reject(Severity::Warning, line, field, what, cause);
-                    self.rejections.push(found);
-                }
-            }
-        }
-    }
-
-    fn listeners(&mut self, plans: ListenerPlans) -> Vec<Arc<Listener>> {
-        plans.into_iter().map(|(key, plan)| self.listener(key, plan)).collect()
-    }
-
-    fn listener(&mut self, key: ListenerKey, plan: ListenerPlan) -> Arc<Listener> {
-        let bind_port = plan.bind_port;
-        let serves = match plan.serves {
-            ServesPlan::Http(table) => {
-                let name = format!("http.{}.{}", key.address, key.gateway_port);
-                Serves::Http(self.table(&name, key.gateway_port, table))
-            }
-            ServesPlan::Tls(servers) => Serves::Tls(self.servers(key, servers)),
+        let snapshot = Snapshot {
+            generation: self.generation,
+            listeners: self.site.units.build(),
+            limits: self.limits.clone(),
+            policy: self.policy.clone(),
+            rejections: self.rejections(),
+            certificates: self.site.certificates.clone(),
         };
-        let listener = Listener { key, bind_port, serves };
-        let same = self.before.listeners.get(&key).filter(|old| is_same(old, &listener));
-        let listener = same.map_or_else(|| Arc::new(listener), Arc::clone);
-        self.after.listeners.insert(key, Arc::clone(&listener));
-        listener
+        Output { snapshot, names: Arc::clone(&self.site.names) }
     }
 
-    fn table(&mut self, name: &str, port: u16, plan: route::TablePlan) -> Arc<RouteTable> {
-        self.after.tables.build(name, port, plan, &self.before.tables, &mut self.backends)
+    /// Finds out which units there are to be; says whether a TLS server is new, moved or gone.
+    fn plan(&mut self) -> bool {
+        let Plan { listeners, rejections } =
+            Planner::plan(&self.gateway, &self.listen, self.sources.resources());
+        self.site.plan_rejections = rejections;
+        self.site.units.replan(listeners)
     }
 
-    fn servers(&mut self, key: ListenerKey, plans: Vec<TlsPlan>) -> HostMap<Arc<TlsServer>> {
-        let mut servers = HostMap::default();
-        for plan in plans {
-            let patterns = plan.patterns.clone();
-            let server = self.server(key, plan);
-            for pattern in patterns {
-                servers.insert(pattern, Arc::clone(&server));
+    /// Finds out where routes lead to; what they led to before still holds if `is_current`.
+    fn route(&mut self, resolved: &dyn Fn(&str) -> Option<Vec<IpAddr>>, is_current: bool) {
+        let (resources, namespace) = (self.sources.resources(), &self.gateway.namespace);
+        let before = std::mem::take(&mut self.site.clusters);
+        let backends = Backends::new(resources, namespace, resolved, before, is_current);
+        let mut router = Router::new(resources, &self.gateway, backends);
+        self.site.units.route(&mut router);
+        self.site.rule_rejections = router.report();
+        let (clusters, names) = router.backends.finish();
+        self.site.clusters = clusters;
+        if *self.site.names != names {
+            self.site.names = Arc::new(names);
+        }
+    }
+
+    /// Finds out what servers prove themselves with.
+    fn prove(&mut self, stale: &Stale, servers_differ: bool, files: &mut dyn PemFiles) {
+        if servers_differ || stale.identities {
+            files.want(&self.paths());
+        }
+        let mut vault = Vault {
+            namespace: &self.gateway.namespace,
+            resources: self.sources.resources(),
+            mounted: &self.mounted,
+            files,
+            identities: &mut *self.identities,
+            absent: self.absent,
+            texts: HashMap::new(),
+            guesses: 0,
+        };
+        let changed = self.site.units.prove(&mut vault, |tls| stale.concerns(tls));
+        if servers_differ || stale.identities {
+            self.site.collect_certificates();
+        } else {
+            self.site.replace_certificates(changed);
+        }
+    }
+
+    /// The paths that the servers name, be the files present or not.
+    fn paths(&self) -> BTreeSet<Arc<str>> {
+        let servers = self.site.units.servers();
+        servers.flat_map(|server| named_files(server.source().tls())).cloned().collect()
+    }
+
+    /// By file and line; what is said twice is said once.
+    fn rejections(&self) -> Vec<Rejection> {
+        let mut all = Vec::new();
+        self.sources.report(&mut all);
+        all.extend_from_slice(&self.site.plan_rejections);
+        all.extend_from_slice(&self.site.rule_rejections);
+        self.site.units.report(SystemTime::now(), &mut all);
+        all.sort_by(|a, b| (&a.origin, a.severity).cmp(&(&b.origin, b.severity)));
+        all.dedup();
+        all
+    }
+}
+
+impl Site {
+    fn collect_certificates(&mut self) {
+        let servers = self.units.servers();
+        let mut all: Vec<_> = servers.filter_map(|server| server.certificate()).cloned().collect();
+        all.sort_by(|a, b| place(a).cmp(&place(b)));
+        all.dedup_by(|a, b| place(a) == place(b));
+        self.certificates = all;
+    }
+
+    /// The servers are the same, so that each certificate has its place.
+    fn replace_certificates(&mut self, changed: Vec<Arc<Certificate>>) {
+        for new in changed {
+            let found = self.certificates.binary_search_by(|old| place(old).cmp(&place(&new)));
+            if let Ok(index) = found {
+                self.certificates[index] = new;
             }
         }
-        servers
-    }
-
-    fn server(&mut self, key: ListenerKey, plan: TlsPlan) -> Arc<TlsServer> {
-        let TlsPlan { name, gateway, server, tls, table, .. } = plan;
-        let identity = self.vault.identity(&name, &gateway, &server, &tls, &mut self.rejections);
-        let routes = self.table(&name, key.gateway_port, table);
-        let new = TlsServer { name: name.clone(), identity, routes };
-        let same = self.before.servers.get(&name).filter(|old| is_same_server(old, &new));
-        let server = same.map_or_else(|| Arc::new(new), Arc::clone);
-        self.after.servers.insert(name, Arc::clone(&server));
-        server
     }
 }
 
-fn is_same_server(old: &TlsServer, new: &TlsServer) -> bool {
-    let same_identity = match (&old.identity, &new.identity) {
-        (Identity::Ready(old), Identity::Ready(new)) => Arc::ptr_eq(old, new),
-        (Identity::Missing, Identity::Missing) => true,
-        (Identity::Ready(_), Identity::Missing) | (Identity::Missing, Identity::Ready(_)) => false,
-    };
-    same_identity && Arc::ptr_eq(&old.routes, &new.routes)
-}
-
-fn is_same(old: &Listener, new: &Listener) -> bool {
-    let same = match (&old.serves, &new.serves) {
-        (Serves::Http(old), Serves::Http(new)) => Arc::ptr_eq(old, new),
-        (Serves::Tls(old), Serves::Tls(new)) => {
-            old.iter().count() == new.iter().count()
-                && old.iter().all(|(pattern, server)| {
-                    new.get(&pattern).is_some_and(|other| Arc::ptr_eq(server, other))
-                })
-        }
-        (Serves::Http(_), Serves::Tls(_)) | (Serves::Tls(_), Serves::Http(_)) => false,
-    };
-    same && old.bind_port == new.bind_port
+fn place(certificate: &Certificate) -> (&str, &Origin) {
+    (&certificate.source, &certificate.origin)
 }
 
 #[cfg(test)]

@@ -1,45 +1,16 @@
-//! From the VirtualServices of one server to its route table: what can stay is the same `Arc`.
+//! From the VirtualServices of one server to its route table.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::GatewayIdentity;
 use super::backend::Backends;
 use super::delegate;
 use super::rules::{self, Scope};
-use super::sources::Placed;
-use crate::config::model::{Resource, Spec, VirtualService};
-use crate::snapshot::{Cluster, HostPattern, RouteTable, VirtualHost};
-
-/// Tables and virtual hosts of one generation, kept for the next.
-#[derive(Default)]
-pub(super) struct Tables {
-    /// Whose they are: conditions on the source are decided when a table is built.
-    identity: Option<GatewayIdentity>,
-    tables: BTreeMap<String, Table>,
-}
-
-struct Table {
-    hosts: BTreeMap<HostPattern, BuiltHost>,
-    table: Arc<RouteTable>,
-}
-
-/// A virtual host and all that it was made of.
-struct BuiltHost {
-    made_of: Ingredients,
-    host: Arc<VirtualHost>,
-}
-
-/// What makes a virtual host the same one.
-struct Ingredients {
-    port: u16,
-    https_redirect: bool,
-    services: Vec<Bound>,
-    /// The VirtualServices that those delegate to.
-    delegates: Vec<Arc<Resource>>,
-    /// In the order of the destinations.
-    clusters: Vec<Option<Arc<Cluster>>>,
-}
+use super::sources::{Placed, Resources};
+use crate::config::model::{Kind, Resource, Spec, VirtualService};
+use crate::crypto::Digest;
+use crate::snapshot::{HostPattern, Rejection, RouteSet, RouteTable, Severity, VirtualHost};
 
 /// What a virtual host is to be made of.
 #[derive(Default)]
@@ -65,114 +36,145 @@ impl Bound {
             }
         }
     }
-
-    /// Whether it would make the same routes.
-    fn is_same(&self, other: &Self) -> bool {
-        let same_gateway = |(a, b): (&Arc<Resource>, &Arc<Resource>)| a.key == b.key;
-        Arc::ptr_eq(&self.service.resource, &other.service.resource)
-            && self.gateways.len() == other.gateways.len()
-            && self.gateways.iter().zip(&other.gateways).all(same_gateway)
-    }
 }
 
-/// The virtual hosts of one table.
-pub(super) type TablePlan = BTreeMap<HostPattern, HostPlan>;
+/// The virtual hosts of one table. Sorted by pattern.
+pub(super) type TablePlan = Box<[(HostPattern, HostPlan)]>;
 
-impl Tables {
-    /// None yet, for this gateway.
-    pub(super) fn new(identity: GatewayIdentity) -> Self {
-        Self { identity: Some(identity), tables: BTreeMap::new() }
+/// Makes the routes of one generation.
+pub(super) struct Router<'a> {
+    pub(super) resources: &'a Resources,
+    /// Who decides conditions on the source.
+    pub(super) identity: &'a GatewayIdentity,
+    pub(super) backends: Backends<'a>,
+    /// Those of the hosts so far, by what they are made of.
+    routes: HashMap<Digest, Arc<RouteSet>>,
+}
+
+impl<'a> Router<'a> {
+    /// One that has made none yet.
+    pub(super) fn new(
+        resources: &'a Resources,
+        identity: &'a GatewayIdentity,
+        backends: Backends<'a>,
+    ) -> Self {
+        Self { resources, identity, backends, routes: HashMap::new() }
     }
 
-    /// Builds the table `name` of a listener on `port`; what is as in `before` is the same `Arc`.
-    pub(super) fn build(
-        &mut self,
-        name: &str,
-        port: u16,
-        plan: TablePlan,
-        before: &Self,
-        backends: &mut Backends<'_>,
-    ) -> Arc<RouteTable> {
-        let before = before.tables.get(name).filter(|_| before.identity == self.identity);
-        let mut hosts = BTreeMap::new();
-        for (pattern, plan) in plan {
-            let old = before.and_then(|table| table.hosts.get(&pattern));
-            let host = self.build_host(&pattern, port, plan, old, backends);
-            hosts.insert(pattern, host);
+    /// Warnings for rules beyond their own syntax.
+    pub(super) fn report(&self) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for (_, placed) in self.resources.of_kind(Kind::VirtualService) {
+            rules::report_unreachable(placed, &mut rejections);
+            delegate::report(placed, self.resources, &mut rejections);
+            for (namespace, destination) in rules::all_destinations(placed) {
+                if let Some(what) = self.backends.unknown_port(destination, namespace) {
+                    let cause = "requests are answered with 503";
+                    let (line, field) = (destination.line, &*destination.field);
+                    rejections.push(placed.reject(Severity::Warning, line, field, what, cause));
+                }
+            }
         }
-        let same = before.filter(|table| is_same(&table.hosts, &hosts));
-        let table = same.map_or_else(|| Arc::new(collect(&hosts)), |same| Arc::clone(&same.table));
-        self.tables.insert(name.to_owned(), Table { hosts, table: Arc::clone(&table) });
-        table
+        rejections
     }
 }
 
-fn collect(hosts: &BTreeMap<HostPattern, BuiltHost>) -> RouteTable {
-    let mut table = RouteTable::default();
-    for (pattern, built) in hosts {
-        table.hosts.insert(pattern.clone(), Arc::clone(&built.host));
+/// A table and what it is made of, from one generation to the next.
+#[derive(Default)]
+pub(super) struct TableUnit {
+    plan: TablePlan,
+    /// Sorted by pattern.
+    hosts: Box<[HostUnit]>,
+    table: Arc<RouteTable>,
+}
+
+/// A virtual host and what it was made of.
+struct HostUnit {
+    pattern: HostPattern,
+    routes: Digest,
+    /// What `routes` speaks of.
+    _resources: Box<[Arc<Resource>]>,
+    host: Arc<VirtualHost>,
+}
+
+impl TableUnit {
+    /// The unit that is to become what `plan` says.
+    pub(super) fn replan(&mut self, plan: TablePlan) {
+        self.plan = plan;
     }
-    table
+
+    /// How many virtual hosts it has.
+    pub(super) fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The table as it was built last.
+    pub(super) fn table(&self) -> &Arc<RouteTable> {
+        &self.table
+    }
+
+    /// Builds what is not as it was, for a listener on `port`; says whether the table is another.
+    pub(super) fn refresh(&mut self, port: u16, router: &mut Router<'_>) -> bool {
+        let mut hosts = Vec::with_capacity(self.plan.len());
+        for (pattern, plan) in &self.plan {
+            let old = self.hosts.binary_search_by(|host| host.pattern.cmp(pattern));
+            let old = old.ok().map(|place| &self.hosts[place]);
+            hosts.push(HostUnit::new(pattern, port, plan, old, router));
+        }
+        let is_same = |(a, b): (&HostUnit, &HostUnit)| {
+            a.pattern == b.pattern && Arc::ptr_eq(&a.host, &b.host)
+        };
+        let same = hosts.len() == self.hosts.len() && hosts.iter().zip(&self.hosts).all(is_same);
+        self.hosts = hosts.into();
+        if !same {
+            let mut table = RouteTable::default();
+            for HostUnit { pattern, host, .. } in &self.hosts {
+                table.hosts.insert(pattern.clone(), Arc::clone(host));
+            }
+            self.table = Arc::new(table);
+        }
+        !same
+    }
 }
 
-fn is_same(old: &BTreeMap<HostPattern, BuiltHost>, new: &BTreeMap<HostPattern, BuiltHost>) -> bool {
-    old.len() == new.len()
-        && old.iter().zip(new).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(&x.host, &y.host))
-}
-
-impl Tables {
-    fn build_host(
-        &self,
+impl HostUnit {
+    fn new(
         pattern: &HostPattern,
         port: u16,
-        plan: HostPlan,
-        old: Option<&BuiltHost>,
-        backends: &mut Backends<'_>,
-    ) -> BuiltHost {
-        let HostPlan { https_redirect, services } = plan;
-        let resources = backends.resources();
+        plan: &HostPlan,
+        old: Option<&Self>,
+        router: &mut Router<'_>,
+    ) -> Self {
+        let (resources, identity) = (router.resources, Some(router.identity));
+        let services = || plan.services.iter();
         let expanded: Vec<_> =
-            services.iter().map(|bound| delegate::rules(&bound.service, resources)).collect();
-        let reached: Vec<_> = services
-            .iter()
+            services().map(|bound| delegate::rules(&bound.service, resources)).collect();
+        let reached: Vec<_> = services()
             .zip(&expanded)
-            .flat_map(|(bound, rules)| {
-                let (gateways, identity) = (&bound.gateways, self.identity.as_ref());
+            .flat_map(|(Bound { gateways, .. }, rules)| {
                 rules::reached(rules, &Scope { port, gateways, identity })
             })
             .collect();
-        let delegates = services.iter().flat_map(|b| delegate::delegates(&b.service, resources));
-        let delegates: Vec<_> = delegates.map(|placed| Arc::clone(&placed.resource)).collect();
         let clusters: Vec<_> = reached
             .iter()
             .flat_map(rules::destinations)
-            .map(|(namespace, destination)| backends.find(destination, namespace, port))
+            .map(|(namespace, destination)| router.backends.find(destination, namespace, port))
             .collect();
-        let build = |clusters: &[_]| {
-            let routes = rules::build(&reached, clusters);
-            Arc::new(VirtualHost::new(format!("{pattern}:{port}"), https_redirect, routes))
-        };
-        let made_of =
-            Ingredients { port, https_redirect, services: Vec::new(), delegates, clusters };
-        let same = old.filter(|old| old.made_of.is_same(&made_of, &services));
-        let host = same.map_or_else(|| build(&made_of.clusters), |old| Arc::clone(&old.host));
-        BuiltHost { made_of: Ingredients { services, ..made_of }, host }
-    }
-}
-
-impl Ingredients {
-    /// Whether the same host comes of it as of `other` with `services`.
-    fn is_same(&self, other: &Self, services: &[Bound]) -> bool {
-        let same_cluster = |(a, b): (&Option<Arc<Cluster>>, &Option<Arc<Cluster>>)| {
-            a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
-        };
-        (self.port, self.https_redirect) == (other.port, other.https_redirect)
-            && self.services.len() == services.len()
-            && self.services.iter().zip(services).all(|(a, b)| a.is_same(b))
-            && self.delegates.len() == other.delegates.len()
-            && self.delegates.iter().zip(&other.delegates).all(|(a, b)| Arc::ptr_eq(a, b))
-            && self.clusters.len() == other.clusters.len()
-            && self.clusters.iter().zip(&other.clusters).all(same_cluster)
+        let digest = rules::digest(&reached, &clusters);
+        let same = old.filter(|old| old.routes == digest).map(|old| &old.host);
+        let routes = router.routes.entry(digest).or_insert_with(|| match same {
+            Some(same) => Arc::clone(same.route_set()),
+            None => Arc::new(RouteSet::new(rules::build(&reached, &clusters))),
+        });
+        let same = same.filter(|same| same.https_redirect == plan.https_redirect);
+        let host = same.map(Arc::clone).unwrap_or_else(|| {
+            let name = format!("{pattern}:{port}");
+            Arc::new(VirtualHost::sharing(name, plan.https_redirect, Arc::clone(routes)))
+        });
+        let delegates = services().flat_map(|b| delegate::delegates(&b.service, resources));
+        let all = services().map(|bound| &bound.service).chain(delegates);
+        let resources = all.map(|placed| Arc::clone(&placed.resource)).collect();
+        Self { pattern: pattern.clone(), routes: digest, _resources: resources, host }
     }
 }
 

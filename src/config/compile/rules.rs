@@ -14,6 +14,7 @@ use crate::config::model::{
     self, Destination, Headers, HttpRoute, MatchBlock, Moved, NewUri, Resource, RouteAction,
     Treatment, WeightedDestination,
 };
+use crate::crypto::Digest;
 use crate::snapshot::{
     Action, Cluster, Edit, Edits, Extras, Forward, Mirror, PathMatch, PathRewrite, Redirect,
     Rejection, Route, Severity, Target, TextMatch,
@@ -52,25 +53,48 @@ pub(super) struct Reached<'a> {
     rule: &'a HttpRoute,
     /// That of its VirtualService.
     namespace: &'a str,
-    /// Those that are for the scope; empty for every request.
-    blocks: Vec<&'a MatchBlock>,
+    /// The places of those that are for the scope; empty for every request.
+    blocks: Vec<usize>,
+    made_of: [usize; 2],
+}
+
+impl Reached<'_> {
+    fn blocks(&self) -> impl Iterator<Item = &MatchBlock> {
+        self.blocks.iter().map(|place| &self.rule.matches[*place])
+    }
+}
+
+/// What routes to `clusters` are made of: the same of the same. It speaks of places in memory, so
+/// it holds as long as the resources of the rules and the routes themselves stay there.
+pub(super) fn digest(reached: &[Reached<'_>], clusters: &[Option<Arc<Cluster>>]) -> Digest {
+    let mut all = Vec::new();
+    for Reached { made_of, blocks, .. } in reached {
+        all.extend_from_slice(made_of);
+        all.push(blocks.len());
+        all.extend_from_slice(blocks);
+    }
+    let address = |cluster: &Arc<Cluster>| Arc::as_ptr(cluster).addr();
+    all.extend(clusters.iter().map(|cluster| cluster.as_ref().map_or(0, address)));
+    let bytes: Vec<_> = all.into_iter().flat_map(usize::to_ne_bytes).collect();
+    Digest::of(&bytes)
 }
 
 /// Those of the rules of one VirtualService up to the first that takes every request.
 pub(super) fn reached<'a>(rules: &'a [Rule<'_>], scope: &Scope<'_>) -> Vec<Reached<'a>> {
     let mut all = Vec::new();
-    for Rule { rule, namespace } in rules {
+    for Rule { rule, namespace, made_of } in rules {
         let mut blocks = Vec::new();
         let mut ends = rule.matches.is_empty();
-        for block in rule.matches.iter().filter(|block| scope.takes(block)) {
-            blocks.push(block);
+        let all_blocks = rule.matches.iter().enumerate();
+        for (place, block) in all_blocks.filter(|(_, block)| scope.takes(block)) {
+            blocks.push(place);
             ends = block.is_catch_all();
             if ends {
                 break;
             }
         }
         if ends || !blocks.is_empty() {
-            all.push(Reached { rule, namespace, blocks });
+            all.push(Reached { rule, namespace, blocks, made_of: *made_of });
         }
         if ends {
             break;
@@ -107,7 +131,7 @@ pub(super) fn destinations<'a>(
 
 /// The same for all rules of `placed`, reached or not.
 pub(super) fn all_destinations(placed: &Placed) -> impl Iterator<Item = (&str, &Destination)> {
-    let namespace = placed.resource.key.namespace.as_str();
+    let namespace = &*placed.resource.key.namespace;
     let all = rules_of(placed).iter().flat_map(destinations_of);
     all.map(move |destination| (namespace, destination))
 }
@@ -162,7 +186,7 @@ fn add_routes(reached: &Reached<'_>, clusters: &[Option<Arc<Cluster>>], routes: 
         let (name, extras) = (rule.name.clone(), build_extras(rule, None, mirrors));
         routes.push(Route { name, extras, ..Route::new(PathMatch::Any, action) });
     }
-    for block in &reached.blocks {
+    for block in reached.blocks() {
         let name = match block.name.as_str() {
             "" => rule.name.clone(),
             name => format!("{}.{name}", rule.name),

@@ -1,12 +1,17 @@
 //! Which resources there are: parses what changed, keeps what was good.
+//!
+//! - Of a file, its documents' digests and what they yielded are kept, not its text.
+//! - A change costs what the documents that changed cost, however many others there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::SourceFile;
-use crate::config::model::{Finding, Key, Parsed, Resource, parse};
-use crate::config::source::document::{self, Part, SyntaxError};
+use super::{FileState, Identities, SourceFile};
+use crate::config::model::{Finding, Key, Kind, Parsed, Resource, parse};
+use crate::config::parallel;
+use crate::config::source::document::{self, SyntaxError};
+use crate::crypto::Digest;
 use crate::snapshot::{Origin, Rejection, Severity};
 
 /// A resource and where it stands.
@@ -41,65 +46,235 @@ impl Placed {
             cause: cause.to_owned(),
         }
     }
+
+    /// Whether it is the same text in the same place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.resource, &other.resource)
+            && self.lines_before == other.lines_before
+            && self.path == other.path
+    }
+
+    /// Whether it comes before `other`: of two resources with the same key, the first is used.
+    fn is_before(&self, other: &Self) -> bool {
+        let place = |placed: &Self| (placed.lines_before, placed.resource.line);
+        (&self.path, place(self)) < (&other.path, place(other))
+    }
 }
 
 /// The resources that are in use, by key.
-pub(super) type Resources = BTreeMap<Key, Placed>;
+#[derive(Default)]
+pub(super) struct Resources(BTreeMap<Key, Placed>);
+
+impl Resources {
+    /// The resource `key`.
+    pub(super) fn get(&self, key: &Key) -> Option<&Placed> {
+        self.0.get(key)
+    }
+
+    /// Those of one kind, by namespace and name.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Placed)> {
+        let first = Key { kind, namespace: "".into(), name: "".into() };
+        self.0.range(first..).take_while(move |(key, _)| key.kind == kind)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What is different about the resources in use.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    /// Gateways or VirtualServices.
+    pub(super) listeners: bool,
+    /// Services, ServiceEntries or EndpointSlices.
+    pub(super) backends: bool,
+    /// Secrets, by their names.
+    pub(super) secrets: BTreeSet<Arc<str>>,
+    /// Any of them, or what is wrong with any.
+    pub(super) anything: bool,
+}
+
+impl Difference {
+    fn note(&mut self, key: &Key) {
+        match key.kind {
+            Kind::Gateway | Kind::VirtualService => self.listeners = true,
+            Kind::Service | Kind::ServiceEntry | Kind::EndpointSlice => self.backends = true,
+            Kind::Secret => drop(self.secrets.insert(Arc::clone(&key.name))),
+            Kind::DestinationRule => {}
+        }
+    }
+}
 
 /// The files as they were read last.
 #[derive(Default)]
 pub(super) struct Sources {
     files: BTreeMap<Arc<PathBuf>, File>,
-    /// What the generation before used.
-    good: Resources,
+    resources: Resources,
+    /// Where the keys that are in use are defined once more.
+    doubles: BTreeMap<Key, Vec<Placed>>,
+    /// The keys in use that are defined nowhere: what was good stays while it is broken.
+    kept: BTreeSet<Key>,
+    /// Files that there is something to say about.
+    noteworthy: BTreeSet<Arc<PathBuf>>,
 }
 
 #[derive(Default)]
 struct File {
-    content: Option<Arc<[u8]>>,
-    documents: Vec<(Part, Arc<Parsed>)>,
-    failure: Option<SyntaxError>,
+    documents: Box<[Document]>,
+    failure: Option<Box<SyntaxError>>,
+}
+
+struct Document {
+    digest: Digest,
+    lines_before: u64,
+    parsed: Parsed,
 }
 
 impl Sources {
-    /// Reads `files` and says which resources are to be used.
+    /// The resources in use.
+    pub(super) fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// Reads `changed`; says what that changed.
     pub(super) fn update(
         &mut self,
-        files: &[SourceFile],
-        rejections: &mut Vec<Rejection>,
-    ) -> Resources {
-        let mut before = std::mem::take(&mut self.files);
-        for file in files {
-            let old = before.remove(&file.path).unwrap_or_default();
-            self.files.insert(Arc::clone(&file.path), old.update(&file.content));
+        changed: Vec<SourceFile>,
+        identities: &dyn Identities,
+    ) -> Difference {
+        let mut difference = Difference::default();
+        let read = parallel::map(&changed, |file| {
+            let old = self.files.get(&file.path);
+            File::read(&file.state, old, identities)
+        });
+        let mut lost = BTreeMap::new();
+        for (SourceFile { path, .. }, new) in changed.into_iter().zip(read) {
+            self.replace(&path, new, &mut lost, &mut difference);
         }
-        let mut used = Resources::new();
-        for (path, file) in &self.files {
-            file.collect(path, &mut used, rejections);
-        }
-        self.keep_good(&mut used, rejections);
-        self.good.clone_from(&used);
-        used
+        self.keep_good(lost, &mut difference);
+        difference
     }
 
-    /// How many resources are in use.
-    pub(super) fn len(&self) -> usize {
-        self.good.len()
-    }
-
-    /// Adds what was good and is broken now.
-    fn keep_good(&self, used: &mut Resources, rejections: &mut Vec<Rejection>) {
-        let broken: BTreeSet<_> =
-            self.files.values().flat_map(File::parsed).flat_map(|p| &p.broken).collect();
-        for (key, placed) in &self.good {
-            let gone = || !broken.contains(key) && !self.is_unreadable(&placed.path);
-            if used.contains_key(key) || gone() {
-                continue;
-            }
+    /// What is wrong with the files.
+    pub(super) fn report(&self, out: &mut Vec<Rejection>) {
+        for path in &self.noteworthy {
+            self.files[path].report(path, out);
+        }
+        for (key, others) in &self.doubles {
+            let first = &self.resources.0[key];
+            out.extend(others.iter().map(|other| double(first, other)));
+        }
+        for key in &self.kept {
+            let placed = &self.resources.0[key];
             let what = "what was read before the error stays in use".to_owned();
             let (line, cause) = (placed.resource.line, "until the error is gone");
-            rejections.push(placed.reject(Severity::Warning, line, "", what, cause));
-            used.insert(key.clone(), placed.clone());
+            out.push(placed.reject(Severity::Warning, line, "", what, cause));
+        }
+    }
+
+    /// Takes `new` for the file at `path`; what was in use and is defined no more goes to `lost`.
+    fn replace(
+        &mut self,
+        path: &Arc<PathBuf>,
+        new: Option<File>,
+        lost: &mut BTreeMap<Key, Placed>,
+        difference: &mut Difference,
+    ) {
+        self.noteworthy.remove(path);
+        let old = self.files.remove(path).unwrap_or_default();
+        let stays: HashSet<_> = match &new {
+            Some(new) => new.documents.iter().map(Document::place).collect(),
+            None => HashSet::new(),
+        };
+        let (stay, go): (Vec<_>, Vec<_>) =
+            old.documents.iter().partition(|document| stays.contains(&document.place()));
+        for placed in go.iter().flat_map(|document| document.placed(path)) {
+            self.undefine(&placed, lost, difference);
+        }
+        let stays: HashSet<_> = stay.into_iter().map(Document::place).collect();
+        let Some(new) = new else {
+            difference.anything |= old.is_noteworthy() || !go.is_empty();
+            return;
+        };
+        let is_new = |document: &&Document| !stays.contains(&document.place());
+        let come: Vec<_> = new.documents.iter().filter(is_new).collect();
+        for placed in come.iter().flat_map(|document| document.placed(path)) {
+            self.define(placed, difference);
+        }
+        difference.anything |= !go.is_empty() || !come.is_empty();
+        difference.anything |= old.failure != new.failure;
+        if new.is_noteworthy() {
+            self.noteworthy.insert(Arc::clone(path));
+        }
+        self.files.insert(Arc::clone(path), new);
+    }
+
+    fn undefine(
+        &mut self,
+        placed: &Placed,
+        lost: &mut BTreeMap<Key, Placed>,
+        difference: &mut Difference,
+    ) {
+        let key = &placed.resource.key;
+        let doubles = self.doubles.remove(key).unwrap_or_default();
+        let (gone, mut left): (Vec<_>, Vec<_>) =
+            doubles.into_iter().partition(|other| other.is_same(placed));
+        if gone.is_empty() && self.resources.0.get(key).is_some_and(|used| used.is_same(placed)) {
+            difference.note(key);
+            if left.is_empty() {
+                lost.extend(self.resources.0.remove(key).map(|used| (key.clone(), used)));
+            } else {
+                self.resources.0.insert(key.clone(), left.remove(0));
+            }
+        }
+        if !left.is_empty() {
+            self.doubles.insert(key.clone(), left);
+        }
+    }
+
+    fn define(&mut self, placed: Placed, difference: &mut Difference) {
+        let key = &placed.resource.key;
+        let before = self.resources.0.get(key).filter(|_| !self.kept.contains(key));
+        let Some(used) = before else {
+            difference.note(key);
+            self.kept.remove(key);
+            self.resources.0.insert(key.clone(), placed);
+            return;
+        };
+        let (used, key) = (used.clone(), key.clone());
+        let doubles = self.doubles.entry(key.clone()).or_default();
+        if placed.is_before(&used) {
+            difference.note(&key);
+            doubles.insert(0, used);
+            self.resources.0.insert(key, placed);
+        } else {
+            let place = doubles.partition_point(|other| !placed.is_before(other));
+            doubles.insert(place, placed);
+        }
+    }
+
+    /// Decides about what is `lost` and what was kept before: it stays while it is broken.
+    fn keep_good(&mut self, mut lost: BTreeMap<Key, Placed>, difference: &mut Difference) {
+        for key in std::mem::take(&mut self.kept) {
+            lost.extend(self.resources.0.remove_entry(&key));
+        }
+        lost.retain(|key, _| !self.resources.0.contains_key(key));
+        if lost.is_empty() {
+            return;
+        }
+        let files = self.noteworthy.iter().map(|path| &self.files[path]);
+        let broken: BTreeSet<_> =
+            files.flat_map(File::parsed).flat_map(|parsed| &parsed.broken).cloned().collect();
+        for (key, placed) in lost {
+            if broken.contains(&key) || self.is_unreadable(&placed.path) {
+                self.kept.insert(key.clone());
+                self.resources.0.insert(key, placed);
+            } else {
+                difference.note(&key);
+                difference.anything = true;
+            }
         }
     }
 
@@ -113,88 +288,94 @@ impl Sources {
 }
 
 impl File {
-    fn update(self, content: &Result<Arc<[u8]>, String>) -> Self {
-        match (content, &self.content) {
-            (Ok(new), Some(old)) if Arc::ptr_eq(new, old) || new == old => self,
-            (Ok(new), _) => self.reread(new),
-            (Err(reason), _) => {
+    /// The file in the state `state`, which takes over what is as in `old`.
+    fn read(state: &FileState, old: Option<&Self>, identities: &dyn Identities) -> Option<Self> {
+        match state {
+            FileState::Content(content) => Some(match document::split(content) {
+                Ok(parts) => Self::parse(content, parts, old, identities),
+                Err(failure) => Self { failure: Some(Box::new(failure)), ..Self::default() },
+            }),
+            FileState::Unreadable(reason) => {
                 let what = format!("cannot be read: {reason}");
                 let failure = SyntaxError { line: 0, what, cause: String::new() };
-                Self { failure: Some(failure), ..Self::default() }
+                Some(Self { failure: Some(Box::new(failure)), ..Self::default() })
             }
+            FileState::Gone => None,
         }
     }
 
-    fn reread(self, content: &Arc<[u8]>) -> Self {
-        let parts = match document::split(content) {
-            Ok(parts) => parts,
-            Err(failure) => return Self { failure: Some(failure), ..Self::default() },
+    fn parse(
+        content: &[u8],
+        parts: Vec<document::Part>,
+        old: Option<&Self>,
+        identities: &dyn Identities,
+    ) -> Self {
+        let known = old.into_iter().flat_map(|old| &old.documents);
+        let known: HashMap<_, _> = known.map(|document| (document.digest, document)).collect();
+        let document = |part: document::Part| {
+            let text = &content[part.bytes.clone()];
+            let digest = Digest::of(text);
+            let same = known.get(&digest).map(|document| document.parsed.clone());
+            let parsed = same.unwrap_or_else(|| parse_text(text, identities));
+            Document { digest, lines_before: part.lines_before, parsed }
         };
-        let known = self.by_text();
-        let documents = parts
-            .into_iter()
-            .map(|part| {
-                let text = &content[part.bytes.clone()];
-                let parsed = known.get(text).map_or_else(|| Arc::new(read(text)), Arc::clone);
-                (part, parsed)
-            })
-            .collect();
-        Self { content: Some(Arc::clone(content)), documents, failure: None }
-    }
-
-    /// The documents of before by their text.
-    fn by_text(&self) -> HashMap<&[u8], Arc<Parsed>> {
-        let Some(content) = &self.content else { return HashMap::new() };
-        let text = |part: &Part| &content[part.bytes.clone()];
-        self.documents.iter().map(|(part, parsed)| (text(part), Arc::clone(parsed))).collect()
+        Self { documents: parts.into_iter().map(document).collect(), failure: None }
     }
 
     fn parsed(&self) -> impl Iterator<Item = &Parsed> {
-        self.documents.iter().map(|(_, parsed)| parsed.as_ref())
+        self.documents.iter().map(|document| &document.parsed)
     }
 
-    fn collect(&self, path: &Arc<PathBuf>, used: &mut Resources, out: &mut Vec<Rejection>) {
+    fn is_noteworthy(&self) -> bool {
+        let is_noteworthy = |parsed: &Parsed| {
+            parsed.unreadable || !parsed.broken.is_empty() || !parsed.findings.is_empty()
+        };
+        self.failure.is_some() || self.parsed().any(is_noteworthy)
+    }
+
+    fn report(&self, path: &Arc<PathBuf>, out: &mut Vec<Rejection>) {
         if let Some(failure) = &self.failure {
-            let finding = syntax_finding(failure.clone());
+            let finding = syntax_finding(SyntaxError::clone(failure));
             out.push(rejection(path, 0, "", &finding));
         }
-        for (part, parsed) in &self.documents {
-            for (resource, finding) in &parsed.findings {
-                out.push(rejection(path, part.lines_before, resource, finding));
-            }
-            for resource in &parsed.resources {
-                let (path, resource) = (Arc::clone(path), Arc::clone(resource));
-                let placed = Placed { path, lines_before: part.lines_before, resource };
-                add(placed, used, out);
-            }
+        for Document { lines_before, parsed, .. } in &self.documents {
+            let findings = parsed.findings.iter();
+            out.extend(findings.map(|(resource, f)| rejection(path, *lines_before, resource, f)));
         }
     }
 }
 
-fn add(placed: Placed, used: &mut Resources, out: &mut Vec<Rejection>) {
-    let (key, line) = (placed.resource.key.clone(), placed.resource.line);
-    match used.get(&key) {
-        Some(first) => {
-            let what = format!("is already defined at {}", first.origin(first.resource.line));
-            let cause = "the first one is used; give one of them another name or namespace";
-            out.push(placed.reject(Severity::Error, line, "metadata.name", what, cause));
-        }
-        None => {
-            used.insert(key, placed);
-        }
+impl Document {
+    /// What tells it from the other documents of its file.
+    fn place(&self) -> (Digest, u64) {
+        (self.digest, self.lines_before)
+    }
+
+    fn placed(&self, path: &Arc<PathBuf>) -> impl Iterator<Item = Placed> {
+        let lines_before = self.lines_before;
+        self.parsed.resources.iter().map(move |resource| {
+            let (path, resource) = (Arc::clone(path), Arc::clone(resource));
+            Placed { path, lines_before, resource }
+        })
     }
 }
 
-fn read(text: &[u8]) -> Parsed {
+fn parse_text(text: &[u8], identities: &dyn Identities) -> Parsed {
     let text = std::str::from_utf8(text).expect("split() checked the file");
     match document::parse(text) {
-        Ok(Some(node)) => parse(&node),
+        Ok(Some(node)) => parse(&node, identities),
         Ok(None) => Parsed::default(),
         Err(error) => {
             let findings = vec![(String::new(), syntax_finding(error))];
             Parsed { unreadable: true, findings, ..Parsed::default() }
         }
     }
+}
+
+fn double(first: &Placed, other: &Placed) -> Rejection {
+    let what = format!("is already defined at {}", first.origin(first.resource.line));
+    let cause = "the first one is used; give one of them another name or namespace";
+    other.reject(Severity::Error, other.resource.line, "metadata.name", what, cause)
 }
 
 fn syntax_finding(error: SyntaxError) -> Finding {

@@ -2,36 +2,33 @@
 //! the files in `config/testdata`.
 
 use super::*;
-use crate::snapshot::{Action, CertificateState, Cluster};
+use crate::snapshot::{
+    Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TlsPolicy, TlsServer,
+};
+use rustls::server::ProducesTickets;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Takes what starts with `good` for a certificate, and a key that ends like it for its key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct TestIdentities {
-    built: u64,
+    loaded: Arc<AtomicUsize>,
+    configured: Arc<AtomicUsize>,
 }
 
 impl Identities for TestIdentities {
-    fn server(&mut self, request: &IdentityRequest<'_>) -> Result<BuiltIdentity, Refusal> {
-        let refuse = |part, reason: &str| Err(Refusal { part, reason: reason.to_owned() });
-        let trust = request.policy.clients.as_ref().map(|clients| &clients.trust);
-        if trust.is_some_and(|trust| !trust.ca.starts_with(b"good ca")) {
-            return refuse(Part::Clients, "there is no CA certificate in it");
+    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String> {
+        let certificate = String::from_utf8_lossy(certificate);
+        let serial = certificate.strip_prefix("good ").ok_or("is no certificate")?;
+        if key != format!("key {serial}").as_bytes() {
+            return Err("the key does not belong to the certificate".into());
         }
-        if trust.and_then(|trust| trust.crl.as_ref()).is_some_and(|crl| **crl != *b"good crl") {
-            return refuse(Part::Clients, "there is no revocation list in it");
-        }
-        let certificate = String::from_utf8_lossy(&request.pair.certificate);
-        let Some(serial) = certificate.strip_prefix("good ") else {
-            return refuse(Part::Pair, "is no certificate");
-        };
-        if *request.pair.key != *format!("key {serial}").as_bytes() {
-            return refuse(Part::Pair, "the key does not belong to the certificate");
-        }
-        self.built += 1;
+        self.loaded.fetch_add(1, Ordering::Relaxed);
         let names = serial.strip_prefix("for ").map(|names| names.split(',').map(str::to_owned));
         let (now, days) = (SystemTime::now(), |days: u64| Duration::from_hours(24 * days));
         let is_early = serial == "early";
@@ -46,25 +43,79 @@ impl Identities for TestIdentities {
                 now + days(100)
             },
         };
+        let key = Arc::new(CertifiedKey::new(Vec::new(), Arc::new(NoKey)));
+        Ok(LoadedPair { key, state: Arc::new(CertificateState::Ready(info)) })
+    }
+
+    fn server(&mut self, request: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
+        let refuse = |reason: &str| Err(Refusal { part: Part::Clients, reason: reason.to_owned() });
+        let trust = request.policy.clients.as_ref().map(|clients| &clients.trust);
+        if trust.is_some_and(|trust| !trust.ca.starts_with(b"good ca")) {
+            return refuse("there is no CA certificate in it");
+        }
+        if trust.and_then(|trust| trust.crl.as_ref()).is_some_and(|crl| !crl.starts_with(b"good")) {
+            return refuse("there is no revocation list in it");
+        }
+        self.configured.fetch_add(1, Ordering::Relaxed);
+        let mut config = server_config();
+        config.ticketer = match request.before {
+            Some(before) => Arc::clone(&before.ticketer),
+            None => Arc::new(NoTickets(0)),
+        };
         let authority = |trust: &ClientTrust| CertificateInfo {
             serial: String::from_utf8_lossy(&trust.ca).into_owned(),
-            ..info.clone()
+            subject_alt_names: Vec::new(),
+            valid_from: SystemTime::UNIX_EPOCH,
+            expires: SystemTime::now() + Duration::from_hours(24),
         };
         let client_ca = trust.map(authority).into_iter().collect();
-        let config = server_config();
-        Ok(BuiltIdentity { config, certificate: info, client_ca, crl_expires: None })
+        Ok(BuiltServer { config: Arc::new(config), client_ca, crl_expires: None })
     }
 }
 
-fn server_config() -> Arc<rustls::ServerConfig> {
+#[derive(Debug)]
+struct NoKey;
+
+impl SigningKey for NoKey {
+    fn choose_scheme(&self, _offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        None
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+/// Not zero-sized: each has an address of its own.
+#[derive(Debug)]
+struct NoTickets(#[expect(dead_code, reason = "its size")] u8);
+
+impl ProducesTickets for NoTickets {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn lifetime(&self) -> u32 {
+        0
+    }
+
+    fn encrypt(&self, _plain: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _cipher: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+fn server_config() -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let resolver = rustls::server::ResolvesServerCertUsingSni::new();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
-    Arc::new(config)
+        .with_cert_resolver(Arc::new(resolver))
 }
 
 pub(crate) fn gateway() -> GatewayIdentity {
@@ -80,19 +131,50 @@ pub(crate) fn listen() -> Listen {
 /// A compiler and the world that it sees.
 struct World {
     compiler: Compiler,
-    files: BTreeMap<String, SourceFile>,
-    mounted: Vec<MountedSecret>,
-    pem: HashMap<String, Arc<[u8]>>,
+    counts: TestIdentities,
+    now: Seen,
+    /// As the compiler was told.
+    told: Seen,
+}
+
+/// What there is to see.
+#[derive(Clone, Default)]
+struct Seen {
+    files: BTreeMap<String, FileState>,
+    mounted: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    pem: Pem,
     dns: HashMap<String, Vec<IpAddr>>,
+}
+
+#[derive(Clone, Default)]
+struct Pem {
+    files: BTreeMap<String, Vec<u8>>,
+    wanted: BTreeSet<Arc<str>>,
+    taken: usize,
+}
+
+impl PemFiles for Pem {
+    fn want(&mut self, paths: &BTreeSet<Arc<str>>) {
+        self.wanted.clone_from(paths);
+    }
+
+    fn look(&self, path: &str) -> io::Result<Digest> {
+        assert!(self.wanted.contains(path), "{path} was not asked for");
+        self.files.get(path).map(|bytes| Digest::of(bytes)).ok_or_else(not_found)
+    }
+
+    fn take(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.taken += 1;
+        self.files.get(path).cloned().ok_or_else(not_found)
+    }
 }
 
 impl World {
     fn new(files: &[(&str, &str)]) -> Self {
-        let identities = Box::new(TestIdentities::default());
+        let counts = TestIdentities::default();
+        let identities = Box::new(counts.clone());
         let compiler = Compiler::new(gateway(), listen(), Limits::default(), identities);
-        let (pem, dns) = (HashMap::new(), HashMap::new());
-        let (files_read, mounted) = (BTreeMap::new(), Vec::new());
-        let mut world = Self { compiler, files: files_read, mounted, pem, dns };
+        let mut world = Self { compiler, counts, now: Seen::default(), told: Seen::default() };
         files.iter().for_each(|(name, text)| world.write(name, text));
         world
     }
@@ -105,35 +187,68 @@ impl World {
     }
 
     fn write(&mut self, name: &str, text: &str) {
-        let path = Arc::new(Path::new(name).to_owned());
-        let content = Ok(text.as_bytes().into());
-        self.files.insert(name.to_owned(), SourceFile { path, content });
+        self.now.files.insert(name.to_owned(), FileState::Content(text.into()));
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.now.files.insert(name.to_owned(), FileState::Gone);
     }
 
     fn write_pair(&mut self, certificate: &str, key: &str) {
         let dir = "/etc/istio/ingressgateway-certs";
-        self.pem.insert(format!("{dir}/tls.crt"), format!("good {certificate}").as_bytes().into());
-        self.pem.insert(format!("{dir}/tls.key"), format!("key {key}").as_bytes().into());
+        self.write_pem(&format!("{dir}/tls.crt"), &format!("good {certificate}"));
+        self.write_pem(&format!("{dir}/tls.key"), &format!("key {key}"));
+    }
+
+    fn write_pem(&mut self, path: &str, text: &str) {
+        self.now.pem.files.insert(path.to_owned(), text.into());
+    }
+
+    fn mount(&mut self, name: &str, keys: &[(&str, &str)]) {
+        let copy = |(key, text): &(&str, &str)| ((*key).to_owned(), text.as_bytes().to_vec());
+        self.now.mounted.insert(name.to_owned(), keys.iter().map(copy).collect());
     }
 
     fn output(&mut self) -> Output {
-        let files: Vec<_> = self.files.values().cloned().collect();
-        let (pem, dns) = (&self.pem, &self.dns);
-        self.compiler.compile(Inputs {
-            files: &files,
-            mounted_secrets: &self.mounted,
-            pem: &mut |path| pem.get(path).cloned().ok_or_else(not_found),
-            resolved: &|name| dns.get(name).cloned(),
-        })
+        self.compiler.read(changes(&self.told, &self.now));
+        if self.told.dns != self.now.dns {
+            self.compiler.addresses_changed();
+        }
+        self.told = self.now.clone();
+        let Seen { pem, dns, .. } = &mut self.now;
+        self.compiler.compile(Inputs { pem, resolved: &|name| dns.get(name).cloned() })
     }
 
     fn compile(&mut self) -> Snapshot {
         self.output().snapshot
     }
+
+    /// How many pairs were loaded and servers configured since this was asked last.
+    fn work(&self) -> (usize, usize) {
+        let count = |counter: &AtomicUsize| counter.swap(0, Ordering::Relaxed);
+        (count(&self.counts.loaded), count(&self.counts.configured))
+    }
 }
 
-fn not_found() -> std::io::Error {
-    std::io::ErrorKind::NotFound.into()
+/// What a source would tell, between two looks.
+fn changes(before: &Seen, now: &Seen) -> Changes {
+    let path = |name: &String| Arc::new(Path::new(name).to_owned());
+    let files = now.files.iter().filter(|(name, state)| before.files.get(*name) != Some(state));
+    let files = files.map(|(name, state)| SourceFile { path: path(name), state: state.clone() });
+    let secrets = now.mounted.iter().filter(|(name, k)| before.mounted.get(*name) != Some(k));
+    let secrets = secrets.map(|(name, keys)| MountedSecret {
+        name: name.as_str().into(),
+        path: path(&format!("secrets/{name}")),
+        keys: Some(keys.clone()),
+    });
+    let (old, new) = (&before.pem.files, &now.pem.files);
+    let named = old.keys().chain(new.keys()).filter(|path| old.get(*path) != new.get(*path));
+    let named = named.map(|path| path.as_str().into()).collect();
+    Changes { files: files.collect(), secrets: secrets.collect(), named }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
 const PAGE: &str = include_str!("../testdata/page.yaml");
@@ -200,7 +315,7 @@ fn the_page_compiles() {
         routes(&server.routes, "httpbin.example.com"),
         [format!(" Prefix(\"/status\") {cluster}"), format!(" Prefix(\"/delay\") {cluster}")]
     );
-    assert_eq!(output.pem_paths.len(), 2);
+    assert_eq!(world.now.pem.wanted.len(), 2);
     assert!(output.names.is_empty());
 }
 
@@ -232,7 +347,7 @@ fn a_changed_document_rebuilds_only_its_own_host() {
 #[test]
 fn a_line_above_moves_the_place_and_rebuilds_nothing() {
     let mut world = World::page();
-    world.pem.clear();
+    world.now.pem.files.clear();
     let first = world.compile();
     world.write("page.yaml", &format!("# one\n---\n{PAGE}"));
     let second = world.compile();
@@ -245,7 +360,7 @@ fn a_line_above_moves_the_place_and_rebuilds_nothing() {
 #[test]
 fn a_missing_certificate_closes_only_its_host_until_it_appears() {
     let mut world = World::page();
-    world.pem.clear();
+    world.now.pem.files.clear();
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Missing));
     assert!(said(&snapshot).contains("tls.crt does not exist"), "{}", said(&snapshot));
@@ -296,7 +411,7 @@ stringData: {tls.key: key 7}
     let mut world = World::new(&[("page.yaml", &page), ("secret.yaml", secret)]);
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
-    world.files.remove("secret.yaml");
+    world.remove("secret.yaml");
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
     assert!(said(&snapshot).contains("there is no Secret `cred` in namespace istio-system"));
@@ -307,22 +422,13 @@ fn page_with_credential() -> String {
         .replace("privateKey: /etc/istio/ingressgateway-certs/tls.key", "credentialName: cred")
 }
 
-fn mounted(keys: &[(&str, &str)]) -> MountedSecret {
-    let copy = |(key, text): &(&str, &str)| ((*key).to_owned(), text.as_bytes().into());
-    MountedSecret {
-        name: "cred".to_owned(),
-        keys: keys.iter().map(copy).collect(),
-        path: Arc::new(Path::new("secrets/cred").to_owned()),
-    }
-}
-
 #[test]
 fn a_mounted_secret_is_found_by_its_name() {
     let mut world = World::new(&[("page.yaml", &page_with_credential())]);
-    world.mounted = vec![mounted(&[("tls.crt", "good 8"), ("tls.key", "key 8")])];
+    world.mount("cred", &[("tls.crt", "good 8"), ("tls.key", "key 8")]);
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
-    world.mounted = vec![mounted(&[("tls.crt", "good 9"), ("tls.key", "key 8")])];
+    world.mount("cred", &[("tls.crt", "good 9"), ("tls.key", "key 8")]);
     let snapshot = world.compile();
     assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
     let expected = "Secret istio-system/cred (secrets/cred): the key does not belong";
@@ -333,7 +439,7 @@ fn a_mounted_secret_is_found_by_its_name() {
 fn a_misspelt_secret_is_suggested() {
     let page = page_with_credential().replace("credentialName: cred", "credentialName: creed");
     let mut world = World::new(&[("page.yaml", &page)]);
-    world.mounted = vec![mounted(&[])];
+    world.mount("cred", &[]);
     let said = said(&world.compile());
     assert!(said.contains("the gateway's own; did you mean `cred`?"), "{said}");
 }
@@ -362,9 +468,8 @@ fn a_certificate_that_clients_will_refuse_is_served_with_a_warning() {
 fn a_file_that_becomes_unreadable_keeps_what_it_held() {
     let mut world = World::page();
     let before = world.compile();
-    let path = Arc::new(Path::new("page.yaml").to_owned());
-    let content = Err("Permission denied".to_owned());
-    world.files.insert("page.yaml".to_owned(), SourceFile { path, content });
+    let state = FileState::Unreadable("Permission denied".to_owned());
+    world.now.files.insert("page.yaml".to_owned(), state);
     let after = world.compile();
     assert!(Arc::ptr_eq(&before.listeners[0], &after.listeners[0]));
     let said = said(&after);
@@ -384,7 +489,7 @@ spec: {type: ExternalName, externalName: elsewhere.test, ports: [{port: 8000}]}
     world.write("backend.yaml", backend);
     let output = world.output();
     assert_eq!(output.names.iter().collect::<Vec<_>>(), ["elsewhere.test"]);
-    world.dns.insert("elsewhere.test".into(), vec![Ipv4Addr::new(10, 8, 8, 8).into()]);
+    world.now.dns.insert("elsewhere.test".into(), vec![Ipv4Addr::new(10, 8, 8, 8).into()]);
     let first = first_route(&world.compile());
     assert!(first.ends_with("httpbin.default.svc.cluster.local [10.8.8.8:8000]"), "{first}");
 }
@@ -396,7 +501,7 @@ fn a_service_entry_may_be_resolved_by_dns() {
     let mut world = World::page();
     world.write("backend.yaml", &entry);
     assert!(world.output().names.contains("localhost"), "{:?}", world.output().names);
-    world.dns.insert("localhost".into(), vec![Ipv4Addr::LOCALHOST.into()]);
+    world.now.dns.insert("localhost".into(), vec![Ipv4Addr::LOCALHOST.into()]);
     let first = first_route(&world.compile());
     assert!(first.contains("127.0.0.1:80"), "{first}");
 }
@@ -424,11 +529,11 @@ fn first_route(snapshot: &Snapshot) -> String {
 #[test]
 fn dns_tries_the_completed_name_then_the_written_one() {
     let mut world = World::page();
-    world.files.remove("backend.yaml");
+    world.remove("backend.yaml");
     let output = world.output();
     let names: Vec<_> = output.names.iter().map(String::as_str).collect();
     assert_eq!(names, ["httpbin", "httpbin.default.svc.cluster.local"]);
-    world.dns.insert("httpbin".into(), vec![Ipv4Addr::new(10, 9, 9, 9).into()]);
+    world.now.dns.insert("httpbin".into(), vec![Ipv4Addr::new(10, 9, 9, 9).into()]);
     let snapshot = world.compile();
     let table = &server(&snapshot, "httpbin.example.com").routes;
     let first = &routes(table, "httpbin.example.com")[0];
@@ -525,12 +630,209 @@ fn a_secret_is_never_shown() {
     assert!(!format!("{snapshot:?}").contains("hunter2"));
 }
 
+/// Two hosts beside the page's, with certificates of their own in Secrets.
+fn three_hosts() -> World {
+    let mut world = World::page();
+    for name in ["second", "third"] {
+        world.write(&format!("{name}.yaml"), &host_with_secret(name));
+        world.write(&format!("{name}-secret.yaml"), &secret(name, "1"));
+    }
+    world
+}
+
+fn host_with_secret(name: &str) -> String {
+    page_with_credential()
+        .replace("credentialName: cred", &format!("credentialName: {name}"))
+        .replace("name: httpbin\n", &format!("name: {name}\n"))
+        .replace("httpbin.example.com", &format!("{name}.example.com"))
+        .replace("mygateway", &format!("{name}-gateway"))
+}
+
+fn secret(name: &str, serial: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: istio-system}}\n\
+         stringData: {{tls.crt: good {serial}, tls.key: key {serial}}}\n"
+    )
+}
+
+#[test]
+fn a_new_certificate_touches_only_its_own_server() {
+    let mut world = three_hosts();
+    let first = world.compile();
+    assert_eq!(said(&first), "");
+    assert_eq!(world.work(), (3, 3));
+    let taken = world.now.pem.taken;
+    world.write("second-secret.yaml", &secret("second", "2"));
+    let second = world.compile();
+    assert_eq!(world.work(), (1, 1), "loaded and configured");
+    assert_eq!(world.now.pem.taken, taken, "no file of another is read");
+    let same = |host| Arc::ptr_eq(server(&first, host), server(&second, host));
+    assert!(same("httpbin.example.com") && same("third.example.com"));
+    assert!(!same("second.example.com"));
+    let (old, new) = (server(&first, "second.example.com"), server(&second, "second.example.com"));
+    assert!(Arc::ptr_eq(&old.routes, &new.routes), "its routes are no others");
+    assert_eq!(old.identity.policy(), new.identity.policy(), "tickets stay good");
+    let changed = first.certificates.iter().zip(&second.certificates);
+    assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
+}
+
+#[test]
+fn a_new_file_of_a_certificate_touches_only_its_own_server() {
+    let mut world = three_hosts();
+    let first = world.compile();
+    world.work();
+    let taken = world.now.pem.taken;
+    world.write_pair("2", "2");
+    let second = world.compile();
+    assert_eq!(world.work(), (1, 1), "loaded and configured");
+    assert_eq!(world.now.pem.taken, taken + 2, "certificate and key");
+    let same = |host| Arc::ptr_eq(server(&first, host), server(&second, host));
+    assert!(!same("httpbin.example.com"));
+    assert!(same("second.example.com") && same("third.example.com"));
+}
+
+#[test]
+fn a_new_rule_touches_only_its_own_host() {
+    let mut world = three_hosts();
+    let first = world.compile();
+    world.work();
+    world.write("second.yaml", &host_with_secret("second").replace("/delay", "/late"));
+    let second = world.compile();
+    assert_eq!(world.work(), (0, 0), "no pair is loaded, no server configured");
+    let same = |host| Arc::ptr_eq(server(&first, host), server(&second, host));
+    assert!(same("httpbin.example.com") && same("third.example.com"));
+    assert!(!same("second.example.com"));
+}
+
+#[test]
+fn nothing_told_is_nothing_done() {
+    let mut world = three_hosts();
+    let first = world.compile();
+    world.work();
+    let second = world.compile();
+    assert_eq!(world.work(), (0, 0));
+    assert!(Arc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+    assert_eq!(first.certificates, second.certificates);
+}
+
+#[test]
+fn hosts_that_come_move_and_go_leave_the_others_as_they_are() {
+    let mut world = three_hosts();
+    let first = world.compile();
+    world.work();
+    world.write("second.yaml", &format!("# moved\n{}", host_with_secret("second")));
+    world.write("fourth.yaml", &host_with_secret("fourth"));
+    world.write("fourth-secret.yaml", &secret("fourth", "4"));
+    let second = world.compile();
+    assert_eq!(world.work(), (1, 1), "only the fourth");
+    for host in ["httpbin.example.com", "second.example.com", "third.example.com"] {
+        assert!(Arc::ptr_eq(server(&first, host), server(&second, host)), "{host}");
+    }
+    let origins = |snapshot: &Snapshot| -> Vec<_> {
+        snapshot.certificates.iter().map(|certificate| certificate.origin.to_string()).collect()
+    };
+    assert_ne!(origins(&first), origins(&second)[..3], "it moved by a line");
+    world.remove("third.yaml");
+    let third = world.compile();
+    assert_eq!(world.work(), (0, 0));
+    assert_eq!(third.certificates.len(), 3);
+    let Serves::Tls(servers) = &third.listeners[0].serves else { panic!("no TLS") };
+    assert!(servers.find("third.example.com").is_none());
+}
+
+#[test]
+fn servers_with_the_same_certificate_share_one() {
+    let other = PAGE.replace("httpbin", "other").replace("mygateway", "othergateway");
+    let mut world = World::page();
+    world.write("other.yaml", &other);
+    let first = world.compile();
+    assert_eq!(world.work(), (1, 2), "loaded once, configured for each");
+    let policy = |host| server(&first, host).identity.policy();
+    assert_ne!(policy("httpbin.example.com"), policy("other.example.com"), "but no tickets");
+    world.write_pair("2", "2");
+    world.compile();
+    assert_eq!(world.work(), (1, 2));
+}
+
+#[test]
+fn tickets_end_with_the_policy_that_they_were_made_under() {
+    let mut world = World::page();
+    let policy = |snapshot: &Snapshot| -> Option<TlsPolicy> {
+        server(snapshot, "httpbin.example.com").identity.policy()
+    };
+    let first = world.compile();
+    world.write_pair("2", "2");
+    let second = world.compile();
+    assert_eq!(policy(&first), policy(&second), "a renewed certificate is no new policy");
+    let strict = PAGE.replace("mode: SIMPLE", "mode: SIMPLE\n      minProtocolVersion: TLSV1_3");
+    world.write("page.yaml", &strict);
+    let third = world.compile();
+    assert_ne!(policy(&second), policy(&third));
+    world.write_pair("3", "2");
+    world.write("page.yaml", PAGE);
+    let fourth = world.compile();
+    assert_ne!(policy(&third), policy(&fourth), "also where an old pair is kept");
+    assert!(said(&fourth).contains("the last good certificate stays in use"), "{}", said(&fourth));
+}
+
+#[test]
+fn a_backend_that_moves_changes_every_route_to_it() {
+    let mut world = three_hosts();
+    let before = world.compile();
+    world.write("backend.yaml", &BACKEND.replace("10.0.0.2", "10.0.0.9"));
+    let after = world.compile();
+    assert_eq!(world.work().1, 3, "no server is configured for it but at the start");
+    for host in ["httpbin.example.com", "second.example.com", "third.example.com"] {
+        assert!(routes(&server(&before, host).routes, host)[0].contains("10.0.0.2"), "{host}");
+        assert!(routes(&server(&after, host).routes, host)[0].contains("10.0.0.9"), "{host}");
+    }
+}
+
+#[test]
+fn the_same_resource_in_two_files_is_used_once_whichever_goes() {
+    let mut world = World::page();
+    world.write("zz-copy.yaml", PAGE);
+    let both = world.compile();
+    let text = said(&both);
+    assert!(text.contains("zz-copy.yaml:1: error: Gateway default/mygateway: metadata.name"));
+    assert!(text.contains("is already defined at page.yaml:1"), "{text}");
+    world.remove("page.yaml");
+    let one = world.compile();
+    assert_eq!(said(&one), "");
+    assert!(matches!(server(&one, "httpbin.example.com").identity, Identity::Ready(_)));
+    world.write("page.yaml", PAGE);
+    assert_eq!(said(&world.compile()), text);
+    world.remove("zz-copy.yaml");
+    assert_eq!(said(&world.compile()), "");
+}
+
+#[test]
+fn a_resource_may_move_to_another_file() {
+    let mut world = World::page();
+    let first = world.compile();
+    world.remove("page.yaml");
+    world.write("moved.yaml", PAGE);
+    let second = world.compile();
+    assert_eq!(said(&second), "");
+    assert_eq!(second.listeners.len(), first.listeners.len());
+    assert!(second.certificates[0].origin.to_string().starts_with("moved.yaml:"));
+}
+
+#[test]
+fn a_certificate_that_was_served_for_another_name_is_no_last_good_one() {
+    let mut world = World::page();
+    world.compile();
+    world.write("page.yaml", &PAGE.replace("certs/tls.crt", "certs/other.crt"));
+    let snapshot = world.compile();
+    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Missing));
+}
+
 /// The page's second Gateway: with mutual TLS.
 fn mutual_page() -> World {
     let page = PAGE.replace("mode: SIMPLE", "mode: MUTUAL\n      caCertificates: /ca.pem");
     let mut world = World::new(&[("page.yaml", &page), ("backend.yaml", BACKEND)]);
     world.write_pair("1", "1");
-    world.pem.insert("/ca.pem".into(), b"good ca 1".as_slice().into());
+    world.write_pem("/ca.pem", "good ca 1");
     world
 }
 
@@ -547,19 +849,19 @@ fn ca(snapshot: &Snapshot) -> Vec<&str> {
 #[test]
 fn a_host_whose_ca_was_never_good_is_closed() {
     let mut world = mutual_page();
-    world.pem.remove("/ca.pem");
+    world.now.pem.files.remove("/ca.pem");
     let output = world.output();
     assert!(!is_served(&output.snapshot));
-    assert!(output.pem_paths.contains("/ca.pem"), "awaited");
+    assert!(world.now.pem.wanted.contains("/ca.pem"), "awaited");
     let said = said(&output.snapshot);
     assert!(said.contains("tls.caCertificates: /ca.pem does not exist (its hosts are closed"));
-    let CertificateState::Missing { reason } = &output.snapshot.certificates[0].state else {
+    let CertificateState::Missing { reason } = &*output.snapshot.certificates[0].state else {
         panic!("{:?}", output.snapshot.certificates);
     };
     assert_eq!(reason, "/ca.pem does not exist");
-    world.pem.insert("/ca.pem".into(), b"bad".as_slice().into());
+    world.write_pem("/ca.pem", "bad");
     assert!(!is_served(&world.compile()));
-    world.pem.insert("/ca.pem".into(), b"good ca 2".as_slice().into());
+    world.write_pem("/ca.pem", "good ca 2");
     let snapshot = world.compile();
     assert!(is_served(&snapshot));
     assert_eq!(ca(&snapshot), ["good ca 2"]);
@@ -571,14 +873,14 @@ fn an_unreadable_ca_leaves_the_last_good_one_and_takes_a_new_certificate() {
     assert_eq!(ca(&world.compile()), ["good ca 1"]);
     world.write_pair("2", "2");
     for bad in [Some("bad"), None] {
-        world.pem.remove("/ca.pem");
+        world.now.pem.files.remove("/ca.pem");
         if let Some(bad) = bad {
-            world.pem.insert("/ca.pem".into(), bad.as_bytes().into());
+            world.write_pem("/ca.pem", bad);
         }
         let snapshot = world.compile();
         assert!(is_served(&snapshot));
         assert_eq!(ca(&snapshot), ["good ca 1"]);
-        let CertificateState::Ready(info) = &snapshot.certificates[0].state else { panic!() };
+        let CertificateState::Ready(info) = &*snapshot.certificates[0].state else { panic!() };
         assert_eq!(info.serial, "2");
         let said = said(&snapshot);
         assert!(said.contains("(clients are checked as before)"), "{said}");
@@ -599,7 +901,7 @@ fn a_host_that_becomes_mutual_is_not_served_without_a_ca() {
     let page = PAGE.replace("mode: SIMPLE", "mode: MUTUAL\n      caCertificates: /ca.pem");
     world.write("page.yaml", &page);
     assert!(!is_served(&world.compile()));
-    world.pem.insert("/ca.pem".into(), b"good ca 1".as_slice().into());
+    world.write_pem("/ca.pem", "good ca 1");
     assert!(is_served(&world.compile()));
     let moved = page.replace("/ca.pem", "/other.pem");
     world.write("page.yaml", &moved);
@@ -607,10 +909,110 @@ fn a_host_that_becomes_mutual_is_not_served_without_a_ca() {
     let listed = page.replace("/ca.pem", "/ca.pem\n      caCrl: /crl.pem");
     world.write("page.yaml", &listed);
     assert!(!is_served(&world.compile()), "a list of revoked certificates was asked for");
-    world.pem.insert("/crl.pem".into(), b"good crl".as_slice().into());
+    world.write_pem("/crl.pem", "good crl");
     assert!(is_served(&world.compile()));
-    world.pem.insert("/crl.pem".into(), b"".as_slice().into());
+    world.write_pem("/crl.pem", "");
     let snapshot = world.compile();
     assert!(is_served(&snapshot));
     assert!(said(&snapshot).contains("clients are checked as before"), "{}", said(&snapshot));
+}
+
+#[test]
+fn tickets_belong_to_a_server_and_all_of_its_rules() {
+    let page = |extra: &str| {
+        let mode = format!("mode: MUTUAL\n      caCertificates: /ca.pem{extra}");
+        PAGE.replace("mode: SIMPLE", &mode)
+    };
+    let listed = "\n      caCrl: /crl.pem";
+    let mut world = World::page();
+    world.write_pem("/ca.pem", "good ca 1");
+    world.write_pem("/crl.pem", "good crl 1");
+    let mut policies = Vec::new();
+    let mut note = |world: &mut World| {
+        let snapshot = world.compile();
+        let policy = server(&snapshot, "httpbin.example.com").identity.policy();
+        policies.push(policy.unwrap_or_else(|| panic!("{}", said(&snapshot))));
+    };
+    note(&mut world);
+    world.write("page.yaml", &page(""));
+    note(&mut world);
+    world.write_pem("/ca.pem", "good ca 2");
+    note(&mut world);
+    world.write("page.yaml", &page(listed));
+    note(&mut world);
+    world.write_pem("/crl.pem", "good crl 2");
+    note(&mut world);
+    world.write("page.yaml", &page(&format!("{listed}\n      subjectAltNames: [a]")));
+    note(&mut world);
+    world.write("page.yaml", &page(&format!("{listed}\n      subjectAltNames: [b]")));
+    note(&mut world);
+    world.write(
+        "page.yaml",
+        &PAGE.replace("mode: SIMPLE", "mode: SIMPLE\n      ecdhCurves: [P-256]"),
+    );
+    note(&mut world);
+    for (index, policy) in policies.iter().enumerate() {
+        assert!(policies[..index].iter().all(|other| other != policy), "{index}");
+    }
+}
+
+#[test]
+fn tickets_stay_good_while_clients_are_checked_as_before() {
+    let mut world = mutual_page();
+    let policy = |snapshot: &Snapshot| server(snapshot, "httpbin.example.com").identity.policy();
+    let first = world.compile();
+    for bad in ["bad", "good ca 1"] {
+        world.write_pem("/ca.pem", bad);
+        world.write_pair(bad, bad);
+        let next = world.compile();
+        assert!(is_served(&next));
+        assert_eq!(policy(&first), policy(&next), "{bad}");
+    }
+}
+
+#[test]
+fn a_secret_with_the_clients_ca_counts_for_its_servers_alone() {
+    let mutual = host_with_secret("second").replace("mode: SIMPLE", "mode: MUTUAL");
+    let mut world = three_hosts();
+    world.write("second.yaml", &mutual);
+    let first = world.compile();
+    assert!(matches!(server(&first, "second.example.com").identity, Identity::Missing));
+    assert!(said(&first).contains("didn't have expected keys (cacert) or (ca.crt)"));
+    let beside = |ca: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: second-cacert, namespace: \
+             istio-system}}\nstringData: {{cacert: {ca}}}\n"
+        )
+    };
+    world.work();
+    world.write("ca.yaml", &beside("good ca 1"));
+    let second = world.compile();
+    assert_eq!(said(&second), "");
+    assert_eq!(world.work(), (0, 1));
+    assert!(matches!(server(&second, "second.example.com").identity, Identity::Ready(_)));
+    world.write("ca.yaml", &beside("good ca 2"));
+    let third = world.compile();
+    assert_eq!(world.work(), (0, 1));
+    for host in ["httpbin.example.com", "third.example.com"] {
+        assert!(Arc::ptr_eq(server(&second, host), server(&third, host)), "{host}");
+    }
+    let policy = |snapshot: &Snapshot| server(snapshot, "second.example.com").identity.policy();
+    assert_ne!(policy(&second), policy(&third));
+}
+
+#[test]
+fn hosts_that_are_made_of_the_same_share_their_routes() {
+    let host = "- \"httpbin.example.com\"\n";
+    let (server, service) = PAGE.split_once("---").unwrap();
+    let (in_server, in_service) =
+        (format!("{host}    - other.example.com\n"), format!("{host}  - other.example.com\n"));
+    let (server, service) = (server.replace(host, &in_server), service.replace(host, &in_service));
+    let twice = format!("{server}---{service}");
+    let mut world = World::page();
+    world.write("page.yaml", &twice);
+    let snapshot = world.compile();
+    let Serves::Tls(servers) = &snapshot.listeners[0].serves else { panic!("no TLS") };
+    let hosts = &servers.find("other.example.com").unwrap().routes.hosts;
+    let set = |host| hosts.find(host).unwrap().route_set();
+    assert!(Arc::ptr_eq(set("httpbin.example.com"), set("other.example.com")));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::source::document::{Entry, Node, Value};
@@ -89,8 +90,8 @@ impl<'a> Field<'a> {
     }
 
     /// The string, with its line.
-    pub(crate) fn located(&self, problems: &mut Problems) -> Option<Located<String>> {
-        let value = self.string(problems)?.to_owned();
+    pub(crate) fn located(&self, problems: &mut Problems) -> Option<Located<Arc<str>>> {
+        let value = self.string(problems)?.into();
         Some(Located { line: self.line, value })
     }
 

@@ -1,7 +1,8 @@
 //! `Gateway`: on which ports, for which hosts and with which certificates the gateway listens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::fields::{Field, Fields, Finding, Located, Problems, did_you_mean, not_supported};
 use super::resource::{Key, is_error};
@@ -13,8 +14,8 @@ use crate::snapshot::HostPattern;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Gateway {
     /// Labels that a gateway has to have; none means every gateway.
-    pub(crate) selector: BTreeMap<String, String>,
-    pub(crate) servers: Vec<Server>,
+    pub(crate) selector: Box<[(Box<str>, Box<str>)]>,
+    pub(crate) servers: Box<[Server]>,
 }
 
 /// One server of a Gateway.
@@ -24,10 +25,10 @@ pub(crate) struct Server {
     pub(crate) index: usize,
     pub(crate) line: u64,
     pub(crate) port: u16,
-    pub(crate) port_name: String,
+    pub(crate) port_name: Arc<str>,
     pub(crate) bind: Option<IpAddr>,
     /// At least one.
-    pub(crate) hosts: Vec<Located<ServerHost>>,
+    pub(crate) hosts: Box<[Located<ServerHost>]>,
     pub(crate) protocol: ServerProtocol,
 }
 
@@ -39,10 +40,10 @@ pub(crate) enum ServerProtocol {
 }
 
 /// A host of a server, and the VirtualServices that may bind to it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ServerHost {
     /// The namespace of the VirtualServices; `None` for every one.
-    pub(crate) namespace: Option<String>,
+    pub(crate) namespace: Option<Arc<str>>,
     pub(crate) pattern: HostPattern,
 }
 
@@ -56,7 +57,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Option<(Gateway, Vec<Finding>)> {
     let mut spec = spec.fields(problems)?;
-    let selector = spec.take("selector").map(|field| field.strings(problems));
+    let selector = spec.take("selector").map(|field| read_selector(&field, problems));
     let list = spec.require("servers", problems)?;
     spec.finish(problems);
     let items = list.items(problems);
@@ -71,10 +72,15 @@ pub(super) fn read(
     Some((Gateway { selector: selector.unwrap_or_default(), servers }, partial.findings))
 }
 
+fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Box<[(Box<str>, Box<str>)]> {
+    let labels = field.strings(problems).into_iter();
+    labels.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 struct ServerReader<'a> {
     key: &'a Key,
     /// The port names seen so far.
-    names: &'a mut BTreeSet<String>,
+    names: &'a mut BTreeSet<Arc<str>>,
     /// What makes the whole Gateway bad.
     whole: &'a mut Problems,
     /// What leaves out this server.
@@ -83,7 +89,7 @@ struct ServerReader<'a> {
 
 struct Port {
     number: u16,
-    name: String,
+    name: Arc<str>,
     tls: bool,
 }
 
@@ -133,13 +139,13 @@ impl ServerReader<'_> {
         Some(Port { number: number?, name, tls })
     }
 
-    fn read_name(&mut self, field: &Field<'_>) -> Option<String> {
-        let name = field.string(self.whole)?;
-        if !self.names.insert(name.to_owned()) {
+    fn read_name(&mut self, field: &Field<'_>) -> Option<Arc<str>> {
+        let name = Arc::<str>::from(field.string(self.whole)?);
+        if !self.names.insert(Arc::clone(&name)) {
             let what = format!("another server of this Gateway has a port named `{name}`");
             self.whole.error(field, what, "port names are unique within a Gateway");
         }
-        Some(name.to_owned())
+        Some(name)
     }
 
     /// Whether the protocol is HTTPS; reports all that is neither HTTPS nor HTTP.
@@ -170,7 +176,7 @@ impl ServerReader<'_> {
         field.address(self.whole).map(Some)
     }
 
-    fn read_hosts(&mut self, field: &Field<'_>) -> Vec<Located<ServerHost>> {
+    fn read_hosts(&mut self, field: &Field<'_>) -> Box<[Located<ServerHost>]> {
         let items = field.items(self.whole);
         if items.is_empty() {
             self.whole.error(field, "needs at least one host", "`*` stands for every host");
@@ -182,8 +188,8 @@ impl ServerReader<'_> {
         let text = item.string(self.whole)?;
         let (namespace, name) = match text.split_once('/') {
             None | Some(("*", _)) => (None, text.trim_start_matches("*/")),
-            Some((".", name)) => (Some(self.key.namespace.clone()), name),
-            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            Some((".", name)) => (Some(Arc::clone(&self.key.namespace)), name),
+            Some((namespace, name)) => (Some(namespace.into()), name),
         };
         match name.parse::<HostPattern>() {
             Ok(pattern) => {

@@ -4,7 +4,7 @@
 //!   lines, and every finding about it is collected: nobody fixes a file one error at a time.
 //! - What Istio has and this version does not is an error that says so. What neither knows is an
 //!   error that names the nearest field.
-//! - A Secret's bytes appear in no message and no `Debug`.
+//! - A Secret's bytes appear in no message and no `Debug`, and are not kept.
 //!
 //! Deliberately not here: what concerns more than one resource.
 
@@ -23,7 +23,7 @@ pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
-pub(crate) use secret::{Secret, SecretBytes};
+pub(crate) use secret::Secret;
 pub(crate) use server_tls::{ClientAuth, ClientCa, Credential, Tls};
 pub(crate) use service::{Service, ServicePort, TargetPort};
 pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};

@@ -2,17 +2,18 @@
 //! kind's own type.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::fields::{Field, Fields, Finding, Problems, did_you_mean, not_supported};
 use super::virtual_service;
 use super::{EndpointSlice, Gateway, Secret, Service, ServiceEntry, VirtualService};
 use super::{destination_rule, endpoint_slice, gateway, secret, service, service_entry};
+use crate::config::compile::Identities;
 use crate::config::source::document::Node;
 use crate::snapshot::Severity;
 
 /// The namespace of a document that names none, as with kubectl.
-const DEFAULT_NAMESPACE: &str = "default";
+static DEFAULT_NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
 
 const NETWORKING: &str = "networking.istio.io";
 
@@ -80,8 +81,8 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) kind: Kind,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl fmt::Display for Key {
@@ -97,7 +98,7 @@ pub(crate) struct Resource {
     /// From 1, counted from the first line of the document's part.
     pub(crate) line: u64,
     /// `metadata.creationTimestamp` as written, or empty: RFC 3339 in UTC sorts as text.
-    pub(crate) created: String,
+    pub(crate) created: Box<str>,
     pub(crate) spec: Spec,
 }
 
@@ -116,7 +117,7 @@ pub(crate) enum Spec {
 }
 
 /// What one document yields.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Parsed {
     pub(crate) resources: Vec<Arc<Resource>>,
     /// Resources that are there and cannot be used.
@@ -127,14 +128,15 @@ pub(crate) struct Parsed {
     pub(crate) findings: Vec<(String, Finding)>,
 }
 
-/// Reads the resources of one document.
-pub(crate) fn parse(node: &Node) -> Parsed {
+/// Reads the resources of one document; `identities` loads what Secrets hold.
+pub(crate) fn parse(node: &Node, identities: &dyn Identities) -> Parsed {
     let mut parsed = Parsed::default();
-    read(&Field::root(node), &mut parsed);
+    read(&Field::root(node), identities, &mut parsed);
+    parsed.resources.shrink_to_fit();
     parsed
 }
 
-fn read(root: &Field<'_>, parsed: &mut Parsed) {
+fn read(root: &Field<'_>, identities: &dyn Identities, parsed: &mut Parsed) {
     let mut problems = Problems::default();
     let Some(mut fields) = root.fields(&mut problems) else {
         problems.findings.clear();
@@ -146,29 +148,35 @@ fn read(root: &Field<'_>, parsed: &mut Parsed) {
         return parsed.fail(None, problems);
     };
     if kind == "List" || (kind.ends_with("List") && fields.take("items").is_some()) {
-        return read_list(&mut fields, parsed);
+        return read_list(&mut fields, identities, parsed);
     }
     match known_kind(version, kind, &mut fields, &mut problems) {
-        Some(kind) => read_resource(kind, fields, problems, parsed),
+        Some(kind) => read_resource(kind, fields, problems, identities, parsed),
         None => parsed.note(String::new(), problems),
     }
 }
 
-fn read_list(fields: &mut Fields<'_>, parsed: &mut Parsed) {
+fn read_list(fields: &mut Fields<'_>, identities: &dyn Identities, parsed: &mut Parsed) {
     let mut problems = Problems::default();
     let items = fields.take("items").map(|items| items.items(&mut problems)).unwrap_or_default();
     for item in items {
-        read(&item, parsed);
+        read(&item, identities, parsed);
     }
     parsed.note(String::new(), problems);
 }
 
-fn read_resource(kind: Kind, mut fields: Fields<'_>, mut problems: Problems, parsed: &mut Parsed) {
+fn read_resource(
+    kind: Kind,
+    mut fields: Fields<'_>,
+    mut problems: Problems,
+    identities: &dyn Identities,
+    parsed: &mut Parsed,
+) {
     let Some(meta) = Meta::read(&mut fields, &mut problems) else {
         return parsed.fail(None, problems);
     };
     let key = Key { kind, namespace: meta.namespace, name: meta.name };
-    let spec = read_spec(&key, &mut fields, &mut problems);
+    let spec = read_spec(&key, &mut fields, &mut problems, identities);
     let good = !problems.has_errors();
     let spec = spec.map(|(spec, findings)| {
         problems.findings.extend(findings);
@@ -255,23 +263,23 @@ fn report_unknown_kind(
 }
 
 struct Meta {
-    name: String,
-    namespace: String,
-    created: String,
+    name: Arc<str>,
+    namespace: Arc<str>,
+    created: Box<str>,
 }
 
 impl Meta {
     fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Self> {
         let metadata = fields.require("metadata", problems)?;
         let mut metadata = metadata.fields(problems)?;
-        let name = metadata.require("name", problems)?.string(problems)?.to_owned();
+        let name = metadata.require("name", problems)?.string(problems)?.into();
         let namespace = match metadata.take("namespace") {
-            Some(field) => field.string(problems)?.to_owned(),
-            None => DEFAULT_NAMESPACE.to_owned(),
+            Some(field) => field.string(problems)?.into(),
+            None => Arc::clone(&DEFAULT_NAMESPACE),
         };
         let created = metadata.take("creationTimestamp");
         let created = created.and_then(|field| field.string(problems)).unwrap_or_default();
-        Some(Self { name, namespace, created: created.to_owned() })
+        Some(Self { name, namespace, created: created.into() })
     }
 }
 
@@ -280,6 +288,7 @@ fn read_spec(
     key: &Key,
     fields: &mut Fields<'_>,
     problems: &mut Problems,
+    identities: &dyn Identities,
 ) -> Option<(Spec, Vec<Finding>)> {
     let whole = |spec| (spec, Vec::new());
     match key.kind {
@@ -302,7 +311,9 @@ fn read_spec(
         Kind::EndpointSlice => {
             endpoint_slice::read(fields, problems).map(|spec| whole(Spec::EndpointSlice(spec)))
         }
-        Kind::Secret => secret::read(fields, problems).map(|spec| whole(Spec::Secret(spec))),
+        Kind::Secret => {
+            secret::read(fields, problems, identities).map(|spec| whole(Spec::Secret(spec)))
+        }
     }
 }
 

@@ -1,45 +1,64 @@
-//! `Secret`: the bytes of certificates and keys.
+//! `Secret`: a certificate and its key, or what clients are checked with.
+//!
+//! Pairs are loaded when they are read, and their text is not kept: of ten thousand Secrets, what
+//! is served is what remains in memory.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::fields::{Field, Fields, Problems};
+use crate::config::compile::{ClientTrust, Identities, LoadedPair};
 
 /// A Secret, whatever its type.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Secret {
-    /// By key; `stringData` wins over `data`, as in Kubernetes.
-    pub(crate) keys: BTreeMap<String, SecretBytes>,
+    /// Certificate and key, or why there are none.
+    pub(crate) pair: Result<LoadedPair, String>,
+    /// What clients are checked with, if there is any.
+    trust: Option<Result<ClientTrust, String>>,
+    /// The names of its keys, as a message shows them.
+    keys: Box<str>,
 }
 
-/// Bytes that are shown nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct SecretBytes(pub(crate) Arc<[u8]>);
+impl Secret {
+    /// The Secret with the contents `keys`.
+    pub(crate) fn load(keys: &BTreeMap<String, Vec<u8>>, identities: &dyn Identities) -> Self {
+        let pair = choose_pair(keys).and_then(|(chain, key)| identities.load(chain, key));
+        Self { pair, trust: choose_trust(keys), keys: names(keys).into() }
+    }
 
-impl fmt::Debug for SecretBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} secret bytes", self.0.len())
+    /// CA and revocation lists, or why there are none.
+    pub(crate) fn trust(&self) -> Result<ClientTrust, String> {
+        self.trust.clone().unwrap_or_else(|| {
+            Err(format!(
+                "found secret, but didn't have expected keys (cacert) or (ca.crt), which clients \
+                 are checked against; found: {}",
+                self.keys
+            ))
+        })
     }
 }
 
-/// Reads `data` and `stringData`; other fields are Kubernetes' affair.
-pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Secret> {
+/// Reads `data` and `stringData`, which wins as in Kubernetes; other fields are Kubernetes' affair.
+pub(super) fn read(
+    fields: &mut Fields<'_>,
+    problems: &mut Problems,
+    identities: &dyn Identities,
+) -> Option<Secret> {
     let mut keys = BTreeMap::new();
-    for entry in entries(fields.take("data"), problems) {
-        if let Some(bytes) = decode(&entry.1, problems) {
-            keys.insert(entry.0, bytes);
+    for (key, field) in entries(fields.take("data"), problems) {
+        if let Some(bytes) = decode(&field, problems) {
+            keys.insert(key, bytes);
         }
     }
-    for entry in entries(fields.take("stringData"), problems) {
-        if let Some(text) = entry.1.string(problems) {
-            keys.insert(entry.0, SecretBytes(text.as_bytes().into()));
+    for (key, field) in entries(fields.take("stringData"), problems) {
+        if let Some(text) = field.string(problems) {
+            keys.insert(key, text.into());
         }
     }
-    Some(Secret { keys })
+    (!problems.has_errors()).then(|| Secret::load(&keys, identities))
 }
 
 fn entries<'a>(field: Option<Field<'a>>, problems: &mut Problems) -> Vec<(String, Field<'a>)> {
@@ -47,7 +66,7 @@ fn entries<'a>(field: Option<Field<'a>>, problems: &mut Problems) -> Vec<(String
     fields.all().map(|(key, field)| (key.to_owned(), field)).collect()
 }
 
-fn decode(field: &Field<'_>, problems: &mut Problems) -> Option<SecretBytes> {
+fn decode(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<u8>> {
     // A PEM file in base64 is often wrapped.
     let text: String = field.string(problems)?.split_ascii_whitespace().collect();
     let bytes = BASE64_STANDARD.decode(text);
@@ -55,5 +74,40 @@ fn decode(field: &Field<'_>, problems: &mut Problems) -> Option<SecretBytes> {
         let cause = "plain text belongs in `stringData`; `base64 -w0 FILE` encodes a file";
         problems.error(field, "is not base64", cause);
     }
-    bytes.ok().map(|bytes| SecretBytes(bytes.into()))
+    bytes.ok()
+}
+
+/// Certificate chain and key, by either of the names that Istio knows.
+fn choose_pair(keys: &BTreeMap<String, Vec<u8>>) -> Result<(&[u8], &[u8]), String> {
+    let mut empty = None;
+    for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
+        let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
+        if !chain.is_empty() && !private.is_empty() {
+            return Ok((chain, private));
+        }
+        empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
+    }
+    Err(empty.unwrap_or_else(|| {
+        format!(
+            "found secret, but didn't have expected keys (cert and key) or (tls.crt and tls.key); \
+             found: {}",
+            names(keys)
+        )
+    }))
+}
+
+/// CA and revocation lists, by either of the names that Istio knows.
+fn choose_trust(keys: &BTreeMap<String, Vec<u8>>) -> Option<Result<ClientTrust, String>> {
+    let known = [("cacert", "crl"), ("ca.crt", "ca.crl")];
+    let (name, ca, crl) =
+        known.iter().find_map(|(ca, crl)| Some((ca, keys.get(*ca)?, keys.get(*crl))))?;
+    if ca.is_empty() {
+        return Some(Err(format!("found key \"{name}\", but it was empty")));
+    }
+    let crl = crl.map(|crl| crl.as_slice().into());
+    Some(Ok(ClientTrust { ca: ca.as_slice().into(), crl }))
+}
+
+fn names(keys: &BTreeMap<String, Vec<u8>>) -> String {
+    keys.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

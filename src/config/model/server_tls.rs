@@ -3,6 +3,8 @@
 //! What would leave clients unchecked that somebody wanted checked is an error, also where Istio
 //! ignores it.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
@@ -25,11 +27,11 @@ pub(crate) struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credential {
     Files {
-        certificate: Located<String>,
-        key: Located<String>,
+        certificate: Located<Arc<str>>,
+        key: Located<Arc<str>>,
     },
     /// A Secret in the gateway's own namespace.
-    Secret(Located<String>),
+    Secret(Located<Arc<str>>),
 }
 
 /// Modes MUTUAL and OPTIONAL_MUTUAL.
@@ -37,18 +39,18 @@ pub(crate) enum Credential {
 pub(crate) struct ClientAuth {
     pub(crate) ca: ClientCa,
     /// A file of revocation lists.
-    pub(crate) crl: Option<Located<String>>,
+    pub(crate) crl: Option<Located<Arc<str>>>,
     pub(crate) demands: ClientDemands,
 }
 
 /// Where the certificates of the clients' CAs come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ClientCa {
-    File(Located<String>),
+    File(Located<Arc<str>>),
     /// The server's own Secret, or the one beside it whose name ends in `-cacert`.
-    OfCredential(Located<String>),
+    OfCredential(Located<Arc<str>>),
     /// A Secret for this alone.
-    Secret(Located<String>),
+    Secret(Located<Arc<str>>),
 }
 
 /// Fields that make no sense without TLS.
@@ -191,7 +193,7 @@ impl TlsReader<'_> {
         }
     }
 
-    fn read_secret_name(&mut self, field: &Field<'_>) -> Option<Located<String>> {
+    fn read_secret_name(&mut self, field: &Field<'_>) -> Option<Located<Arc<str>>> {
         let name = field.located(self.whole)?;
         if name.value.contains('/') || name.value.is_empty() {
             let cause = "the Secret is always looked up in the gateway's own namespace";

@@ -8,7 +8,7 @@
 //! Pure: the caller brings the time.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Without a change for so long, a burst is over.
@@ -50,9 +50,15 @@ impl Burst {
     }
 
     /// The file at `path` was closed by somebody who could write.
-    pub(super) fn close(&mut self, path: &PathBuf, now: Instant) {
+    pub(super) fn close(&mut self, path: &Path, now: Instant) {
         self.writing.remove(path);
         self.change(now);
+    }
+
+    /// What was at `path` was removed or renamed: whoever has it open closes it under no name, or
+    /// another.
+    pub(super) fn abandon(&mut self, path: &Path) {
+        self.writing.retain(|open| !open.starts_with(path));
     }
 
     /// When to act, if there is anything to act on.
@@ -122,5 +128,14 @@ mod tests {
         assert_eq!(burst.due(), Some(start + WRITING_MAX), "for a bounded time");
         burst.close(&b, start + 3 * MS);
         assert_eq!(burst.due(), Some(start), "at once when it is closed");
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_while_it_is_written_is_not_awaited() {
+        let (mut burst, start) = (Burst::default(), Instant::now());
+        burst.write(PathBuf::from("new"), start);
+        burst.abandon(Path::new("new"));
+        burst.change(start + MS);
+        assert_eq!(burst.due(), Some(start), "at once: it is closed under its other name");
     }
 }

@@ -6,12 +6,14 @@
 //! - Links are followed. Each real directory is read once, so a loop ends where it begins.
 //! - A file that cannot be read is an entry that says why. A directory that cannot be read keeps
 //!   the files that it had: unreadable is not deleted.
-//! - Contents that did not change are the same `Arc` as before.
+//! - Contents are handed out when they change, and not kept.
+//! - A directory is watched before it is read, so that nothing happens unseen in between. Then
+//!   [`refresh`](Directory::refresh) looks only at the entry that something happened to.
 //!
 //! Deliberately not here: what the files say ([`document`]), and noticing changes
 //! ([`watch`](super::watch)).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
@@ -21,11 +23,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::cache::FileCache;
 use super::document;
-use super::link;
-use super::watch::{Interest, Places};
-use crate::config::compile::{MountedSecret, SourceFile};
+use super::look::{self, FileError, Seen};
+use super::watch::{Watcher, follow};
+use crate::config::compile::{Changes, FileState, MountedSecret, SourceFile};
+use crate::config::parallel;
 
 /// More files than this are a mistake, such as `/` for a source.
 const FILES_MAX: usize = 100_000;
@@ -36,20 +38,67 @@ const DEPTH_MAX: usize = 32;
 /// The sub-directory of the root whose sub-directories are Secrets.
 const SECRETS: &str = "secrets";
 
-/// The files below a root, as the last scan found them.
+const FILE_BYTES_MAX: u64 = document::FILE_BYTES_MAX as u64;
+
+/// The files below a root, as they were looked at last.
 pub(crate) struct Directory {
     root: PathBuf,
-    cache: FileCache,
-    found: Tree,
-}
-
-/// What a scan finds.
-#[derive(Default)]
-struct Tree {
-    files: BTreeMap<PathBuf, SourceFile>,
-    secrets: BTreeMap<PathBuf, MountedSecret>,
+    files: BTreeMap<Arc<PathBuf>, Seen>,
+    /// What is wrong with directories, and with the files of Secrets.
+    reports: BTreeMap<Arc<PathBuf>, String>,
+    secrets: BTreeMap<Arc<PathBuf>, Keys>,
     places: Places,
 }
+
+/// The files of a Secret, by their names.
+type Keys = Box<[(OsString, Seen)]>;
+
+/// Where a change can change what is found.
+#[derive(Default)]
+struct Places {
+    /// Real directories.
+    directories: HashMap<PathBuf, Place>,
+    /// Entries that are links, or that links lead to.
+    links: HashMap<PathBuf, Way>,
+    /// The directories of files by the paths that they were found by.
+    found: HashSet<Arc<PathBuf>>,
+}
+
+/// A directory that was read.
+#[derive(Debug, Clone)]
+struct Place {
+    /// As it was found below the root.
+    path: Arc<PathBuf>,
+    kind: PlaceKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlaceKind {
+    Files,
+    /// `secrets`: its sub-directories are Secrets.
+    Secrets,
+    Secret,
+}
+
+/// What is found by way of a link.
+#[derive(Debug, Clone)]
+enum Way {
+    /// The keys of this Secret, and nothing else.
+    Secret(Arc<PathBuf>),
+    Tree,
+}
+
+impl Way {
+    fn widen(&mut self, other: &Self) {
+        if !matches!((&*self, other), (Self::Secret(own), Self::Secret(other)) if own == other) {
+            *self = Self::Tree;
+        }
+    }
+}
+
+/// Everything has to be looked at: what happened to an entry is about directories or links.
+#[derive(Debug)]
+pub(crate) struct NeedsScan;
 
 /// The source directory cannot be used.
 #[derive(Debug)]
@@ -77,94 +126,300 @@ impl fmt::Display for DirectoryError {
 impl std::error::Error for DirectoryError {}
 
 impl Directory {
-    /// The source below `root`, scanned once.
-    ///
-    /// # Errors
-    /// `root` is no directory that can be read.
-    pub(crate) fn open(root: &Path) -> Result<Self, DirectoryError> {
-        let cache = FileCache::new(document::FILE_BYTES_MAX as u64);
-        let mut directory = Self { root: root.to_owned(), cache, found: Tree::default() };
-        directory.scan()?;
-        Ok(directory)
+    /// The source below `root`, not looked at yet.
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            files: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            places: Places::default(),
+        }
     }
 
-    /// Looks again; says whether anything is different.
+    /// Looks at everything; returns what is different.
     ///
     /// # Errors
     /// The root cannot be read; everything stays as it was.
-    pub(crate) fn scan(&mut self) -> Result<bool, DirectoryError> {
-        let mut scan = Scan {
-            cache: &mut self.cache,
-            before: &self.found,
-            tree: Tree::default(),
-            visited: BTreeSet::new(),
+    pub(crate) fn scan(&mut self, watcher: &mut dyn Watcher) -> Result<Changes, DirectoryError> {
+        let mut walk = Walk::new(watcher);
+        walk.root(&self.root).map_err(|error| DirectoryError { root: self.root.clone(), error })?;
+        let Walk { files, mut reports, secrets, kept, places, .. } = walk;
+        self.places = places;
+        let mut changes = Changes::default();
+        self.forget_unless(&files, &secrets, &kept, &mut changes);
+        self.look_at_files(files, &mut changes);
+        for (path, names) in secrets {
+            self.look_at_secret(path, names, &mut reports, &mut changes);
+        }
+        self.report(reports, &mut changes);
+        Ok(changes)
+    }
+
+    /// Looks at `entry` of a real directory, which something happened to; returns what is
+    /// different.
+    ///
+    /// # Errors
+    /// It takes more than that.
+    pub(crate) fn refresh(
+        &mut self,
+        entry: &Path,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Changes, NeedsScan> {
+        match self.places.links.get(entry) {
+            Some(Way::Secret(path)) => return self.refresh_secret(&Arc::clone(path), watcher),
+            Some(Way::Tree) => return Err(NeedsScan),
+            None => {}
+        }
+        let (Some(directory), Some(name)) = (entry.parent(), entry.file_name()) else {
+            return Ok(Changes::default());
         };
-        scan.root(&self.root).map_err(|error| DirectoryError { root: self.root.clone(), error })?;
-        let tree = scan.tree;
-        self.cache.sweep();
-        let differs = !tree.is_same(&self.found);
-        self.found = tree;
-        Ok(differs)
+        let Some(Place { path, kind }) = self.places.directories.get(directory).cloned() else {
+            return Ok(Changes::default());
+        };
+        match kind {
+            PlaceKind::Secret => self.refresh_secret(&path, watcher),
+            _ if is_hidden(name) => Ok(Changes::default()),
+            PlaceKind::Files | PlaceKind::Secrets => {
+                self.refresh_entry(&path.join(name), kind, watcher)
+            }
+        }
+    }
+
+    /// Whether something that happens to `entry` of a real directory may be of interest; if not
+    /// `comes_or_goes`, then only to its contents.
+    pub(crate) fn concerns(&self, entry: &Path, comes_or_goes: bool) -> bool {
+        if self.places.links.contains_key(entry) {
+            return true;
+        }
+        let (Some(directory), Some(name)) = (entry.parent(), entry.file_name()) else {
+            return false;
+        };
+        self.places.directories.get(directory).is_some_and(|place| match place.kind {
+            PlaceKind::Secret => true,
+            PlaceKind::Files | PlaceKind::Secrets => {
+                !is_hidden(name) && (comes_or_goes || is_yaml(name))
+            }
+        })
     }
 
     /// Reads every file again at the next scan, whatever its times say.
     pub(crate) fn distrust(&mut self) {
-        self.cache.distrust();
+        let keys = self.secrets.values_mut().flat_map(|keys| keys.iter_mut().map(|(_, seen)| seen));
+        self.files.values_mut().chain(keys).for_each(Seen::distrust);
     }
 
-    /// The source files, sorted by path.
-    pub(crate) fn files(&self) -> Vec<SourceFile> {
-        self.found.files.values().cloned().collect()
+    /// All that was found is gone.
+    pub(crate) fn forget(self) -> Changes {
+        let files = self.files.keys().chain(self.reports.keys()).map(gone).collect();
+        let secrets = self.secrets.keys().map(|path| secret(path, None)).collect();
+        Changes { files, secrets, ..Changes::default() }
     }
 
-    /// The mounted Secrets, sorted by path.
-    pub(crate) fn secrets(&self) -> Vec<MountedSecret> {
-        let copy = |secret: &MountedSecret| MountedSecret {
-            name: secret.name.clone(),
-            keys: secret.keys.clone(),
-            path: Arc::clone(&secret.path),
-        };
-        self.found.secrets.values().map(copy).collect()
+    /// Whether nothing was found.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.secrets.is_empty() && self.reports.is_empty()
     }
 
-    /// Where a change can change what the next scan finds.
-    pub(crate) fn places(&self) -> &Places {
-        &self.found.places
+    /// Forgets what is in none of `files` and `secrets` and below none of `kept`.
+    fn forget_unless(
+        &mut self,
+        files: &BTreeSet<Arc<PathBuf>>,
+        secrets: &BTreeMap<Arc<PathBuf>, Vec<OsString>>,
+        kept: &[PathBuf],
+        changes: &mut Changes,
+    ) {
+        let is_kept = |path: &Path| kept.iter().any(|kept| path.starts_with(kept));
+        self.files.retain(|path, _| {
+            let stays = files.contains(path) || is_kept(path);
+            if !stays {
+                changes.files.push(gone(path));
+            }
+            stays
+        });
+        self.secrets.retain(|path, _| {
+            let stays = secrets.contains_key(path) || is_kept(path);
+            if !stays {
+                changes.secrets.push(secret(path, None));
+            }
+            stays
+        });
     }
-}
 
-impl Tree {
-    fn is_same(&self, other: &Self) -> bool {
-        let files = self.files.values().zip(other.files.values());
-        let secrets = self.secrets.values().zip(other.secrets.values());
-        self.files.len() == other.files.len()
-            && self.secrets.len() == other.secrets.len()
-            && files.into_iter().all(|(a, b)| is_same_file(a, b))
-            && secrets.into_iter().all(|(a, b)| is_same_secret(a, b))
-    }
-}
-
-fn is_same_file(a: &SourceFile, b: &SourceFile) -> bool {
-    a.path == b.path
-        && match (&a.content, &b.content) {
-            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
-            (Err(a), Err(b)) => a == b,
-            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    fn look_at_files(&mut self, files: BTreeSet<Arc<PathBuf>>, changes: &mut Changes) {
+        let (known, new): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|path| self.files.contains_key(path));
+        for path in known {
+            self.look_at_file(&path, changes);
         }
+        let looked = parallel::map(&new, |path| {
+            let mut seen = Seen::default();
+            let content = seen.look(path, FILE_BYTES_MAX);
+            (seen, content)
+        });
+        for (path, (seen, content)) in new.into_iter().zip(looked) {
+            changes.files.extend(content.map(|content| source_file(&path, content)));
+            self.files.insert(path, seen);
+        }
+    }
+
+    fn look_at_file(&mut self, path: &Arc<PathBuf>, changes: &mut Changes) {
+        let seen = self.files.entry(Arc::clone(path)).or_default();
+        let content = seen.look(path, FILE_BYTES_MAX);
+        changes.files.extend(content.map(|content| source_file(path, content)));
+    }
+
+    /// Looks at the files `names` of the Secret at `path`.
+    fn look_at_secret(
+        &mut self,
+        path: Arc<PathBuf>,
+        names: Vec<OsString>,
+        reports: &mut BTreeMap<Arc<PathBuf>, String>,
+        changes: &mut Changes,
+    ) {
+        let old = self.secrets.remove(&path);
+        let mut differs =
+            old.as_ref().is_none_or(|old| !old.iter().map(|(name, _)| name).eq(&names));
+        let mut old: HashMap<_, _> = old.into_iter().flatten().collect();
+        let (mut keys, mut contents) = (Vec::with_capacity(names.len()), Vec::new());
+        for name in names {
+            let mut seen = old.remove(&name).unwrap_or_default();
+            let content = seen.look(&path.join(&name), FILE_BYTES_MAX);
+            differs |= content.is_some();
+            contents.push(content);
+            keys.push((name, seen));
+        }
+        for (name, seen) in &keys {
+            if let Some(Err(error)) = seen.content() {
+                reports.insert(Arc::new(path.join(name)), error.what.clone());
+            }
+        }
+        if differs {
+            let known = keys.iter().zip(contents).filter_map(|((name, _), content)| {
+                let content =
+                    content.unwrap_or_else(|| look::bytes(&path.join(name), FILE_BYTES_MAX));
+                Some((name.to_string_lossy().into_owned(), content.ok()?))
+            });
+            changes.secrets.push(secret(&path, Some(known.collect())));
+        }
+        self.secrets.insert(path, keys.into());
+    }
+
+    /// Makes `reports` the things to say, in the place of files.
+    fn report(&mut self, reports: BTreeMap<Arc<PathBuf>, String>, changes: &mut Changes) {
+        for path in self.reports.keys().filter(|path| !reports.contains_key(*path)) {
+            changes.files.push(gone(path));
+        }
+        for (path, what) in &reports {
+            if self.reports.get(path) != Some(what) {
+                let state = FileState::Unreadable(what.clone());
+                changes.files.push(SourceFile { path: Arc::clone(path), state });
+            }
+        }
+        self.reports = reports;
+    }
+
+    /// What there is to say about all but what is below `path`.
+    fn reports_outside(&self, path: &Path) -> impl Iterator<Item = (Arc<PathBuf>, String)> {
+        let outside = self.reports.iter().filter(move |(report, _)| !report.starts_with(path));
+        outside.map(|(path, what)| (Arc::clone(path), what.clone()))
+    }
+
+    fn refresh_secret(
+        &mut self,
+        path: &Arc<PathBuf>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Changes, NeedsScan> {
+        let mut walk = Walk::new(watcher);
+        let real = fs::canonicalize(&**path).map_err(|_| NeedsScan)?;
+        walk.secret(path, real);
+        let Walk { secrets, kept, places, mut reports, .. } = walk;
+        if !kept.is_empty() {
+            return Err(NeedsScan);
+        }
+        self.places.directories.extend(places.directories);
+        for (entry, way) in places.links {
+            let known = self.places.links.entry(entry);
+            known.and_modify(|known| known.widen(&way)).or_insert(way);
+        }
+        reports.extend(self.reports_outside(path));
+        let mut changes = Changes::default();
+        for (path, names) in secrets {
+            self.look_at_secret(path, names, &mut reports, &mut changes);
+        }
+        self.report(reports, &mut changes);
+        Ok(changes)
+    }
+
+    /// Looks at the entry at `path` of a directory of the kind `kind`.
+    fn refresh_entry(
+        &mut self,
+        path: &Path,
+        kind: PlaceKind,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Changes, NeedsScan> {
+        let path = Arc::new(path.to_owned());
+        let is_secret = kind == PlaceKind::Secrets;
+        if self.places.found.contains(&path)
+            || self.reports.contains_key(&path)
+            || self.files.len() >= FILES_MAX - 1
+        {
+            return Err(NeedsScan);
+        }
+        let mut changes = Changes::default();
+        match fs::symlink_metadata(&*path) {
+            Ok(metadata) if metadata.is_dir() && is_secret => {
+                return self.refresh_secret(&path, watcher);
+            }
+            Ok(metadata) if metadata.is_file() && !self.secrets.contains_key(&path) => {
+                if path.file_name().is_some_and(is_yaml) {
+                    self.look_at_file(&path, &mut changes);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.files.remove(&path).is_some() {
+                    changes.files.push(gone(&path));
+                }
+                if self.secrets.remove(&path).is_some() {
+                    changes.secrets.push(secret(&path, None));
+                    self.report(self.reports_outside(&path).collect(), &mut changes);
+                }
+            }
+            Ok(_) | Err(_) => return Err(NeedsScan),
+        }
+        Ok(changes)
+    }
 }
 
-fn is_same_secret(a: &MountedSecret, b: &MountedSecret) -> bool {
-    let keys = a.keys.iter().zip(&b.keys);
-    a.path == b.path
-        && a.keys.len() == b.keys.len()
-        && keys.into_iter().all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+fn gone(path: &Arc<PathBuf>) -> SourceFile {
+    SourceFile { path: Arc::clone(path), state: FileState::Gone }
 }
 
-/// One scan under way.
-struct Scan<'a> {
-    cache: &'a mut FileCache,
-    before: &'a Tree,
-    tree: Tree,
+fn source_file(path: &Arc<PathBuf>, content: Result<Vec<u8>, FileError>) -> SourceFile {
+    let state = match content {
+        Ok(bytes) => FileState::Content(bytes),
+        Err(error) => FileState::Unreadable(error.what),
+    };
+    SourceFile { path: Arc::clone(path), state }
+}
+
+fn secret(path: &Arc<PathBuf>, keys: Option<BTreeMap<String, Vec<u8>>>) -> MountedSecret {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into();
+    MountedSecret { name, path: Arc::clone(path), keys }
+}
+
+/// One walk under way.
+struct Walk<'a> {
+    watcher: &'a mut dyn Watcher,
+    files: BTreeSet<Arc<PathBuf>>,
+    /// Whether there are more files than are read.
+    is_full: bool,
+    reports: BTreeMap<Arc<PathBuf>, String>,
+    /// The names of their files, sorted.
+    secrets: BTreeMap<Arc<PathBuf>, Vec<OsString>>,
+    /// Directories that cannot be read: what they held stays.
+    kept: Vec<PathBuf>,
+    places: Places,
     /// Device and inode of the directories that were read.
     visited: BTreeSet<(u64, u64)>,
 }
@@ -173,145 +428,164 @@ struct Scan<'a> {
 struct Entry {
     name: OsString,
     path: PathBuf,
-    is_dir: bool,
+    /// The real directory, if it is one.
+    directory: Option<PathBuf>,
 }
 
-impl Scan<'_> {
+impl<'a> Walk<'a> {
+    fn new(watcher: &'a mut dyn Watcher) -> Self {
+        Self {
+            watcher,
+            files: BTreeSet::new(),
+            is_full: false,
+            reports: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            kept: Vec::new(),
+            places: Places::default(),
+            visited: BTreeSet::new(),
+        }
+    }
+
     fn root(&mut self, root: &Path) -> io::Result<()> {
-        self.watch_way_to(root);
-        for entry in self.entries(root, Interest::Yaml)? {
-            if entry.is_dir && entry.name == SECRETS {
-                self.secrets(&entry.path);
-            } else if !is_hidden(&entry.name) {
-                self.entry(&entry, 1);
+        let absolute = std::path::absolute(root)?;
+        self.note_way(Path::new("/"), &absolute, &Way::Tree);
+        let path = Arc::new(root.to_owned());
+        for entry in self.entries(&path, fs::canonicalize(root)?, PlaceKind::Files)? {
+            match entry.directory {
+                Some(real) if entry.name == SECRETS => self.secrets(entry.path, real),
+                _ if is_hidden(&entry.name) => {}
+                _ => self.entry(entry, 1),
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry, depth: usize) {
-        if entry.is_dir {
-            self.directory(&entry.path, depth);
+    fn entry(&mut self, entry: Entry, depth: usize) {
+        if let Some(real) = entry.directory {
+            self.directory(entry.path, real, depth);
         } else if is_yaml(&entry.name) {
-            self.file(&entry.path);
+            self.file(entry.path);
         }
     }
 
-    fn directory(&mut self, path: &Path, depth: usize) {
+    fn directory(&mut self, path: PathBuf, real: PathBuf, depth: usize) {
         if depth > DEPTH_MAX {
             let what = format!("is more than {DEPTH_MAX} directories deep, so it was not read");
             self.report(path, what);
             return;
         }
-        match self.entries(path, Interest::Yaml) {
+        let path = Arc::new(path);
+        self.places.found.insert(Arc::clone(&path));
+        match self.entries(&path, real, PlaceKind::Files) {
             Ok(entries) => {
-                let visible = entries.iter().filter(|entry| !is_hidden(&entry.name));
+                let visible = entries.into_iter().filter(|entry| !is_hidden(&entry.name));
                 visible.for_each(|entry| self.entry(entry, depth + 1));
             }
             // It was deleted since its parent was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.keep(path, &error),
+            Err(error) => self.keep(&path, &error),
         }
     }
 
-    fn file(&mut self, path: &Path) {
-        if self.tree.files.len() >= FILES_MAX {
-            return;
-        }
-        if self.tree.files.len() == FILES_MAX - 1 {
+    fn file(&mut self, path: PathBuf) {
+        if self.files.len() + 1 < FILES_MAX {
+            self.files.insert(Arc::new(path));
+        } else if !std::mem::replace(&mut self.is_full, true) {
             let what = format!("is one of more than {FILES_MAX} files, the rest was not read");
             self.report(path, what);
-            return;
         }
-        let content = self.cache.read(path).map_err(|error| error.what);
-        self.add(path, content);
     }
 
     /// The sub-directories are Secrets; files beside them are files like others.
-    fn secrets(&mut self, path: &Path) {
-        match self.entries(path, Interest::Yaml) {
+    fn secrets(&mut self, path: PathBuf, real: PathBuf) {
+        let path = Arc::new(path);
+        self.places.found.insert(Arc::clone(&path));
+        match self.entries(&path, real, PlaceKind::Secrets) {
             Ok(entries) => {
-                for entry in entries.iter().filter(|entry| !is_hidden(&entry.name)) {
-                    if entry.is_dir {
-                        self.secret(entry);
-                    } else {
-                        self.entry(entry, 2);
+                for entry in entries.into_iter().filter(|entry| !is_hidden(&entry.name)) {
+                    match entry.directory {
+                        Some(real) => self.secret(&Arc::new(entry.path), real),
+                        None => self.entry(entry, 2),
                     }
                 }
             }
-            Err(error) => self.keep(path, &error),
+            Err(error) => self.keep(&path, &error),
         }
     }
 
-    fn secret(&mut self, secret: &Entry) {
-        let entries = match self.entries(&secret.path, Interest::Everything) {
-            Ok(entries) => entries,
-            Err(error) => return self.keep(&secret.path, &error),
-        };
-        let mut keys = BTreeMap::new();
-        for entry in entries.iter().filter(|entry| !entry.is_dir) {
-            match self.cache.read(&entry.path) {
-                Ok(bytes) => drop(keys.insert(entry.name.to_string_lossy().into_owned(), bytes)),
-                Err(error) => self.report(&entry.path, error.what),
+    fn secret(&mut self, path: &Arc<PathBuf>, real: PathBuf) {
+        match self.entries(path, real, PlaceKind::Secret) {
+            Ok(entries) => {
+                let files = entries.into_iter().filter(|entry| entry.directory.is_none());
+                let names = files.map(|entry| entry.name).collect();
+                self.secrets.insert(Arc::clone(path), names);
             }
+            Err(error) => self.keep(path, &error),
         }
-        let name = secret.name.to_string_lossy().into_owned();
-        let path = Arc::new(secret.path.clone());
-        self.tree.secrets.insert(secret.path.clone(), MountedSecret { name, keys, path });
     }
 
     /// What stands in the directory at `path`, sorted; nothing where it was read before. What
     /// begins with two dots is Kubernetes' own and left out.
-    fn entries(&mut self, path: &Path, interest: Interest) -> io::Result<Vec<Entry>> {
-        let metadata = fs::metadata(path)?;
+    fn entries(
+        &mut self,
+        path: &Arc<PathBuf>,
+        real: PathBuf,
+        kind: PlaceKind,
+    ) -> io::Result<Vec<Entry>> {
+        let metadata = fs::metadata(&real)?;
         if !self.visited.insert((metadata.dev(), metadata.ino())) {
             return Ok(Vec::new());
         }
-        self.tree.places.add(fs::canonicalize(path)?, interest);
+        self.watcher.watch(&real);
         let mut entries = Vec::new();
-        for entry in fs::read_dir(path)? {
+        for entry in fs::read_dir(&real)? {
             let entry = entry?;
-            let (name, path) = (entry.file_name(), entry.path());
+            let name = entry.file_name();
             if name.as_bytes().starts_with(b"..") {
                 continue;
             }
-            if entry.file_type()?.is_symlink() {
-                self.watch_way_to(&path);
-            }
-            let is_dir = fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-            entries.push(Entry { name, path, is_dir });
+            let directory = self.follow(path, &real, &entry, kind)?;
+            entries.push(Entry { path: path.join(&name), name, directory });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
+        self.places.directories.insert(real, Place { path: Arc::clone(path), kind });
         Ok(entries)
     }
 
-    fn watch_way_to(&mut self, path: &Path) {
-        for (directory, name) in link::steps(path) {
-            self.tree.places.add(directory, Interest::Names(BTreeSet::from([name])));
+    /// The real directory that `entry` of the real directory `real` is, or leads to, if any.
+    fn follow(
+        &mut self,
+        path: &Arc<PathBuf>,
+        real: &Path,
+        entry: &fs::DirEntry,
+        kind: PlaceKind,
+    ) -> io::Result<Option<PathBuf>> {
+        let file_type = entry.file_type()?;
+        if !file_type.is_symlink() {
+            return Ok(file_type.is_dir().then(|| entry.path()));
+        }
+        let way = if kind == PlaceKind::Secret { Way::Secret(Arc::clone(path)) } else { Way::Tree };
+        self.note_way(real, Path::new(&entry.file_name()), &way);
+        let is_directory = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir());
+        if is_directory { fs::canonicalize(entry.path()).map(Some) } else { Ok(None) }
+    }
+
+    /// Watches the entries that decide what `path`, from the real directory `start` on, means.
+    fn note_way(&mut self, start: &Path, path: &Path, way: &Way) {
+        for entry in follow(start, path, self.watcher).entries() {
+            let known = self.places.links.entry(entry.clone());
+            known.and_modify(|known| known.widen(way)).or_insert_with(|| way.clone());
         }
     }
 
     /// The directory at `path` cannot be read: what it held stays.
     fn keep(&mut self, path: &Path, error: &io::Error) {
-        let files = self.before.files.iter().filter(|(file, _)| file.starts_with(path));
-        self.tree.files.extend(files.map(|(file, source)| (file.clone(), source.clone())));
-        for (at, secret) in &self.before.secrets {
-            if at.starts_with(path) {
-                let (name, keys) = (secret.name.clone(), secret.keys.clone());
-                let path = Arc::clone(&secret.path);
-                self.tree.secrets.insert(at.clone(), MountedSecret { name, keys, path });
-            }
-        }
-        self.report(path, format!("cannot be read: {error}"));
+        self.kept.push(path.to_owned());
+        self.report(path.to_owned(), format!("cannot be read: {error}"));
     }
 
-    fn report(&mut self, path: &Path, what: String) {
-        self.add(path, Err(what));
-    }
-
-    fn add(&mut self, path: &Path, content: Result<Arc<[u8]>, String>) {
-        let file = SourceFile { path: Arc::new(path.to_owned()), content };
-        self.tree.files.insert(path.to_owned(), file);
+    fn report(&mut self, path: PathBuf, what: String) {
+        self.reports.insert(Arc::new(path), what);
     }
 }
 
@@ -320,25 +594,34 @@ fn is_hidden(name: &OsStr) -> bool {
 }
 
 /// Whether a file of this name may hold resources.
-pub(super) fn is_yaml(name: &OsStr) -> bool {
+fn is_yaml(name: &OsStr) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::watch::Nobody;
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
-    /// The files below `root` and what was read of each.
-    fn found(directory: &Directory, root: &Path) -> Vec<String> {
+    /// What is told below `root`.
+    fn told(root: &Path, changes: Changes) -> Vec<String> {
         let show = |file: SourceFile| {
             let path = file.path.strip_prefix(root).unwrap().display().to_string();
-            match file.content {
-                Ok(bytes) => format!("{path}: {}", String::from_utf8_lossy(&bytes)),
-                Err(why) => format!("{path}! {why}"),
+            match file.state {
+                FileState::Content(bytes) => format!("{path}: {}", String::from_utf8_lossy(&bytes)),
+                FileState::Unreadable(why) => format!("{path}! {why}"),
+                FileState::Gone => format!("{path} is gone"),
             }
         };
-        directory.files().into_iter().map(show).collect()
+        let mut told: Vec<_> = changes.files.into_iter().map(show).collect();
+        told.sort();
+        told
+    }
+
+    /// What the first scan below `root` finds.
+    fn found(root: &Path) -> Vec<String> {
+        told(root, Directory::new(root).scan(&mut Nobody).unwrap())
     }
 
     #[test]
@@ -350,8 +633,7 @@ mod tests {
         for file in ["a/b/x.yaml", "y.yml", "a/.swap.yaml", ".git/z.yaml", "notes.txt"] {
             fs::write(root.join(file), "k: v").unwrap();
         }
-        let directory = Directory::open(root).unwrap();
-        assert_eq!(found(&directory, root), ["a/b/x.yaml: k: v", "y.yml: k: v"]);
+        assert_eq!(found(root), ["a/b/x.yaml: k: v", "y.yml: k: v"]);
     }
 
     #[test]
@@ -364,8 +646,7 @@ mod tests {
         // Sparse: nothing is written.
         large.set_len(document::FILE_BYTES_MAX as u64 + 1).unwrap();
         symlink("missing.yaml", root.join("c-dangling.yaml")).unwrap();
-        let directory = Directory::open(root).unwrap();
-        let found = found(&directory, root);
+        let found = found(root);
         assert_eq!(found[0], "a-fifo.yaml! is no regular file");
         assert!(found[1].starts_with("b-large.yaml! is larger than 10485760 bytes"), "{found:?}");
         assert!(found[2].starts_with("c-dangling.yaml! No such file"), "{found:?}");
@@ -381,8 +662,7 @@ mod tests {
         symlink("..", root.join("a/up")).unwrap();
         symlink("a", root.join("again")).unwrap();
         symlink("itself.yaml", root.join("itself.yaml")).unwrap();
-        let directory = Directory::open(root).unwrap();
-        let found = found(&directory, root);
+        let found = found(root);
         assert_eq!(found[0], "a/x.yaml: k: v");
         assert!(
             found[1].starts_with("itself.yaml! Too many levels of symbolic links"),
@@ -397,7 +677,7 @@ mod tests {
         let deep = dir.path().join(["d"; DEPTH_MAX + 1].join("/"));
         fs::create_dir_all(&deep).unwrap();
         fs::write(deep.join("x.yaml"), "k: v").unwrap();
-        let found = found(&Directory::open(dir.path()).unwrap(), dir.path());
+        let found = found(dir.path());
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("! is more than 32 directories deep"), "{found:?}");
     }
@@ -412,12 +692,152 @@ mod tests {
         symlink("..1", root.join("secrets/cred/..data")).unwrap();
         symlink("..data/tls.crt", root.join("secrets/cred/tls.crt")).unwrap();
         fs::write(root.join("secrets/beside.yaml"), "k: v").unwrap();
-        let directory = Directory::open(root).unwrap();
-        assert_eq!(found(&directory, root), ["secrets/beside.yaml: k: v"]);
-        let secrets = directory.secrets();
-        assert_eq!(secrets.len(), 1);
-        assert_eq!(secrets[0].name, "cred");
-        assert_eq!(secrets[0].keys.keys().collect::<Vec<_>>(), ["tls.crt"]);
-        assert_eq!(&*secrets[0].keys["tls.crt"], b"c");
+        let changes = Directory::new(root).scan(&mut Nobody).unwrap();
+        assert_eq!(changes.secrets.len(), 1);
+        let MountedSecret { name, keys, .. } = &changes.secrets[0];
+        assert_eq!(**name, *"cred");
+        assert_eq!(*keys, Some(BTreeMap::from([("tls.crt".to_owned(), b"c".to_vec())])));
+        assert_eq!(told(root, changes), ["secrets/beside.yaml: k: v"]);
+    }
+
+    /// A directory that was scanned, with two files and a Secret.
+    fn scanned() -> (tempfile::TempDir, Directory) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("secrets/cred")).unwrap();
+        for file in ["a.yaml", "b.yaml", "secrets/cred/tls.crt", "secrets/cred/tls.key"] {
+            fs::write(root.join(file), "1").unwrap();
+        }
+        let mut directory = Directory::new(root);
+        directory.scan(&mut Nobody).unwrap();
+        (dir, directory)
+    }
+
+    fn refresh(directory: &mut Directory, root: &Path, entry: &str) -> Vec<String> {
+        let entry = root.canonicalize().unwrap().join(entry);
+        told(root, directory.refresh(&entry, &mut Nobody).unwrap())
+    }
+
+    #[test]
+    fn only_the_entry_that_something_happened_to_is_looked_at() {
+        let (dir, mut directory) = scanned();
+        let root = dir.path();
+        fs::write(root.join("a.yaml"), "2").unwrap();
+        fs::write(root.join("b.yaml"), "2").unwrap();
+        assert_eq!(refresh(&mut directory, root, "b.yaml"), ["b.yaml: 2"]);
+        fs::remove_file(root.join("b.yaml")).unwrap();
+        fs::write(root.join("c.yml"), "3").unwrap();
+        assert_eq!(refresh(&mut directory, root, "c.yml"), ["c.yml: 3"]);
+        assert_eq!(refresh(&mut directory, root, "b.yaml"), ["b.yaml is gone"]);
+        fs::write(root.join("notes.txt"), "4").unwrap();
+        fs::write(root.join(".c.yaml.swp"), "4").unwrap();
+        for entry in ["notes.txt", ".c.yaml.swp", "never-there.yaml", "c.yml"] {
+            assert!(refresh(&mut directory, root, entry).is_empty(), "{entry}");
+        }
+        assert_eq!(told(root, directory.scan(&mut Nobody).unwrap()), ["a.yaml: 2"]);
+    }
+
+    #[test]
+    fn only_the_secret_that_something_happened_to_is_looked_at() {
+        let (dir, mut directory) = scanned();
+        let root = dir.path().canonicalize().unwrap();
+        let mut secrets = |entry: &str| {
+            let changes = directory.refresh(&root.join(entry), &mut Nobody).unwrap();
+            assert!(changes.files.is_empty());
+            let show = |secret: MountedSecret| {
+                let keys = secret.keys.map(|keys| keys.into_values().collect::<Vec<_>>().concat());
+                (secret.name.to_string(), keys.map(|bytes| String::from_utf8(bytes).unwrap()))
+            };
+            changes.secrets.into_iter().map(show).collect::<Vec<_>>()
+        };
+        let found = |name: &str, keys: &str| vec![(name.to_owned(), Some(keys.to_owned()))];
+        fs::write(root.join("a.yaml"), "2").unwrap();
+        fs::write(root.join("secrets/cred/tls.crt"), "2").unwrap();
+        assert_eq!(secrets("secrets/cred/tls.crt"), found("cred", "21"));
+        assert_eq!(secrets("secrets/cred/tls.crt"), []);
+        fs::create_dir(root.join("secrets/new")).unwrap();
+        fs::write(root.join("secrets/new/tls.crt"), "3").unwrap();
+        assert_eq!(secrets("secrets/new"), found("new", "3"));
+        fs::write(root.join("secrets/new/tls.crt"), "4").unwrap();
+        assert_eq!(secrets("secrets/new/tls.crt"), found("new", "4"));
+        fs::remove_dir_all(root.join("secrets/cred")).unwrap();
+        assert_eq!(secrets("secrets/cred"), [("cred".to_owned(), None)]);
+    }
+
+    #[test]
+    fn a_swap_of_kubernetes_concerns_only_its_own_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for (secret, version) in [("a", "..1"), ("a", "..2"), ("b", "..1")] {
+            let mount = root.join("secrets").join(secret);
+            fs::create_dir_all(mount.join(version)).unwrap();
+            fs::write(mount.join(version).join("tls.crt"), version).unwrap();
+            if version == "..1" {
+                symlink(version, mount.join("..data")).unwrap();
+                symlink("..data/tls.crt", mount.join("tls.crt")).unwrap();
+            }
+        }
+        let mut directory = Directory::new(&root);
+        assert_eq!(directory.scan(&mut Nobody).unwrap().secrets.len(), 2);
+        symlink("..2", root.join("secrets/a/..data_tmp")).unwrap();
+        fs::rename(root.join("secrets/a/..data_tmp"), root.join("secrets/a/..data")).unwrap();
+        let entry = root.join("secrets/a/..data");
+        assert!(directory.concerns(&entry, true));
+        let changes = directory.refresh(&entry, &mut Nobody).unwrap();
+        assert_eq!(changes.secrets.len(), 1);
+        assert_eq!(changes.secrets[0].keys.as_ref().unwrap()["tls.crt"], b"..2");
+        // The new target is of interest now, too.
+        fs::write(root.join("secrets/a/..2/tls.crt"), "3").unwrap();
+        let changes = directory.refresh(&root.join("secrets/a/..2/tls.crt"), &mut Nobody).unwrap();
+        assert_eq!(changes.secrets[0].keys.as_ref().unwrap()["tls.crt"], b"3");
+    }
+
+    #[test]
+    fn directories_and_links_need_a_scan() {
+        let (dir, mut directory) = scanned();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("deep")).unwrap();
+        fs::write(root.join("deep/c.yaml"), "3").unwrap();
+        symlink("deep/c.yaml", root.join("d.yaml")).unwrap();
+        for entry in ["deep", "d.yaml"] {
+            assert!(directory.refresh(&root.join(entry), &mut Nobody).is_err(), "{entry}");
+        }
+        let found = told(&root, directory.scan(&mut Nobody).unwrap());
+        assert_eq!(found, ["d.yaml: 3", "deep/c.yaml: 3"]);
+        fs::remove_dir_all(root.join("deep")).unwrap();
+        for entry in ["deep", "d.yaml", "deep/c.yaml"] {
+            assert!(directory.concerns(&root.join(entry), true), "{entry}");
+        }
+        assert!(directory.refresh(&root.join("deep"), &mut Nobody).is_err());
+        let found = told(&root, directory.scan(&mut Nobody).unwrap());
+        assert!(found[0].starts_with("d.yaml! No such file"), "{found:?}");
+        assert_eq!(found[1..], ["deep/c.yaml is gone"]);
+    }
+
+    #[test]
+    fn an_unreadable_directory_keeps_what_it_held() {
+        std::thread::spawn(|| {
+            if rustix::process::geteuid().is_root() {
+                // Who may read everything. The kernel knows users by thread; this one ends here.
+                let nobody = rustix::process::Uid::from_raw(65534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            }
+            let (dir, mut directory) = scanned();
+            let root = dir.path();
+            let allow = |bits| {
+                let permissions = fs::Permissions::from_mode(bits);
+                fs::set_permissions(root.join("secrets/cred"), permissions).unwrap();
+            };
+            allow(0o000);
+            let changes = directory.scan(&mut Nobody).unwrap();
+            assert!(changes.secrets.is_empty());
+            assert!(told(root, changes)[0].starts_with("secrets/cred! cannot be read"));
+            allow(0o700);
+            let changes = directory.scan(&mut Nobody).unwrap();
+            assert!(changes.secrets.is_empty(), "it is as it was");
+            assert_eq!(told(root, changes), ["secrets/cred is gone"]);
+        })
+        .join()
+        .unwrap();
     }
 }

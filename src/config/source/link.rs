@@ -3,6 +3,9 @@
 //! Kubernetes replaces mounted files by renaming a symlink that they all lead through; so whoever
 //! waits for a change of a file has to watch every directory on the way to it in which a link, or
 //! the file itself, stands.
+//!
+//! Deliberately not here: links that change while they are followed. Who watches the directories
+//! that a way leads through follows it once more when a watch was new.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,36 +15,50 @@ use std::path::{Component, Path, PathBuf};
 /// As many links as Linux follows.
 const LINKS_MAX: usize = 40;
 
-/// The real directories and the names in them: one for each link on the way to `path`, and one for
-/// the file itself. The way ends early at a directory that is missing.
-pub(super) fn steps(path: &Path) -> Vec<(PathBuf, OsString)> {
-    let mut steps = Vec::new();
-    let mut links = 0;
-    let mut real = PathBuf::from("/");
-    let mut ahead = reversed(&std::path::absolute(path).unwrap_or_default());
-    while let Some(name) = ahead.pop() {
-        if name == ".." {
-            real.pop();
-            continue;
-        }
-        let entry = real.join(&name);
-        match fs::read_link(&entry) {
-            Ok(target) if links < LINKS_MAX => {
-                links += 1;
-                steps.push((real.clone(), name));
-                if target.is_absolute() {
-                    real = PathBuf::from("/");
-                }
-                ahead.extend(reversed(&target));
+/// What a path means, as entries of real directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    /// The links that were followed.
+    pub(super) links: Vec<PathBuf>,
+    /// What they lead to, be it there or not; `None` where a directory is missing on the way.
+    pub(super) end: Option<PathBuf>,
+}
+
+impl Way {
+    /// Follows `path` from the real directory `start` on.
+    pub(super) fn from(start: &Path, path: &Path) -> Self {
+        let mut links = Vec::new();
+        let mut real = start.to_owned();
+        let mut ahead = reversed(path);
+        while let Some(name) = ahead.pop() {
+            if name == ".." {
+                real.pop();
+                continue;
             }
-            Ok(_) => break,
-            Err(_) if ahead.is_empty() => steps.push((real.clone(), name)),
-            // It exists and is no link.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => real = entry,
-            Err(_) => break,
+            let entry = real.join(&name);
+            match fs::read_link(&entry) {
+                Ok(_) if links.len() == LINKS_MAX => return Self { links, end: None },
+                Ok(target) => {
+                    links.push(entry);
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    ahead.extend(reversed(&target));
+                }
+                // It exists and is no link, or it is what is awaited.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput || ahead.is_empty() => {
+                    real = entry;
+                }
+                Err(_) => return Self { links, end: None },
+            }
         }
+        Self { links, end: Some(real) }
     }
-    steps
+
+    /// All entries that decide about it.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &PathBuf> {
+        self.links.iter().chain(&self.end)
+    }
 }
 
 /// The names in `path`, the first one last.
@@ -57,19 +74,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn steps_below(root: &Path, path: &str) -> Vec<(String, String)> {
+    fn entries_below(root: &Path, path: &str) -> Vec<String> {
         let real = root.canonicalize().unwrap();
-        steps(&real.join(path))
-            .into_iter()
-            .map(|(dir, name)| {
-                let dir = dir.strip_prefix(&real).unwrap().display().to_string();
-                (dir, name.into_string().unwrap())
-            })
-            .collect()
-    }
-
-    fn pair(dir: &str, name: &str) -> (String, String) {
-        (dir.to_owned(), name.to_owned())
+        let way = Way::from(&real, Path::new(path));
+        assert_eq!(way, Way::from(Path::new("/"), &real.join(path)));
+        let below = |entry: &PathBuf| entry.strip_prefix(&real).unwrap().display().to_string();
+        way.entries().map(below).collect()
     }
 
     #[test]
@@ -81,18 +91,18 @@ mod tests {
         symlink("..2024", mount.join("..data")).unwrap();
         symlink("..data/tls.crt", mount.join("tls.crt")).unwrap();
         assert_eq!(
-            steps_below(root.path(), "certs/tls.crt"),
-            [pair("certs", "tls.crt"), pair("certs", "..data"), pair("certs/..2024", "tls.crt"),]
+            entries_below(root.path(), "certs/tls.crt"),
+            ["certs/tls.crt", "certs/..data", "certs/..2024/tls.crt"]
         );
     }
 
     #[test]
     fn a_missing_file_is_awaited_in_its_directory() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(steps_below(root.path(), "tls.crt"), [pair("", "tls.crt")]);
-        assert_eq!(steps_below(root.path(), "missing/tls.crt"), []);
+        assert_eq!(entries_below(root.path(), "tls.crt"), ["tls.crt"]);
+        assert!(entries_below(root.path(), "missing/tls.crt").is_empty());
         symlink("missing/dir", root.path().join("link")).unwrap();
-        assert_eq!(steps_below(root.path(), "link/tls.crt"), [pair("", "link")]);
+        assert_eq!(entries_below(root.path(), "link/tls.crt"), ["link"]);
     }
 
     #[test]
@@ -100,7 +110,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         symlink("b", root.path().join("a")).unwrap();
         symlink("a", root.path().join("b")).unwrap();
-        assert_eq!(steps_below(root.path(), "a/tls.crt").len(), LINKS_MAX);
+        assert_eq!(entries_below(root.path(), "a/tls.crt").len(), LINKS_MAX);
     }
 
     #[test]
@@ -109,9 +119,6 @@ mod tests {
         let real = root.path().canonicalize().unwrap();
         fs::create_dir_all(real.join("v1")).unwrap();
         symlink(real.join("v1"), real.join("now")).unwrap();
-        assert_eq!(
-            steps_below(root.path(), "v1/../now/tls.crt"),
-            [pair("", "now"), pair("v1", "tls.crt")]
-        );
+        assert_eq!(entries_below(root.path(), "v1/../now/tls.crt"), ["now", "v1/tls.crt"]);
     }
 }

@@ -1,9 +1,9 @@
 //! Where resources come from: files, found, read and watched.
 
 mod burst;
-mod cache;
 pub(crate) mod directory;
 pub(crate) mod document;
 mod link;
+mod look;
 pub(crate) mod named;
 pub(crate) mod watch;

@@ -1,256 +1,525 @@
-//! Notices that files may have changed.
+//! Notices what happens to files.
 //!
-//! - Says only *that* something may be different: the scans find out what, and are cheap when
-//!   nothing is.
 //! - inotify watches real directories, never files or links, so a file that is replaced by a rename
 //!   is seen like any other.
-//! - Lost events, too many directories for the kernel's limit or no inotify at all cost time, never
-//!   a change: everything is looked at again now and then.
+//! - What is watched before it is looked at is never missed: each look begins with
+//!   [`watch`](Watcher::watch).
+//! - Says which entries of directories something happened to, as long as that is certain. Lost
+//!   events, directories that are moved, too many for the kernel's limit or no inotify at all mean
+//!   to look at everything, and so does the passing of time: network file systems announce nothing.
+//!
+//! Deliberately not here: what the entries mean.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-use notify::{INotifyWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
 
 use super::burst::Burst;
-use super::directory::is_yaml;
+use super::link::Way;
 
-/// Looks again although nothing was announced: network file systems announce nothing.
+/// Looks at everything again although nothing was announced.
 const RESCAN: Duration = Duration::from_secs(10);
 
-/// The same while a file is awaited whose directory may be missing, or not all can be watched.
-const RESCAN_AWAITING: Duration = Duration::from_secs(1);
+/// The same while not all can be watched; and looks at the files that are missing, whose
+/// directories may be missing, too.
+const RESCAN_OFTEN: Duration = Duration::from_secs(1);
 
-/// Events that wait for the control thread; more are lost, which means to look at everything.
-const EVENTS_MAX: usize = 4096;
+/// More entries than this are looked at all together.
+const ENTRIES_MAX: usize = 1000;
 
-/// Real directories and what is of interest in each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Places(BTreeMap<PathBuf, Interest>);
+/// Times that a way is followed again because it led through a new directory. A link that changes
+/// more often is followed by the next look.
+const ROUNDS_MAX: usize = 5;
 
-/// What is of interest in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// Every entry.
-    Everything,
-    /// The entries of these names.
-    Names(BTreeSet<OsString>),
-    /// The contents of YAML files; that any entry comes or goes, as it may be a directory or link.
-    Yaml,
+/// Room for the events of one system call.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Whoever watches directories.
+pub(crate) trait Watcher {
+    /// Watches the real directory `directory` from now on. Says whether it was not watched before:
+    /// what happened in it until now is not announced.
+    fn watch(&mut self, directory: &Path) -> bool;
 }
 
-impl Places {
-    /// Adds to what is of interest in `directory`.
-    pub(crate) fn add(&mut self, directory: PathBuf, interest: Interest) {
-        match self.0.entry(directory) {
-            btree_map::Entry::Vacant(entry) => drop(entry.insert(interest)),
-            btree_map::Entry::Occupied(mut entry) => entry.get_mut().widen(interest),
-        }
+/// Watches nothing.
+pub(crate) struct Nobody;
+
+impl Watcher for Nobody {
+    fn watch(&mut self, _directory: &Path) -> bool {
+        false
     }
 }
 
-impl Interest {
-    fn widen(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::Names(names), Self::Names(more)) => names.extend(more),
-            (Self::Yaml, Self::Yaml) => {}
-            (Self::Everything, _) => {}
-            // Both a source directory and on the way to a named file.
-            (_, _) => *self = Self::Everything,
-        }
-    }
-
-    fn includes(&self, name: &OsStr, contents_only: bool) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Names(names) => names.contains(name),
-            Self::Yaml => !contents_only || is_yaml(name),
-        }
-    }
+/// Follows `path` from the real directory `start` on, and watches all entries that decide about it.
+pub(super) fn follow(start: &Path, path: &Path, watcher: &mut dyn Watcher) -> Way {
+    follow_watched(start, path, watcher, |way| way.entries().collect())
 }
 
-/// Waits for changes in places.
+/// The same, but for what `path` leads to.
+pub(super) fn follow_links(start: &Path, path: &Path, watcher: &mut dyn Watcher) -> Way {
+    follow_watched(start, path, watcher, |way| way.links.iter().collect())
+}
+
+fn follow_watched(
+    start: &Path,
+    path: &Path,
+    watcher: &mut dyn Watcher,
+    watched: impl Fn(&Way) -> Vec<&PathBuf>,
+) -> Way {
+    let mut way = Way::from(start, path);
+    for _ in 0..ROUNDS_MAX {
+        let directories = watched(&way).into_iter().filter_map(|entry| entry.parent());
+        // Every one of them, not only up to the first that is new.
+        if directories.filter(|directory| watcher.watch(directory)).count() == 0 {
+            break;
+        }
+        way = Way::from(start, path);
+    }
+    way
+}
+
+/// What there is to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) everything: bool,
+    /// The files that are missing.
+    pub(crate) missing: bool,
+    /// Entries of real directories.
+    pub(crate) entries: BTreeSet<PathBuf>,
+}
+
+/// Waits for something to happen in directories.
 pub(crate) struct Watch {
     /// `None` when the kernel gives no inotify instance.
-    watcher: Option<INotifyWatcher>,
-    events: mpsc::Receiver<Seen>,
-    /// Keeps `events` open when there is no watcher.
-    _sender: mpsc::Sender<Seen>,
-    wanted: Places,
-    /// Device and inode of the directories that are watched.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
+    inotify: Option<AsyncFd<OwnedFd>>,
+    directories: HashMap<Arc<Path>, Watched>,
+    /// The directories of each watch; a directory that is mounted twice has one.
+    by_watch: HashMap<i32, Vec<Arc<Path>>>,
+    /// Counts the sweeps.
+    round: u64,
     /// Whether some directory could not be watched.
     is_partial: bool,
+    look: Look,
     burst: Burst,
-    rescan: Duration,
+    /// When to look at everything, and how long after that again.
     rescan_at: Instant,
+    rescan: Duration,
+    /// When to look at what is missing, if anything is.
+    missing_at: Option<Instant>,
+}
+
+/// A directory that is watched.
+struct Watched {
+    watch: i32,
+    /// The round in which it was last asked for.
+    round: u64,
 }
 
 /// An event of the kernel, as far as it matters.
 #[derive(Debug)]
-enum Seen {
-    Changed(PathBuf),
-    Closed(PathBuf),
-    Lost,
-    Written(PathBuf),
+struct Event {
+    watch: i32,
+    flags: ReadFlags,
+    name: Option<PathBuf>,
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// Watches nothing yet. Needs a tokio runtime.
     pub(crate) fn start() -> Self {
-        let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let watcher = watcher(sender.clone());
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .map_err(io::Error::from)
+            .and_then(registered)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "inotify is not available, so files are looked at each second: {error}"
+                );
+            });
         Self {
-            watcher,
-            events,
-            _sender: sender,
-            wanted: Places::default(),
-            watched: BTreeMap::new(),
+            inotify: inotify.ok(),
+            directories: HashMap::new(),
+            by_watch: HashMap::new(),
+            round: 0,
             is_partial: false,
+            look: Look::default(),
             burst: Burst::default(),
-            rescan: RESCAN,
             rescan_at: Instant::now() + RESCAN,
+            rescan: RESCAN,
+            missing_at: None,
         }
     }
 
-    /// Watches exactly `places`. Says whether a directory was added: what happened in it before is
-    /// not announced, so it has to be looked at again.
-    pub(crate) fn set(&mut self, places: Places, is_awaiting: bool) -> bool {
-        let gone: Vec<_> =
-            self.watched.keys().filter(|path| !places.0.contains_key(*path)).cloned().collect();
-        gone.iter().for_each(|path| self.unwatch(path));
+    /// Begins a look at everything: what is not asked for until [`sweep`](Self::sweep) is no longer
+    /// of interest.
+    pub(crate) fn begin(&mut self) {
+        self.round += 1;
         self.is_partial = false;
-        let mut added = false;
-        for path in places.0.keys() {
-            added |= self.watch(path);
-        }
-        self.wanted = places;
-        let often = is_awaiting || self.is_partial || self.watcher.is_none();
-        self.rescan = if often { RESCAN_AWAITING } else { RESCAN };
-        self.rescan_at = self.rescan_at.min(Instant::now() + self.rescan);
-        added
     }
 
-    /// Returns when something may have changed. Cancel-safe.
-    pub(crate) async fn changed(&mut self) {
-        loop {
-            let due = self.burst.due().map_or(self.rescan_at, |due| due.min(self.rescan_at));
-            tokio::select! {
-                biased;
-                event = self.events.recv() => self.note(event.unwrap_or(Seen::Lost)),
-                () = tokio::time::sleep_until(due.into()) => {
-                    let now = Instant::now();
-                    self.burst.act(now);
-                    self.rescan_at = now + self.rescan;
-                    return;
-                }
-            }
-        }
+    /// Ends a look at everything.
+    pub(crate) fn sweep(&mut self) {
+        let round = self.round;
+        let old = self.directories.iter().filter(|(_, watched)| watched.round < round);
+        let old: Vec<_> = old.map(|(directory, _)| Arc::clone(directory)).collect();
+        old.iter().for_each(|directory| self.forget(directory));
     }
 
-    fn note(&mut self, seen: Seen) {
+    /// Looks more often while some file `is_missing`, or while the root is not there to be watched.
+    pub(crate) fn set_pace(&mut self, is_missing: bool, is_rootless: bool) {
         let now = Instant::now();
-        match seen {
-            Seen::Changed(path) => {
-                if self.watched.contains_key(&path) {
-                    self.forget_below(&path);
-                    self.burst.change(now);
-                } else if self.is_wanted(&path, false) {
-                    self.burst.change(now);
-                }
+        let often = is_rootless || self.is_partial || self.inotify.is_none();
+        self.rescan = if often { RESCAN_OFTEN } else { RESCAN };
+        self.rescan_at = self.rescan_at.min(now + self.rescan);
+        self.missing_at = is_missing.then(|| self.missing_at.unwrap_or(now + RESCAN_OFTEN));
+    }
+
+    /// Waits until there is something to look at, among the entries that `concerns` says are of
+    /// interest: for their contents, or also for coming and going. Cancel-safe.
+    pub(crate) async fn changed(&mut self, concerns: impl Fn(&Path, bool) -> bool) -> Look {
+        loop {
+            let due = [self.burst.due(), self.missing_at].into_iter().flatten();
+            let due = due.fold(self.rescan_at, Instant::min);
+            let events = tokio::select! {
+                biased;
+                events = arrived(self.inotify.as_ref()) => Some(events),
+                () = tokio::time::sleep_until(due.into()) => None,
+            };
+            for event in events.unwrap_or_default() {
+                self.note(event, &concerns);
             }
-            Seen::Closed(path) if self.is_wanted(&path, true) => self.burst.close(&path, now),
-            Seen::Written(path) if self.is_wanted(&path, true) => self.burst.write(path, now),
-            Seen::Closed(_) | Seen::Written(_) => {}
-            Seen::Lost => self.burst.change(now),
+            let now = Instant::now();
+            if let Some(look) = self.due(now) {
+                return look;
+            }
         }
     }
 
-    fn is_wanted(&self, path: &Path, contents_only: bool) -> bool {
-        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-            return false;
-        };
-        let interest = self.wanted.0.get(directory);
-        interest.is_some_and(|interest| interest.includes(name, contents_only))
+    /// What is to be looked at `now`.
+    fn due(&mut self, now: Instant) -> Option<Look> {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.rescan_at <= now {
+            self.look.everything = true;
+            self.rescan_at = now + self.rescan;
+        }
+        if is_due(self.missing_at) {
+            self.look.missing = true;
+            self.missing_at = Some(now + RESCAN_OFTEN);
+        }
+        if !is_due(self.burst.due()) && !self.look.everything && !self.look.missing {
+            return None;
+        }
+        self.burst.act(now);
+        Some(std::mem::take(&mut self.look))
+    }
+
+    fn note(&mut self, event: Event, concerns: &impl Fn(&Path, bool) -> bool) {
+        let Event { watch, flags, name } = event;
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            return self.look_at_everything();
+        }
+        let directories = self.by_watch.get(&watch).cloned().unwrap_or_default();
+        if flags.contains(ReadFlags::IGNORED) {
+            // The kernel dropped the watch, together with its directory.
+            self.by_watch.remove(&watch);
+            self.directories.retain(|_, watched| watched.watch != watch);
+            return;
+        }
+        for directory in directories {
+            match &name {
+                Some(name) => self.note_entry(&directory.join(name), flags, concerns),
+                None => self.note_directory(&directory, flags),
+            }
+        }
+    }
+
+    fn note_entry(
+        &mut self,
+        entry: &Path,
+        flags: ReadFlags,
+        concerns: &impl Fn(&Path, bool) -> bool,
+    ) {
+        let now = Instant::now();
+        let contents_only = !flags.intersects(!(ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE));
+        let is_directory = flags.contains(ReadFlags::ISDIR);
+        if flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+            // Nobody closes it under this name.
+            self.burst.abandon(entry);
+            if is_directory {
+                self.forget_below(entry);
+            }
+        }
+        if !concerns(entry, !contents_only) {
+            return;
+        }
+        if flags.contains(ReadFlags::MODIFY) {
+            self.burst.write(entry.to_owned(), now);
+        } else if flags.contains(ReadFlags::CLOSE_WRITE) {
+            self.burst.close(entry, now);
+        } else {
+            self.burst.change(now);
+        }
+        if self.look.entries.len() < ENTRIES_MAX {
+            self.look.entries.insert(entry.to_owned());
+        } else {
+            self.look_at_everything();
+        }
+    }
+
+    fn note_directory(&mut self, directory: &Arc<Path>, flags: ReadFlags) {
+        if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT) {
+            self.forget_below(directory);
+            self.look_at_everything();
+        } else if flags.contains(ReadFlags::ATTRIB) {
+            // It may be readable now.
+            self.look_at_everything();
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        self.burst.change(Instant::now());
+        self.look.everything = true;
     }
 
     /// The directory at `path` was removed, renamed or replaced: whatever is there now is watched
-    /// anew by the next [`set`](Self::set).
+    /// anew when it is looked at.
     fn forget_below(&mut self, path: &Path) {
-        let below: Vec<_> =
-            self.watched.keys().filter(|watched| watched.starts_with(path)).cloned().collect();
-        below.iter().for_each(|path| self.unwatch(path));
+        let below = self.directories.keys().filter(|directory| directory.starts_with(path));
+        let below: Vec<_> = below.cloned().collect();
+        below.iter().for_each(|directory| self.forget(directory));
     }
 
-    fn unwatch(&mut self, path: &Path) {
-        self.watched.remove(path);
-        if let Some(watcher) = &mut self.watcher {
-            // The kernel may have dropped the watch already, together with its directory.
-            let _ = watcher.unwatch(path);
-        }
-    }
-
-    /// Whether a watch was added.
-    fn watch(&mut self, path: &Path) -> bool {
-        let Some(inode) = fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-        else {
-            return false;
-        };
-        if self.watched.get(path) == Some(&inode) {
-            return false;
-        }
-        let Some(watcher) = &mut self.watcher else {
-            return false;
-        };
-        match watcher.watch(path, RecursiveMode::NonRecursive) {
-            Ok(()) => drop(self.watched.insert(path.to_owned(), inode)),
-            Err(error) => {
-                self.is_partial = true;
-                let path = path.display();
-                tracing::warn!("cannot watch {path}, so it is looked at each second: {error}");
-                return false;
+    fn forget(&mut self, directory: &Arc<Path>) {
+        let Some(Watched { watch, .. }) = self.directories.remove(directory) else { return };
+        let Some(others) = self.by_watch.get_mut(&watch) else { return };
+        others.retain(|other| other != directory);
+        if others.is_empty() {
+            self.by_watch.remove(&watch);
+            if let Some(inotify) = &self.inotify {
+                // The kernel may have dropped the watch already, together with its directory.
+                let _ = inotify::remove_watch(inotify, watch);
             }
         }
+    }
+}
+
+impl Watcher for Watch {
+    fn watch(&mut self, directory: &Path) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        if let Some(watched) = self.directories.get_mut(directory)
+            && watched.round == self.round
+        {
+            return false;
+        }
+        match inotify::add_watch(inotify, directory, flags()) {
+            Ok(watch) => self.remember(directory, watch),
+            // What is not there yet is awaited where it will be.
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_partial, true) {
+                    let directory = directory.display();
+                    tracing::warn!(
+                        "cannot watch {directory}, so all files are looked at each second: {error}"
+                    );
+                }
+                false
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// Notes that `watch` is the one of `directory`; says whether it was another before, or none.
+    fn remember(&mut self, directory: &Path, watch: i32) -> bool {
+        let round = self.round;
+        if let Some(watched) = self.directories.get_mut(directory) {
+            if watched.watch == watch {
+                watched.round = round;
+                return false;
+            }
+            self.forget(&Arc::from(directory));
+        }
+        let directory = Arc::<Path>::from(directory);
+        self.by_watch.entry(watch).or_default().push(Arc::clone(&directory));
+        self.directories.insert(directory, Watched { watch, round });
         true
     }
 }
 
-fn watcher(sender: mpsc::Sender<Seen>) -> Option<INotifyWatcher> {
-    let mut lost = false;
-    let handler = move |event: notify::Result<notify::Event>| {
-        for seen in event.map_or_else(|_| vec![Seen::Lost], seen) {
-            // After a loss, the next one that fits in says so.
-            let seen = if lost { Seen::Lost } else { seen };
-            lost = sender.try_send(seen).is_err();
-        }
-    };
-    INotifyWatcher::new(handler, notify::Config::default())
-        .inspect_err(|error| {
-            tracing::warn!("inotify is not available, so files are looked at each second: {error}");
-        })
-        .ok()
+#[allow(deprecated, reason = "its successor makes callers promise what an OwnedFd does: stay open")]
+fn registered(inotify: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(inotify)
 }
 
-fn seen(event: notify::Event) -> Vec<Seen> {
-    if event.need_rescan() {
-        return vec![Seen::Lost];
+fn flags() -> WatchFlags {
+    WatchFlags::ATTRIB
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MODIFY
+        | WatchFlags::MOVE
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR
+}
+
+/// The next events, at least one. Cancel-safe.
+async fn arrived(inotify: Option<&AsyncFd<OwnedFd>>) -> Vec<Event> {
+    let Some(inotify) = inotify else { return std::future::pending().await };
+    loop {
+        let Ok(mut ready) = inotify.readable().await else {
+            return std::future::pending().await;
+        };
+        match ready.try_io(|inotify| read_events(inotify.get_ref())) {
+            Ok(Ok(events)) => return events,
+            // Then only time tells.
+            Ok(Err(_)) => return std::future::pending().await,
+            // Nothing is left to be read.
+            Err(_) => {}
+        }
     }
-    let kind = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Seen::Closed,
-        // Our own reading.
-        EventKind::Access(_) => return Vec::new(),
-        EventKind::Modify(ModifyKind::Data(_)) => Seen::Written,
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => Seen::Changed,
-    };
-    event.paths.into_iter().map(kind).collect()
+}
+
+fn read_events(inotify: &OwnedFd) -> io::Result<Vec<Event>> {
+    let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+    let mut reader = inotify::Reader::new(inotify, &mut buffer);
+    let mut events = Vec::new();
+    loop {
+        let event = reader.next()?;
+        let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).into());
+        events.push(Event { watch: event.wd(), flags: event.events(), name });
+        if reader.is_buffer_empty() {
+            return Ok(events);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+
+    /// Far longer than anything takes; only a test that fails waits for it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn watching(directory: &Path) -> Watch {
+        let mut watch = Watch::start();
+        watch.begin();
+        assert!(watch.watch(directory));
+        assert!(!watch.watch(directory), "it is watched already");
+        watch.sweep();
+        watch.set_pace(false, false);
+        watch
+    }
+
+    async fn next(watch: &mut Watch) -> Look {
+        tokio::time::timeout(PATIENCE, watch.changed(|_, _| true)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_entries_that_something_happened_to_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = watching(dir.path());
+        fs::write(dir.path().join("a"), "1").unwrap();
+        let look = next(&mut watch).await;
+        assert!(!look.everything && !look.missing);
+        assert_eq!(look.entries.into_iter().collect::<Vec<_>>(), [dir.path().join("a")]);
+        fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        let entries: Vec<_> = next(&mut watch).await.entries.into_iter().collect();
+        assert_eq!(entries, [dir.path().join("a"), dir.path().join("b")]);
+    }
+
+    #[tokio::test]
+    async fn what_is_of_no_interest_wakes_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = watching(dir.path());
+        fs::write(dir.path().join("noise"), "1").unwrap();
+        fs::write(dir.path().join("a"), "1").unwrap();
+        let of_interest = |entry: &Path, _: bool| entry.ends_with("a");
+        let look = tokio::time::timeout(PATIENCE, watch.changed(of_interest)).await.unwrap();
+        assert_eq!(look.entries.into_iter().collect::<Vec<_>>(), [dir.path().join("a")]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_renamed_before_it_is_closed_is_seen_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = watching(dir.path());
+        let mut file = fs::File::create(dir.path().join("new")).unwrap();
+        file.write_all(b"1").unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("a")).unwrap();
+        drop(file);
+        let before = Instant::now();
+        next(&mut watch).await;
+        assert!(watch.burst.due().is_none_or(|due| due <= before), "nobody is waited for");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_moved_means_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        fs::create_dir(&old).unwrap();
+        let mut watch = watching(&old);
+        fs::rename(&old, &new).unwrap();
+        assert!(next(&mut watch).await.everything);
+        fs::create_dir(&old).unwrap();
+        watch.begin();
+        assert!(watch.watch(&old), "it is another");
+        assert!(watch.watch(&new));
+        watch.sweep();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_asked_for_again_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        let mut watch = watching(&a);
+        watch.begin();
+        watch.watch(&b);
+        watch.sweep();
+        assert_eq!(watch.directories.keys().map(|path| &**path).collect::<Vec<_>>(), [&*b]);
+        assert_eq!(watch.by_watch.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn more_events_than_the_kernel_keeps_mean_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = watching(dir.path());
+        let kept = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        for index in 0..=kept.trim().parse::<usize>().unwrap() {
+            // Two files by turns: equal events in a row are one.
+            fs::write(dir.path().join(["a", "b"][index % 2]), "").unwrap();
+        }
+        while !next(&mut watch).await.everything {}
+    }
+
+    #[test]
+    fn a_way_is_followed_again_where_it_may_have_changed_unseen() {
+        struct Swap(PathBuf, u32);
+        impl Watcher for Swap {
+            fn watch(&mut self, _directory: &Path) -> bool {
+                self.1 += 1;
+                if self.1 == 1 {
+                    fs::remove_file(self.0.join("link")).unwrap();
+                    std::os::unix::fs::symlink("new", self.0.join("link")).unwrap();
+                }
+                self.1 == 1
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("old", root.join("link")).unwrap();
+        let way = follow(&root, Path::new("link"), &mut Swap(root.clone(), 0));
+        assert_eq!(way.end, Some(root.join("new")));
+    }
 }

@@ -12,6 +12,8 @@ pub(crate) use headers::Headers;
 pub(crate) use rule::{Destination, HttpRoute, Moved, RouteAction, WeightedDestination};
 pub(crate) use treatment::{Mirror, NewUri, Treatment};
 
+use std::sync::Arc;
+
 use super::Key;
 use super::fields::{Field, Fields, Located, Problems};
 use crate::snapshot::HostPattern;
@@ -23,19 +25,19 @@ pub(crate) const CLUSTER_DOMAIN: &str = "svc.cluster.local";
 #[derive(Debug, Clone)]
 pub(crate) struct VirtualService {
     /// Short names are completed. None for one that others delegate to.
-    pub(crate) hosts: Vec<Located<HostPattern>>,
+    pub(crate) hosts: Box<[Located<HostPattern>]>,
     /// Empty when it is not for gateways.
-    pub(crate) gateways: Vec<Located<ResourceName>>,
+    pub(crate) gateways: Box<[Located<ResourceName>]>,
     pub(crate) export: Export,
     /// In order.
-    pub(crate) http: Vec<HttpRoute>,
+    pub(crate) http: Box<[HttpRoute]>,
 }
 
 /// A Gateway that a VirtualService binds to, or one that it delegates to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResourceName {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl ResourceName {
@@ -83,11 +85,11 @@ impl Export {
 }
 
 /// The whole name of `host`, which may be a Service's in `namespace`.
-pub(crate) fn complete(host: &str, namespace: &str) -> String {
-    if host.contains('.') || host == "*" {
-        host.to_owned()
+pub(crate) fn complete(host: &Arc<str>, namespace: &str) -> Arc<str> {
+    if host.contains('.') || **host == *"*" {
+        Arc::clone(host)
     } else {
-        format!("{host}.{namespace}.{CLUSTER_DOMAIN}")
+        format!("{host}.{namespace}.{CLUSTER_DOMAIN}").into()
     }
 }
 
@@ -114,6 +116,7 @@ pub(super) fn read(
         None => no_rules(&spec, problems),
     };
     spec.finish(problems);
+    let (hosts, gateways, http) = (hosts.into(), gateways.into(), http.into());
     Some(VirtualService { hosts, gateways, export, http })
 }
 
@@ -142,7 +145,7 @@ fn read_gateway(
         problems.error(item, what, "");
         return None;
     }
-    let value = ResourceName { namespace: namespace.to_owned(), name: name.to_owned() };
+    let value = ResourceName { namespace: namespace.into(), name: name.into() };
     Some(Located { line: item.line, value })
 }
 
@@ -177,7 +180,7 @@ fn read_host(
     problems: &mut Problems,
 ) -> Option<Located<HostPattern>> {
     let text = item.string(problems)?;
-    match complete(text, namespace).parse() {
+    match complete(&text.into(), namespace).parse() {
         Ok(value) => Some(Located { line: item.line, value }),
         Err(error) => {
             problems.error(item, format!("`{text}`: {error}"), "no scheme, port or path");

@@ -1,5 +1,7 @@
 //! One entry of `http`: for which requests, and what is done with them.
 
+use std::sync::Arc;
+
 use ::http::StatusCode;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -62,9 +64,9 @@ pub(crate) struct WeightedDestination {
 pub(crate) struct Destination {
     pub(crate) line: u64,
     /// The way to it.
-    pub(crate) field: String,
+    pub(crate) field: Box<str>,
     /// In lower case, as written otherwise.
-    pub(crate) host: String,
+    pub(crate) host: Arc<str>,
     pub(crate) port: Option<u16>,
 }
 
@@ -149,8 +151,9 @@ fn read_delegate(
     let name = fields.require("name", problems);
     let own = optional_string(&mut fields, "namespace", problems);
     fields.finish(problems);
-    let namespace = own.filter(|own| !own.is_empty()).unwrap_or_else(|| namespace.to_owned());
-    Some(ResourceName { namespace, name: name?.string(problems)?.to_owned() })
+    let own = own.filter(|own| !own.is_empty());
+    let namespace = own.map_or_else(|| namespace.into(), Into::into);
+    Some(ResourceName { namespace, name: name?.string(problems)?.into() })
 }
 
 fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {
@@ -187,7 +190,7 @@ pub(super) fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Op
     fields.refuse(&["subset"], problems);
     fields.finish(problems);
     let host = read_name(&host?, problems)?;
-    let path = field.path.clone();
+    let path = field.path.as_str().into();
     Some(Destination {
         line: field.line,
         field: path,
@@ -203,10 +206,10 @@ fn read_port(field: &Field<'_>, problems: &mut Problems) -> Option<u16> {
     number
 }
 
-fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
+fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<Arc<str>> {
     let text = field.string(problems)?;
     if let Ok(HostPattern::Exact(name)) = text.parse() {
-        return Some(name.to_string());
+        return Some(name);
     }
     let cause = "the name of a Service or of a ServiceEntry, or any DNS name; without port";
     problems.error(field, format!("`{text}` is no host name"), cause);

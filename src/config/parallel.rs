@@ -1,0 +1,65 @@
+//! The same for many things at once, on the cores that the workers leave idle.
+//!
+//! Only the control thread asks for it, and only at the start or when a great deal changed at once
+//! are there enough things for a second thread.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Fewer things are done on the calling thread.
+const WORTHWHILE: usize = 64;
+
+/// Things that a thread takes at a time.
+const BATCH: usize = 16;
+
+/// More threads than this wait for memory and the kernel, not for one another.
+const THREADS_MAX: usize = 8;
+
+/// `each` of `things`, in their order.
+pub(super) fn map<T: Sync, R: Send>(things: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = if things.len() < WORTHWHILE { 1 } else { cores.min(THREADS_MAX) };
+    if threads == 1 {
+        return things.iter().map(each).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let start = next.fetch_add(BATCH, Ordering::Relaxed);
+            let Some(batch) = things.get(start..things.len().min(start + BATCH)) else { break };
+            if batch.is_empty() {
+                break;
+            }
+            done.push((start, batch.iter().map(&each).collect::<Vec<_>>()));
+        }
+        done
+    };
+    let mut batches = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut batches = work();
+        for other in others {
+            batches.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        batches
+    });
+    batches.sort_unstable_by_key(|(start, _)| *start);
+    batches.into_iter().flat_map(|(_, done)| done).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_kept() {
+        for count in [0, 1, WORTHWHILE - 1, WORTHWHILE, 1000] {
+            let things: Vec<_> = (0..count).collect();
+            assert_eq!(
+                map(&things, |thing| thing * 2),
+                things.iter().map(|t| t * 2).collect::<Vec<_>>()
+            );
+        }
+    }
+}

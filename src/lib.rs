@@ -62,6 +62,7 @@ pub mod runtime;
 pub mod io;
 
 pub mod demo;
+pub mod tune;
 pub mod settings;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `demo`. Each command is a story of its own in `main/`.
+//! The command line: `run`, `check`, `demo`, `tune`. The long stories are in `main/`.
 
 #![forbid(unsafe_code)]
 
@@ -7,6 +7,7 @@ mod demo;
 #[path = "main/run.rs"]
 mod run;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,6 +40,21 @@ enum Command {
     },
     /// Serve an example with a throwaway CA and a backend, and print curl lines to paste.
     Demo(demo::Flags),
+    /// Compare this host with the advice in tuning/ and print what differs; changes nothing.
+    Tune {
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+}
+
+/// How `tune` prints what it found.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs: every knob, whether it differs or not.
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -46,16 +62,34 @@ fn main() -> ExitCode {
         Command::Run { settings } => run::run(&settings),
         Command::Check { paths } => check(&paths),
         Command::Demo(flags) => demo::demo(&flags),
+        Command::Tune { format } => tune(format),
     }
 }
 
 fn check(paths: &[PathBuf]) -> ExitCode {
-    match ringgate::config::check_paths(paths, &mut std::io::stdout().lock()) {
+    match ringgate::config::check_paths(paths, &mut io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("ringgate check: {error}");
             ExitCode::from(run::EXIT_USAGE)
         }
+    }
+}
+
+/// What differs is no failure: 0 is returned whatever was found.
+fn tune(format: Format) -> ExitCode {
+    let report = ringgate::tune::compare(&ringgate::tune::Host::here());
+    let text = match format {
+        Format::Table => report.to_string(),
+        Format::Json => report.json() + "\n",
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // A reader that has seen enough, as `head` has.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("ringgate tune: cannot write: {error}");
+            ExitCode::FAILURE
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }

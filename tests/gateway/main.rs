@@ -36,3 +36,4 @@ mod steps;
 mod syscalls;
 mod tls;
 mod treatment;
+mod tune;

@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, run_to_end};
 use crate::harness::{free_port, outside, yaml};
 
 const README: &str = include_str!("../../README.md");
@@ -100,6 +100,32 @@ fn the_demos_first_line_is_as_printed() {
     let printed = ringgate::demo::instructions(ports, &dir.join("ca.crt"), dir);
     let first = printed.lines().find(|line| line.starts_with("curl "));
     assert_eq!(first, Some(shown.as_str()));
+}
+
+#[test]
+fn every_command_is_in_the_table() {
+    let (code, help) = run_to_end(&["--help"]);
+    assert_eq!(code, Some(0), "{help}");
+    let commands = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names: Vec<_> =
+        commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"tune") && names.len() == 5, "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        assert!(README.contains(&format!("| `ringgate {name}")), "{name} is not in the README");
+    }
+}
+
+#[test]
+fn what_tune_prints_looks_as_shown() {
+    let shown = blocks("tune").concat();
+    let (_, json) = run_to_end(&["tune", "--format", "json"]);
+    for line in shown.lines().filter(|line| line.starts_with("  ") && !line.contains("KNOB")) {
+        let cells: Vec<_> =
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let [knob, _, advice, _] = cells[..] else { panic!("{line}") };
+        assert!(json.contains(&format!("\"knob\": \"{knob}\"")), "{knob}");
+        assert!(json.contains(&format!("\"advice\": \"{advice}\"")), "{advice}");
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@
 //!
 //! # Life of a request
 //!
-//! 1. `worker` accepts a connection and spawns a task for it. `tls` reads the ClientHello, the SNI
-//!    selects a server of the newest snapshot, the handshake is done with its configuration.
+//! 1. `worker` accepts a connection, hands it to another worker if it has far more to do than the
+//!    mean, and spawns a task for it. `tls` reads the ClientHello, the SNI selects a server of the
+//!    newest snapshot, the handshake is done with its configuration.
 //! 2. ALPN says which protocol hyper speaks with the client. For each request `http` takes the
 //!    newest snapshot, brings the path into its normal form, finds the virtual host and walks its
 //!    trie.

@@ -15,7 +15,8 @@ pub enum Identity {
     /// Ready for handshakes. Ticket keys live in the configuration, so equal policy means the same
     /// `Arc`.
     Ready(Arc<rustls::ServerConfig>),
-    /// There is no usable certificate: connections are closed before any is shown.
+    /// There is no usable certificate, or nothing to check clients with: connections are closed
+    /// before any is shown.
     Missing,
 }
 

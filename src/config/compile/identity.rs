@@ -401,8 +401,8 @@ impl Vault<'_> {
                 self.find_in_secret(&self.ca_secret(&clients.ca, &name.value), Secret::trust)
             }
         };
-        let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose()?;
-        let trust = trust?;
+        let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose();
+        let (trust, crl) = (trust?, crl?);
         let crl = match (trust.crl, crl) {
             (Some(one), Some(other)) => Some([&*one, b"\n", &*other].concat().into()),
             (one, other) => one.or(other),

@@ -477,6 +477,18 @@ fn clients_are_told_which_cas_are_known_unless_there_are_too_many() {
     assert!(many.root_hint_subjects().is_empty());
 }
 
+#[test]
+fn a_long_list_of_certificates_is_not_searched_to_its_end() {
+    let root = root("root");
+    let middle = below(authority_params("middle"), &root);
+    let mut noise = vec![leaf(&root); 15];
+    noise.push(middle.der().clone());
+    let client = leaf(&middle);
+    assert_eq!(Asked::of(&[&root]).tells_at(now(), &client, &noise), Ok(()));
+    noise.insert(0, leaf(&root));
+    assert_eq!(Asked::of(&[&root]).tells_at(now(), &client, &noise), Err(UnknownIssuer));
+}
+
 proptest! {
     #[test]
     fn no_certificate_is_too_odd(

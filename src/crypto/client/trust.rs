@@ -11,6 +11,9 @@ use super::{TrustError, parse, path};
 use crate::crypto::signed::Signed;
 use crate::crypto::{certificate, pem};
 
+/// Certificates behind its own that a client's chain is sought among; each may cost signatures.
+const PRESENTED_MAX: usize = 16;
+
 /// Who may vouch for clients.
 #[derive(Debug)]
 pub(super) struct Trust {
@@ -80,6 +83,7 @@ impl Trust {
         presented: &'a [CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Chain<'a>, CertificateError> {
+        let presented = &presented[..presented.len().min(PRESENTED_MAX)];
         let chain = match self.usual_chain(leaf, presented, now) {
             Err(webpki::Error::UnsupportedCertVersion | webpki::Error::CaUsedAsEndEntity) => {
                 path::search(leaf, presented, &self.listed, now, &self.algorithms)?

@@ -172,8 +172,8 @@ impl<N: Net> Connection<N> {
             Failure::Refused(AcceptError::Tls(rustls::Error::NoCertificatesPresented)) => {
                 (&counters.clients_without_certificate, Flags::NONE, "no_client_certificate")
             }
-            Failure::Refused(AcceptError::Tls(rustls::Error::InvalidCertificate(_))) => {
-                (&counters.clients_refused, Flags::NONE, "client_certificate_refused")
+            Failure::Refused(AcceptError::Tls(rustls::Error::InvalidCertificate(error))) => {
+                (&counters.clients_refused, Flags::NONE, why_refused(error))
             }
             Failure::Refused(_) => (&counters.handshakes_tls_error, Flags::NONE, "tls_error"),
         };
@@ -193,6 +193,22 @@ impl<N: Net> Connection<N> {
             downstream_remote: Some(self.remote),
             ..Record::new(self.worker.gateway.net.wall())
         });
+    }
+}
+
+/// What is wrong with a client's certificate, for the access log.
+fn why_refused(error: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as E;
+    if matches!(error, E::UnknownIssuer) {
+        "client_certificate_of_unknown_ca"
+    } else if matches!(error, E::Revoked) {
+        "client_certificate_revoked"
+    } else if matches!(error, E::Expired | E::NotValidYet) {
+        "client_certificate_out_of_date"
+    } else if matches!(error, E::UnknownRevocationStatus | E::ExpiredRevocationList) {
+        "client_certificate_without_valid_crl"
+    } else {
+        "client_certificate_refused"
     }
 }
 

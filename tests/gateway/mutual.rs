@@ -112,7 +112,7 @@ fn only_clients_of_the_ca_get_in() {
         }
         let log = site.gateway.access_log(6).join("\n");
         assert!(log.contains("no_client_certificate"), "{log}");
-        assert!(log.contains("client_certificate_refused"), "{log}");
+        assert!(log.contains("client_certificate_of_unknown_ca"), "{log}");
     });
 }
 
@@ -228,6 +228,7 @@ fn who_is_revoked_neither_gets_in_nor_resumes() {
         set_list(&site.clients.revocation_list(&[&[9], &leaf.serial()]));
         eventually("the list is in force", || site.get(&site.client(&leaf)).is_err());
         site.refuses(&tls, REVOKED);
+        assert!(site.gateway.access_log(3).join("\n").contains("client_certificate_revoked"));
         assert_eq!(site.get(&site.client(&other)).unwrap().status, 200);
     }
     set_list("");
@@ -235,6 +236,8 @@ fn who_is_revoked_neither_gets_in_nor_resumes() {
     site.refuses(&site.client(&leaf), REVOKED);
     set_list(&Authority::new().revocation_list(&[]));
     eventually("a list of another CA", || site.get(&site.client(&other)).is_err());
+    let unlisted = "client_certificate_without_valid_crl";
+    eventually("the log says so", || site.gateway.access_log(1).join("\n").contains(unlisted));
 }
 
 #[test]

@@ -66,5 +66,9 @@ pub mod demo;
 pub mod tune;
 pub mod settings;
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
+
 #[cfg(test)]
 mod tidy;

@@ -25,7 +25,7 @@ mod edit;
 mod entry;
 mod error;
 mod forward;
-mod headers;
+pub(crate) mod headers;
 mod hurry;
 mod mirror;
 mod outgoing;

@@ -85,8 +85,11 @@ fn what_cargo_is_to_run_is_run_by_ci() {
     let ci = ci.replace(" --locked", "");
     let commands = blocks("").concat();
     let cargo: Vec<_> = commands.lines().filter(|line| line.starts_with("cargo ")).collect();
-    assert_eq!(cargo, ["cargo run --release -- demo", "cargo test"]);
-    for command in cargo {
+    let (tests, benches) = ("cargo test", "cargo test --features bench --benches");
+    let measuring = "cargo bench --features bench";
+    assert_eq!(cargo, ["cargo run --release -- demo", tests, measuring, benches]);
+    // It takes minutes, and what it would print is for people.
+    for command in cargo.into_iter().filter(|command| *command != measuring) {
         assert!(ci.contains(command), "{command}");
     }
 }
@@ -112,6 +115,16 @@ fn every_command_is_in_the_table() {
     assert!(names.contains(&"tune") && names.len() == 5, "{names:?}");
     for name in names.into_iter().filter(|name| *name != "help") {
         assert!(README.contains(&format!("| `ringgate {name}")), "{name} is not in the README");
+    }
+}
+
+#[test]
+fn every_bench_is_in_the_table() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    for entry in fs::read_dir(benches).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let name = file.strip_suffix(".rs").unwrap();
+        assert!(README.contains(&format!("| `{name}` |")), "{name} is not in the README");
     }
 }
 

@@ -31,7 +31,7 @@ impl Headers {
     /// For a connection from `remote`.
     #[must_use]
     pub fn new(remote: SocketAddr) -> Self {
-        Self { peer: Peer::new(remote), policy: Policy::default() }
+        Self { peer: Peer::new(remote, None), policy: Policy::default() }
     }
 
     /// Those of a request, for the upstream.

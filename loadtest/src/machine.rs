@@ -28,6 +28,7 @@ pub(crate) fn facts() -> Vec<(&'static str, String)> {
         ("kernel", first_line("uname", &["-sr"])),
         ("CPU", cpu()),
         ("memory", memory()),
+        ("TCP", congestion_control()),
         ("load before", load()),
         ("wrk", first_line("wrk", &["--version"])),
         ("h2load", first_line("h2load", &["--version"])),
@@ -39,6 +40,12 @@ pub(crate) fn facts() -> Vec<(&'static str, String)> {
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// What paces all connections of the machine: with bbr a gateway pays more for large bodies.
+fn congestion_control() -> String {
+    let path = "/proc/sys/net/ipv4/tcp_congestion_control";
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 fn commit() -> String {

@@ -414,7 +414,7 @@ mod tests {
         }
 
         fn server(&mut self, _: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
-            Err(Refusal { part: Part::Pair, reason: "nothing was loaded".to_owned() })
+            Err(Refusal { part: Part::Pair(0), reason: "nothing was loaded".to_owned() })
         }
     }
 

@@ -55,7 +55,7 @@ impl RealIdentities {
             Some(secrets) => secrets,
             None => Arc::new(TicketSecrets::new().map_err(|_| {
                 let reason = "the system gave no random numbers".to_owned();
-                Refusal { part: Part::Pair, reason }
+                Refusal { part: Part::Pair(0), reason }
             })?),
         };
         Ok(Arc::new(self.secrets.insert(secrets).group()))
@@ -84,8 +84,9 @@ impl Identities for RealIdentities {
             None => self.tickets()?,
         };
         let MadePolicy { template, client_ca, crl_expires } = &self.policies[request.policy];
+        let keys = request.pairs.iter().map(|pair| Arc::clone(&pair.key)).collect();
         Ok(BuiltServer {
-            config: template.server(Arc::clone(&request.pair.key), tickets),
+            config: template.server(keys, tickets),
             client_ca: Arc::clone(client_ca),
             crl_expires: *crl_expires,
         })
@@ -175,7 +176,7 @@ mod tests {
         let (certificate, key) = pem();
         let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
         let mut server = |policy: &TlsRules, before| {
-            identities.server(&ServerRequest { pair: &pair, policy, before }).unwrap().config
+            identities.server(&ServerRequest { pairs: &[&pair], policy, before }).unwrap().config
         };
         let opens = |config: &rustls::ServerConfig, ticket: &[u8]| {
             config.ticketer.decrypt(ticket).is_some()
@@ -198,7 +199,7 @@ mod tests {
         let (certificate, key) = pem();
         let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
         let mut built = |ca| {
-            identities.server(&ServerRequest { pair: &pair, policy: &rules(ca), before: None })
+            identities.server(&ServerRequest { pairs: &[&pair], policy: &rules(ca), before: None })
         };
         assert!(built(None).unwrap().client_ca.is_empty());
         assert_eq!(built(Some(&certificate)).unwrap().client_ca.len(), 1);

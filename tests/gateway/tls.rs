@@ -333,3 +333,62 @@ fn only_what_a_server_names_is_agreed_on() {
     let newer = said(&["-servername", "old.test", "-tls1_3"]);
     assert!(newer.contains("alert protocol version"), "{newer}");
 }
+
+#[test]
+fn of_two_certificates_each_client_gets_the_one_that_it_can_verify() {
+    let (Some(_), Some(_)) = (outside::tool("openssl"), outside::tool("python3")) else { return };
+    let text = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: { name: two }
+spec:
+  selector: { istio: ingressgateway }
+  servers:
+  - port: { number: 443, name: two, protocol: HTTPS }
+    tls: { mode: SIMPLE, credentialNames: [ two-rsa, two-ecdsa ] }
+    hosts: [ two.test ]
+  - port: { number: 443, name: files, protocol: HTTPS }
+    tls:
+      mode: SIMPLE
+      tlsCertificates:
+      - { serverCertificate: /two-rsa/tls.crt, privateKey: /two-rsa/tls.key }
+      - { serverCertificate: /two-ecdsa/tls.crt, privateKey: /two-ecdsa/tls.key }
+    hosts: [ files.test ]
+";
+    let gateway = Gateway::builder().resource("two.yaml", text).start();
+    let script = "set -e
+        for secret in two-rsa two-ecdsa; do
+          mkdir -p resources/secrets/$secret root/$secret
+          case $secret in *rsa) new=rsa:2048;; esac
+          case $secret in *ecdsa) new='ec -pkeyopt ec_paramgen_curve:P-256';; esac
+          openssl req -x509 -nodes -days 9 -newkey $new -subj /CN=two.test -keyout k -out c
+          cp c root/$secret/tls.crt; cp k root/$secret/tls.key
+          cp c resources/secrets/$secret/tls.crt; cp k resources/secrets/$secret/tls.key
+        done";
+    let mut sh = std::process::Command::new("sh");
+    let (code, said) = outside::output(sh.args(["-c", script]).current_dir(gateway.path("")));
+    assert_eq!(code, Some(0), "{said}");
+    let address = gateway.address(443).to_string();
+    let presented = |name: &str, options: &[&str]| {
+        let mut openssl = outside::tool("openssl").unwrap();
+        openssl.args(["s_client", "-connect", &address, "-servername", name]).args(options);
+        outside::output(&mut openssl).1
+    };
+    for name in ["two.test", "files.test"] {
+        eventually("both are served", || presented(name, &[]).contains("BEGIN CERTIFICATE"));
+        let (ecdsa, rsa) = ("Peer signature type: ECDSA", "Peer signature type: RSA-PSS");
+        for (options, kind) in [
+            (&["-tls1_3"][..], ecdsa),
+            (&["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"], rsa),
+            (&["-tls1_2"], ecdsa),
+            (&["-tls1_2", "-sigalgs", "RSA-PSS+SHA256"], rsa),
+            (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], rsa),
+            (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], ecdsa),
+        ] {
+            let said = presented(name, options);
+            assert!(said.contains(kind), "{name} {options:?}: {said}");
+        }
+    }
+    let certificates = gateway.admin_get("/certs").text();
+    assert_eq!(certificates.matches("\"cert_chain\"").count(), 4, "{certificates}");
+}

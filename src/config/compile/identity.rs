@@ -55,16 +55,17 @@ impl Mounted {
 #[derive(Default)]
 pub(super) struct IdentityUnit {
     served: Option<Served>,
-    /// What is known about the certificate that the server names; `None` before the first look.
-    certificate: Option<Arc<Certificate>>,
-    /// Why that is not served, or why clients will not like it.
+    /// What is known about each certificate that the server names; none before the first look.
+    certificates: Box<[Arc<Certificate>]>,
+    /// Why they are not served, or why clients will not like them.
     findings: Box<[Rejection]>,
     is_stale: bool,
 }
 
 /// What a server shows, and what it holds its clients to.
 struct Served {
-    pair: Pair,
+    /// One for each certificate that the server names.
+    pairs: Box<[Pair]>,
     policy: TlsRules,
     /// Where that comes from, if clients are asked.
     trust_source: Option<TrustSource>,
@@ -74,6 +75,12 @@ struct Served {
 impl Served {
     fn trust(&self) -> Option<&ClientTrust> {
         self.policy.clients.as_ref().map(|clients| &clients.trust)
+    }
+
+    /// Whether it shows just these, of the same loading.
+    fn shows(&self, pairs: &[Pair]) -> bool {
+        let mut both = self.pairs.iter().zip(pairs);
+        self.pairs.len() == pairs.len() && both.all(|(a, b)| a.loaded.is_same(&b.loaded))
     }
 }
 
@@ -136,7 +143,7 @@ impl IdentityUnit {
 
     /// Whether it has to be looked at.
     pub(super) fn is_stale(&self) -> bool {
-        self.is_stale || self.certificate.is_none()
+        self.is_stale || self.certificates.is_empty()
     }
 
     /// As it was when it was looked at last.
@@ -145,27 +152,52 @@ impl IdentityUnit {
         served.map_or(Identity::Missing, |served| Identity::Ready(Arc::clone(&served.built.config)))
     }
 
-    /// What is known about its certificate.
-    pub(super) fn certificate(&self) -> Option<&Arc<Certificate>> {
-        self.certificate.as_ref()
+    /// What is known about its certificates.
+    pub(super) fn certificates(&self) -> &[Arc<Certificate>] {
+        &self.certificates
     }
 
-    fn is_about(&self, name: &Arc<str>) -> bool {
-        self.certificate.as_ref().is_some_and(|certificate| certificate.source == *name)
+    /// The pairs that were found by `names`, and where one is bad what was good before; `None` if
+    /// one never was.
+    fn good_pairs(
+        &self,
+        names: &[Arc<str>],
+        found: Vec<Result<Pair, Unfit>>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Box<[Pair]>> {
+        let each = names.iter().zip(found).enumerate().map(|(at, (name, found))| {
+            let found = found.map_err(|unfit| unfit.of(Part::Pair(at)));
+            or_kept(found, self.last_good(name), faults)
+        });
+        // Each of them, not only up to the first that is bad: every fault is told.
+        let each: Vec<_> = each.collect();
+        each.into_iter().collect()
     }
 
-    fn record(&mut self, new: Certificate) {
-        if self.certificate.as_deref() != Some(&new) {
-            self.certificate = Some(Arc::new(new));
-        }
+    /// What was served for another name is no last good version of this one.
+    fn last_good(&self, name: &Arc<str>) -> Option<&Pair> {
+        let at = self.certificates.iter().position(|certificate| certificate.source == *name)?;
+        Some(&self.served.as_ref()?.pairs[at])
+    }
+
+    fn record(&mut self, new: Vec<Certificate>) {
+        let known = |new: Certificate| {
+            let same = self.certificates.iter().find(|old| ***old == new);
+            same.cloned().unwrap_or_else(|| Arc::new(new))
+        };
+        self.certificates = new.into_iter().map(known).collect();
     }
 
     /// What is wrong with it `now`.
     pub(super) fn report(&self, source: &ServerSource, now: SystemTime, out: &mut Vec<Rejection>) {
         out.extend_from_slice(&self.findings);
         let Some(served) = &self.served else { return };
-        let own = validity_doubt(&served.pair.loaded.state, now);
-        let doubts = own.into_iter().chain(authority_doubts(&served.built, now));
+        let own = served
+            .pairs
+            .iter()
+            .enumerate()
+            .filter_map(|(at, pair)| validity_doubt(Part::Pair(at), &pair.loaded.state, now));
+        let doubts = own.chain(authority_doubts(&served.built, now));
         out.extend(doubts.map(|doubt| doubt.about(source)));
     }
 }
@@ -191,32 +223,52 @@ impl Vault<'_> {
         &mut self,
         servers: &mut [(&ServerSource, &mut IdentityUnit)],
     ) -> Vec<bool> {
-        let found: Vec<_> = servers.iter().map(|(source, unit)| self.find(source, unit)).collect();
+        let found: Vec<_> = servers
+            .iter()
+            .map(|(source, unit)| {
+                let credentials = source.credentials().iter();
+                credentials.map(|credential| self.find(credential, unit)).collect::<Vec<_>>()
+            })
+            .collect();
         let loaded = self.load(servers, &found);
-        let pairs = servers.iter().zip(found).map(|((source, _), found)| match found? {
-            Found::Pair(pair) => Ok(pair),
-            Found::Files(files) => match &loaded[&files] {
-                Ok(loaded) => Ok(Pair { loaded: loaded.clone(), files: Some(files) }),
-                Err(reason) => {
-                    Err(Unfit::wrong(format!("{}: {reason}", self.pair_place(source.credential()))))
-                }
-            },
-        });
-        let pairs: Vec<_> = pairs.collect();
-        let each = servers.iter_mut().zip(pairs);
-        each.map(|((source, unit), pair)| self.settle(source, unit, pair)).collect()
+        let each = servers.iter_mut().zip(found);
+        each.map(|((source, unit), found)| {
+            let each = source.credentials().iter().zip(found);
+            let pairs = each.map(|(credential, found)| self.pair(credential, found?, &loaded));
+            let pairs = pairs.collect();
+            self.settle(source, unit, pairs)
+        })
+        .collect()
+    }
+
+    /// What was `found`, after `loaded` says what the files hold.
+    fn pair(
+        &self,
+        credential: &Credential,
+        found: Found,
+        loaded: &HashMap<FilePair, Result<LoadedPair, String>>,
+    ) -> Result<Pair, Unfit> {
+        let files = match found {
+            Found::Pair(pair) => return Ok(pair),
+            Found::Files(files) => files,
+        };
+        match &loaded[&files] {
+            Ok(loaded) => Ok(Pair { loaded: loaded.clone(), files: Some(files) }),
+            Err(reason) => Err(Unfit::wrong(format!("{}: {reason}", self.pair_place(credential)))),
+        }
     }
 
     /// Loads what `found` says is in files, each content once.
     fn load(
         &mut self,
         servers: &[(&ServerSource, &mut IdentityUnit)],
-        found: &[Result<Found, Unfit>],
+        found: &[Vec<Result<Found, Unfit>>],
     ) -> HashMap<FilePair, Result<LoadedPair, String>> {
         let mut contents = HashMap::new();
-        for ((source, _), found) in servers.iter().zip(found) {
+        let credentials = servers.iter().flat_map(|(source, _)| source.credentials());
+        for (credential, found) in credentials.zip(found.iter().flatten()) {
             if let (Ok(Found::Files(files)), Credential::Files { certificate, key }) =
-                (found, source.credential())
+                (found, credential)
             {
                 contents.entry(*files).or_insert_with(|| {
                     let chain = self.files.take(&certificate.value)?;
@@ -240,90 +292,104 @@ impl Vault<'_> {
         &mut self,
         source: &ServerSource,
         unit: &mut IdentityUnit,
-        pair: Result<Pair, Unfit>,
+        found: Vec<Result<Pair, Unfit>>,
     ) -> bool {
-        let name = self.name(source.credential());
-        let before = unit.served.take();
-        // What was served for another name is no last good version of this one.
-        let good_pair = before.as_ref().filter(|_| unit.is_about(&name)).map(|served| &served.pair);
+        let names: Vec<_> = source.credentials().iter().map(|one| self.name(one)).collect();
         let mut faults = Vec::new();
-        let pair = or_kept(pair.map_err(|unfit| unfit.of(Part::Pair)), good_pair, &mut faults);
-        let shown = self.choose(source, pair, before.as_ref(), &mut faults);
+        let pairs = unit.good_pairs(&names, found, &mut faults);
+        let before = unit.served.take();
+        let shown = self.choose(source, pairs, before.as_ref(), &mut faults);
         let mut findings = Vec::new();
         for fault in &faults {
             let severity = if fault.absent { self.absent } else { Severity::Error };
             findings.push(complaint(source, severity, fault, shown.is_some()));
         }
-        let certificate = self.certificate(source, name, shown.as_ref(), &faults);
-        findings.extend(
-            name_doubt(&certificate.state, source.server()).map(|doubt| doubt.about(source)),
-        );
+        let certificates = self.certificates(source, names, shown.as_ref(), &faults);
+        let doubts = certificates.iter().enumerate().filter_map(|(at, certificate)| {
+            name_doubt(Part::Pair(at), &certificate.state, source.server())
+        });
+        findings.extend(doubts.map(|doubt| doubt.about(source)));
         let config = |served: &Served| Arc::as_ptr(&served.built.config);
         let differs = shown.as_ref().map(config) != before.as_ref().map(config);
-        unit.record(certificate);
+        unit.record(certificates);
         unit.served = shown;
         unit.findings = findings.into();
         unit.is_stale = false;
         differs
     }
 
-    /// What shows `pair` to clients that are checked with what there is now, or where that is bad
+    /// What shows `pairs` to clients that are checked with what there is now, or where that is bad
     /// with what was good before.
     fn choose(
         &mut self,
         source: &ServerSource,
-        pair: Option<Pair>,
+        pairs: Option<Box<[Pair]>>,
         before: Option<&Served>,
         faults: &mut Vec<Fault>,
     ) -> Option<Served> {
         let Some(clients) = &source.tls().clients else {
-            return self.serve(source, &pair?, None, before).map_err(|f| faults.push(f)).ok();
+            return self.serve(source, &pairs?, None, before).map_err(|f| faults.push(f)).ok();
         };
         let trust_source = Some(self.trust_source(clients));
         let good = before.filter(|served| served.trust_source == trust_source);
         let good = good.and_then(Served::trust);
         let found = self.find_trust(clients).map_err(|unfit| unfit.of(Part::Clients));
         let trust = or_kept(found, good, faults)?;
-        let pair = pair?;
-        let fault = match self.serve(source, &pair, Some(&trust), before) {
+        let pairs = pairs?;
+        let fault = match self.serve(source, &pairs, Some(&trust), before) {
             Ok(served) => return Some(served),
             Err(fault) => fault,
         };
         let good = good.filter(|good| fault.part == Part::Clients && **good != trust);
         faults.push(fault);
-        self.serve(source, &pair, Some(good?), before).map_err(|fault| faults.push(fault)).ok()
+        self.serve(source, &pairs, Some(good?), before).map_err(|fault| faults.push(fault)).ok()
     }
 
-    fn certificate(
+    /// What is known about the certificates by `names`.
+    fn certificates(
         &self,
         source: &ServerSource,
-        name: Arc<str>,
+        names: Vec<Arc<str>>,
         shown: Option<&Served>,
         faults: &[Fault],
-    ) -> Certificate {
-        let origin = source.origin();
-        let Some(Served { pair, built, .. }) = shown else {
+    ) -> Vec<Certificate> {
+        let Some(Served { pairs, built, .. }) = shown else {
             let reasons: Vec<_> = faults.iter().map(|fault| fault.reason.as_str()).collect();
             let state = Arc::new(CertificateState::Missing { reason: reasons.join("; ") });
-            return Certificate { source: name, origin, state, client_ca: Vec::new() };
+            let missing = |name| Certificate {
+                source: name,
+                origin: source.origin(),
+                state: Arc::clone(&state),
+                client_ca: Vec::new(),
+            };
+            return names.into_iter().map(missing).collect();
         };
-        let state = Arc::clone(&pair.loaded.state);
+        let client_ca = self.client_ca(source, built);
+        let ready = |(name, pair): (Arc<str>, &Pair)| Certificate {
+            source: name,
+            origin: source.origin(),
+            state: Arc::clone(&pair.loaded.state),
+            client_ca: client_ca.clone(),
+        };
+        names.into_iter().zip(pairs).map(ready).collect()
+    }
+
+    fn client_ca(&self, source: &ServerSource, built: &BuiltServer) -> Vec<snapshot::ClientCa> {
         let ca_source = source.tls().clients.as_ref().map(|clients| self.ca_source(clients));
         let authority = |(source, info): (&Arc<str>, &CertificateInfo)| snapshot::ClientCa {
             source: Arc::clone(source),
             info: info.clone(),
         };
         let sources = ca_source.iter().cycle();
-        let client_ca = sources.zip(built.client_ca.iter()).map(authority).collect();
-        Certificate { source: name, origin, state, client_ca }
+        sources.zip(built.client_ca.iter()).map(authority).collect()
     }
 
-    /// What shows `pair` to clients that are checked with `trust`: the same as before where nothing
-    /// is different.
+    /// What shows `pairs` to clients that are checked with `trust`: the same as before where
+    /// nothing is different.
     fn serve(
         &mut self,
         source: &ServerSource,
-        pair: &Pair,
+        pairs: &[Pair],
         trust: Option<&ClientTrust>,
         before: Option<&Served>,
     ) -> Result<Served, Fault> {
@@ -332,24 +398,21 @@ impl Vault<'_> {
         let trust_source = tls.clients.as_ref().map(|clients| self.trust_source(clients));
         // The policy is the same: tickets stay good.
         let before = before.filter(|before| before.policy == policy);
-        let same = before.filter(|before| before.pair.loaded.is_same(&pair.loaded));
-        let built = match same {
+        let built = match before.filter(|before| before.shows(pairs)) {
             Some(same) => same.built.clone(),
             None => {
                 let before = before.map(|before| &*before.built.config);
-                let request = ServerRequest { pair: &pair.loaded, policy: &policy, before };
+                let loaded: Vec<_> = pairs.iter().map(|pair| &pair.loaded).collect();
+                let request = ServerRequest { pairs: &loaded, policy: &policy, before };
                 self.identities.server(&request).map_err(|refusal| {
-                    let place = match (refusal.part, &tls.clients) {
-                        (Part::Clients, Some(clients)) => self.ca_place(clients),
-                        (Part::Clients, None) | (Part::Pair, _) => self.pair_place(&tls.credential),
-                    };
+                    let place = self.place(tls, refusal.part);
                     Unfit::wrong(format!("{place}: {}", refusal.reason)).of(refusal.part)
                 })?
             }
         };
         // The texts of before, where they are the same: those of now are not kept as well.
         let policy = before.map_or(policy, |before| before.policy.clone());
-        Ok(Served { pair: pair.clone(), policy, trust_source, built })
+        Ok(Served { pairs: pairs.into(), policy, trust_source, built })
     }
 
     /// The path or Secret, as it is shown.
@@ -378,13 +441,13 @@ impl Vault<'_> {
         }
     }
 
-    fn find(&mut self, source: &ServerSource, unit: &IdentityUnit) -> Result<Found, Unfit> {
-        match source.credential() {
+    fn find(&mut self, credential: &Credential, unit: &IdentityUnit) -> Result<Found, Unfit> {
+        match credential {
             Credential::Files { certificate, key } => {
                 let (chain, key) = (self.look(&certificate.value), self.look(&key.value));
                 let files = (chain?, key?);
-                let served = unit.served.as_ref().map(|served| &served.pair);
-                let same = served.filter(|pair| pair.files == Some(files));
+                let mut served = unit.served.iter().flat_map(|served| &served.pairs);
+                let same = served.find(|pair| pair.files == Some(files));
                 Ok(same.map_or(Found::Files(files), |pair| Found::Pair(pair.clone())))
             }
             Credential::Secret(name) => {
@@ -431,6 +494,15 @@ impl Vault<'_> {
 
     fn look(&self, path: &str) -> Result<Digest, Unfit> {
         self.files.look(path).map_err(|error| unreadable(path, &error))
+    }
+
+    /// Where `part` of a server comes from.
+    fn place(&self, tls: &Tls, part: Part) -> String {
+        match (part, &tls.clients) {
+            (Part::Clients, Some(clients)) => self.ca_place(clients),
+            (Part::Clients, None) => self.pair_place(&tls.credentials[0]),
+            (Part::Pair(at), _) => self.pair_place(&tls.credentials[at]),
+        }
     }
 
     /// The files or the Secret of the pair.
@@ -547,7 +619,8 @@ fn rules(tls: &Tls, trust: Option<&ClientTrust>) -> TlsRules {
 /// Line and name of the field that names `part`.
 fn field(tls: &Tls, part: Part) -> (u64, &'static str) {
     let ca = tls.clients.as_ref().map(|clients| &clients.ca);
-    match (part, ca, &tls.credential) {
+    let at = if let Part::Pair(at) = part { at } else { 0 };
+    match (part, ca, &tls.credentials[at]) {
         (Part::Clients, Some(ClientCa::File(path)), _) => (path.line, "caCertificates"),
         (Part::Clients, Some(ClientCa::Secret(name)), _) => (name.line, "caCertCredentialName"),
         (_, _, Credential::Secret(name)) => (name.line, "credentialName"),
@@ -569,12 +642,12 @@ fn finding(
 
 fn complaint(source: &ServerSource, severity: Severity, fault: &Fault, kept: bool) -> Rejection {
     let cause = match fault.part {
-        Part::Pair if kept => "the last good certificate stays in use",
+        Part::Pair(_) if kept => "the last good certificate stays in use",
         Part::Clients if kept => "clients are checked as before",
-        Part::Pair | Part::Clients if fault.absent => {
+        Part::Pair(_) | Part::Clients if fault.absent => {
             "its hosts are closed until it appears; no restart is needed then"
         }
-        Part::Pair | Part::Clients => {
+        Part::Pair(_) | Part::Clients => {
             "its hosts are closed until this is mended; no restart is needed then"
         }
     };
@@ -610,9 +683,8 @@ fn authority_doubts(built: &BuiltServer, now: SystemTime) -> Vec<Doubt> {
     expired.chain(list).collect()
 }
 
-fn validity_doubt(state: &CertificateState, now: SystemTime) -> Option<Doubt> {
+fn validity_doubt(part: Part, state: &CertificateState, now: SystemTime) -> Option<Doubt> {
     let CertificateState::Ready(certificate) = state else { return None };
-    let part = Part::Pair;
     if let Ok(since) = now.duration_since(certificate.expires) {
         let what = format!("the certificate expired {} ago", days(since));
         let cause = "it is served, but clients refuse it: renew it";
@@ -633,7 +705,7 @@ fn days(time: Duration) -> String {
 }
 
 /// A certificate without alternative names is judged by its subject, by the clients that still do.
-fn name_doubt(state: &CertificateState, server: &Server) -> Option<Doubt> {
+fn name_doubt(part: Part, state: &CertificateState, server: &Server) -> Option<Doubt> {
     let CertificateState::Ready(CertificateInfo { subject_alt_names: names, .. }) = state else {
         return None;
     };
@@ -645,7 +717,7 @@ fn name_doubt(state: &CertificateState, server: &Server) -> Option<Doubt> {
     let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>();
     let more = if names.len() > NAMES_SHOWN_MAX { ", ..." } else { "" };
     let what = format!("the certificate is for {}{more}, not for {uncovered}", shown.join(", "));
-    Some(Doubt { part: Part::Pair, what, cause: "clients that check the name refuse it" })
+    Some(Doubt { part, what, cause: "clients that check the name refuse it" })
 }
 
 /// Whether a certificate for `name` convinces clients of some host that `pattern` takes. What takes

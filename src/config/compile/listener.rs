@@ -63,9 +63,9 @@ impl ServerSource {
         }
     }
 
-    /// Where its certificate comes from.
-    pub(super) fn credential(&self) -> &Credential {
-        &self.tls().credential
+    /// Where its certificates come from.
+    pub(super) fn credentials(&self) -> &[Credential] {
+        &self.tls().credentials
     }
 
     /// What makes it the same server in the next generation: all that is in its name.

@@ -183,7 +183,8 @@ impl LoadedPair {
 
 /// What a server is to be like.
 pub(crate) struct ServerRequest<'a> {
-    pub(crate) pair: &'a LoadedPair,
+    /// What it proves itself with: one, or one for each kind of key.
+    pub(crate) pairs: &'a [&'a LoadedPair],
     /// What its clients are held to.
     pub(crate) policy: &'a TlsRules,
     /// Its configuration so far, if the policy is the same: the tickets of that one stay good, and
@@ -255,8 +256,8 @@ pub(crate) struct Refusal {
 /// What of a request can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Certificate or key.
-    Pair,
+    /// Certificate or key of the pair at this place.
+    Pair(usize),
     /// What clients are checked with.
     Clients,
 }
@@ -308,10 +309,10 @@ impl Stale {
     fn concerns(&self, tls: &Tls) -> bool {
         self.identities
             || named_files(tls).any(|path| self.files.contains(path))
-            || match &tls.credential {
+            || tls.credentials.iter().any(|credential| match credential {
                 Credential::Files { .. } => false,
                 Credential::Secret(name) => self.secrets.contains(&name.value),
-            }
+            })
             || match tls.clients.as_ref().map(|clients| &clients.ca) {
                 None | Some(ClientCa::File(_)) => false,
                 Some(ClientCa::Secret(name)) => self.secrets.contains(&name.value),
@@ -325,17 +326,17 @@ impl Stale {
 
 /// The paths of the files that `tls` names.
 fn named_files(tls: &Tls) -> impl Iterator<Item = &Arc<str>> {
-    let pair = match &tls.credential {
+    let pairs = tls.credentials.iter().flat_map(|credential| match credential {
         Credential::Files { certificate, key } => [Some(&certificate.value), Some(&key.value)],
         Credential::Secret(_) => [None, None],
-    };
+    });
     let clients = tls.clients.as_ref();
     let ca = clients.and_then(|clients| match &clients.ca {
         ClientCa::File(path) => Some(&path.value),
         ClientCa::Secret(_) | ClientCa::OfCredential(_) => None,
     });
     let crl = clients.and_then(|clients| clients.crl.as_ref()).map(|path| &path.value);
-    pair.into_iter().chain([ca, crl]).flatten()
+    pairs.chain([ca, crl]).flatten()
 }
 
 /// A generation as it was built, kept for the next.
@@ -524,7 +525,7 @@ impl Compiler {
 impl Site {
     fn collect_certificates(&mut self) {
         let servers = self.units.servers();
-        let mut all: Vec<_> = servers.filter_map(|server| server.certificate()).cloned().collect();
+        let mut all: Vec<_> = servers.flat_map(|server| server.certificates()).cloned().collect();
         all.sort_by(|a, b| place(a).cmp(&place(b)));
         all.dedup_by(|a, b| place(a) == place(b));
         self.certificates = all;

@@ -754,6 +754,63 @@ fn servers_with_the_same_certificate_share_one() {
     assert_eq!(world.work(), (1, 2));
 }
 
+fn page_with_certificates(text: &str) -> World {
+    let page = page_with_credential().replace("credentialName: cred", text);
+    World::new(&[("page.yaml", &page), ("backend.yaml", BACKEND)])
+}
+
+/// Of the certificates that are served, by the names of their Secrets or files.
+fn serials(snapshot: &Snapshot) -> Vec<&str> {
+    let states = snapshot.certificates.iter().map(|certificate| &*certificate.state);
+    let ready = states.filter_map(|state| match state {
+        CertificateState::Ready(info) => Some(info.serial.as_str()),
+        CertificateState::Missing { .. } => None,
+    });
+    ready.collect()
+}
+
+#[test]
+fn each_of_two_certificates_keeps_its_own_last_good_version() {
+    let mut world = page_with_certificates("credentialNames: [rsa, ecdsa]");
+    world.mount("rsa", &[("tls.crt", "good 1"), ("tls.key", "key 1")]);
+    let closed = world.compile();
+    assert!(matches!(server(&closed, "httpbin.example.com").identity, Identity::Missing));
+    assert!(said(&closed).contains("there is no Secret `ecdsa`"), "{}", said(&closed));
+    assert_eq!(world.work(), (1, 0), "loaded and configured");
+    world.mount("ecdsa", &[("tls.crt", "good 2"), ("tls.key", "key 2")]);
+    let first = world.compile();
+    assert_eq!((said(&first).as_str(), serials(&first)), ("", vec!["2", "1"]));
+    assert_eq!(world.work(), (1, 1));
+    world.mount("ecdsa", &[("tls.crt", "good 3"), ("tls.key", "key 2")]);
+    world.mount("rsa", &[("tls.crt", "good 4"), ("tls.key", "key 4")]);
+    let second = world.compile();
+    assert_eq!(serials(&second), ["2", "4"]);
+    assert!(said(&second).contains("the last good certificate stays"), "{}", said(&second));
+    assert_eq!(world.work(), (1, 1));
+    let policy = |snapshot| server(snapshot, "httpbin.example.com").identity.policy();
+    assert_eq!(policy(&first), policy(&second), "tickets stay good");
+}
+
+#[test]
+fn of_two_pairs_of_files_only_what_changed_is_loaded() {
+    let files = |name| format!("{{serverCertificate: /{name}.crt, privateKey: /{name}.key}}");
+    let text = format!("tlsCertificates: [{}, {}]", files("a"), files("b"));
+    let mut world = page_with_certificates(&text);
+    for name in ["a", "b"] {
+        world.write_pem(&format!("/{name}.crt"), "good 1");
+        world.write_pem(&format!("/{name}.key"), "key 1");
+    }
+    let first = world.compile();
+    assert_eq!((said(&first).as_str(), serials(&first)), ("", vec!["1", "1"]));
+    assert_eq!(world.work(), (1, 1), "the same contents are loaded once");
+    world.write_pem("/b.crt", "good 2");
+    world.write_pem("/b.key", "key 2");
+    let second = world.compile();
+    assert_eq!((said(&second).as_str(), serials(&second)), ("", vec!["1", "2"]));
+    assert_eq!(world.work(), (1, 1));
+    assert!(Arc::ptr_eq(&first.certificates[0], &second.certificates[0]));
+}
+
 #[test]
 fn tickets_end_with_the_policy_that_they_were_made_under() {
     let mut world = World::page();

@@ -91,7 +91,7 @@ impl Units {
         for (unit, differs) in due.iter_mut().zip(differ) {
             unit.is_stale |= differs;
         }
-        due.iter().filter_map(|unit| unit.identity.certificate()).cloned().collect()
+        due.iter().flat_map(|unit| unit.identity.certificates()).cloned().collect()
     }
 
     /// The listeners, sorted by key.
@@ -210,9 +210,9 @@ impl ServerUnit {
         &self.source
     }
 
-    /// What is known about its certificate.
-    pub(super) fn certificate(&self) -> Option<&Arc<Certificate>> {
-        self.identity.certificate()
+    /// What is known about its certificates.
+    pub(super) fn certificates(&self) -> &[Arc<Certificate>] {
+        self.identity.certificates()
     }
 
     /// Says whether it is another than before.

@@ -16,7 +16,8 @@ use crate::crypto::{Parameters, Pins};
 /// How a server terminates TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
-    pub(crate) credential: Credential,
+    /// One, or two for clients that can verify only one kind of key.
+    pub(crate) credentials: Vec<Credential>,
     pub(crate) versions: TlsVersions,
     pub(crate) parameters: Parameters,
     /// `None` asks clients for no certificate.
@@ -72,8 +73,10 @@ pub(super) const ONLY_HTTPS: [&str; 14] = [
 ];
 
 /// What Istio's `ServerTLSSettings` has beyond what is read here.
-const UNSUPPORTED: [&str; 4] =
-    ["credentialNames", "tlsCertificates", "alpnProtocols", "caCertCredentialNames"];
+const UNSUPPORTED: [&str; 2] = ["alpnProtocols", "caCertCredentialNames"];
+
+/// Certificates that a server may have, as in Istio.
+const CREDENTIALS_MAX: usize = 2;
 
 /// Cipher suites that Istio knows beside those that are offered here.
 const WEAK_SUITES: [&str; 9] = [
@@ -123,14 +126,15 @@ impl TlsReader<'_> {
             self.skip(tls);
             return None;
         }
-        let credential = self.read_credential(field, &mut tls);
-        let clients = self.read_clients(field, &mut tls, mode, credential.as_ref());
+        let credentials = self.read_credentials(field, &mut tls);
+        let first = credentials.as_ref().and_then(|credentials| credentials.first());
+        let clients = self.read_clients(field, &mut tls, mode, first);
         let versions = self.read_versions(&mut tls);
         let parameters = self.read_parameters(&mut tls, versions);
         tls.refuse_with(&UNSUPPORTED, SERVER_ONLY, self.partial);
         tls.finish(self.whole);
-        let (credential, clients) = (credential?, clients?);
-        Some(Tls { credential, versions: versions?, parameters: parameters?, clients })
+        let (credentials, clients) = (credentials?, clients?);
+        Some(Tls { credentials, versions: versions?, parameters: parameters?, clients })
     }
 
     /// Of a server that is left out only the names of its fields are checked.
@@ -171,26 +175,71 @@ impl TlsReader<'_> {
         Mode::Unsupported
     }
 
-    fn read_credential(&mut self, parent: &Field<'_>, tls: &mut Fields<'_>) -> Option<Credential> {
+    /// At least one, all from the same kind of source.
+    fn read_credentials(
+        &mut self,
+        parent: &Field<'_>,
+        tls: &mut Fields<'_>,
+    ) -> Option<Vec<Credential>> {
         let (certificate, key) = (tls.take("serverCertificate"), tls.take("privateKey"));
-        let name = tls.take("credentialName");
-        match (certificate, key, name) {
-            (None, None, Some(name)) => self.read_secret_name(&name).map(Credential::Secret),
-            (Some(certificate), Some(key), None) => Some(Credential::Files {
-                certificate: certificate.located(self.whole)?,
-                key: key.located(self.whole)?,
-            }),
-            (_, _, Some(name)) => {
-                let what = "there may be `credentialName` or files, not both";
-                self.whole.error(&name, what, "");
-                None
-            }
-            (_, _, None) => {
-                let what = "needs `serverCertificate` and `privateKey`, or `credentialName`";
-                self.whole.error(parent, what, "");
-                None
-            }
+        let (name, names) = (tls.take("credentialName"), tls.take("credentialNames"));
+        let pairs = tls.take("tlsCertificates");
+        let files = certificate.is_some() || key.is_some();
+        let sources = [&name, &names, &pairs];
+        if let Some(second) = sources.into_iter().flatten().nth(usize::from(!files)) {
+            let what = "there may be `serverCertificate` and `privateKey`, or `credentialName`, or \
+                        `credentialNames`, or `tlsCertificates`, but not two of them";
+            self.whole.error(second, what, "");
+            return None;
         }
+        if let Some(name) = name {
+            return Some(vec![Credential::Secret(self.read_secret_name(&name)?)]);
+        }
+        if let Some(names) = names {
+            let read = |reader: &mut Self, item: &Field<'_>| {
+                reader.read_secret_name(item).map(Credential::Secret)
+            };
+            return self.read_several(&names, read);
+        }
+        if let Some(pairs) = pairs {
+            return self.read_several(&pairs, Self::read_files);
+        }
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            let what = "needs `serverCertificate` and `privateKey`, or `credentialName`";
+            self.whole.error(parent, what, "");
+            return None;
+        };
+        let (certificate, key) = (certificate.located(self.whole)?, key.located(self.whole)?);
+        Some(vec![Credential::Files { certificate, key }])
+    }
+
+    fn read_several(
+        &mut self,
+        field: &Field<'_>,
+        read: impl Fn(&mut Self, &Field<'_>) -> Option<Credential>,
+    ) -> Option<Vec<Credential>> {
+        let items = field.items(self.whole);
+        if items.is_empty() {
+            self.whole.error(field, "needs at least one certificate", "");
+            return None;
+        }
+        if items.len() > CREDENTIALS_MAX {
+            let cause = "the first two are used, as by Istio: one with an RSA key, one with ECDSA";
+            self.whole.warn(field, "there are more than two certificates", cause);
+        }
+        items.iter().take(CREDENTIALS_MAX).map(|item| read(self, item)).collect()
+    }
+
+    fn read_files(&mut self, item: &Field<'_>) -> Option<Credential> {
+        let mut pair = item.fields(self.whole)?;
+        let certificate = pair.require("serverCertificate", self.whole);
+        let key = pair.require("privateKey", self.whole);
+        pair.take("caCertificates").inspect(|field| {
+            self.whole.warn(field, "ignored here, as by Istio", "it belongs beside the list");
+        });
+        pair.finish(self.whole);
+        let (certificate, key) = (certificate?.located(self.whole)?, key?.located(self.whole)?);
+        Some(Credential::Files { certificate, key })
     }
 
     fn read_secret_name(&mut self, field: &Field<'_>) -> Option<Located<Arc<str>>> {

@@ -401,6 +401,7 @@ mod tests {
 
     use super::*;
     use crate::config::compile::{BuiltServer, LoadedPair, Part, Refusal, ServerRequest};
+    use crate::crypto::PairPem;
 
     /// Far longer than anything takes; only a test that fails waits for it.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -409,8 +410,8 @@ mod tests {
     struct Echo;
 
     impl Identities for Echo {
-        fn load(&self, certificate: &[u8], _key: &[u8]) -> Result<LoadedPair, String> {
-            Err(format!("saw {}", String::from_utf8_lossy(certificate)))
+        fn load(&self, pair: &PairPem<'_>) -> Result<LoadedPair, String> {
+            Err(format!("saw {}", String::from_utf8_lossy(pair.certificate)))
         }
 
         fn server(&mut self, _: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {

@@ -17,7 +17,7 @@ use super::compile::{
     TlsVersions,
 };
 use crate::crypto::{
-    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, Provider,
+    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, PairPem, Provider,
     ServerPolicy, Template, TicketSecrets, TrustError, Version,
 };
 use crate::settings;
@@ -71,9 +71,9 @@ impl RealIdentities {
 }
 
 impl Identities for RealIdentities {
-    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String> {
-        let key = crypto::load(&self.provider, certificate, key).map_err(|error| words(&error))?;
-        let found = crypto::describe(certificate).map_err(|error| words(&error))?;
+    fn load(&self, pair: &PairPem<'_>) -> Result<LoadedPair, String> {
+        let key = crypto::load(&self.provider, pair).map_err(|error| words(&error))?;
+        let found = crypto::describe(pair.certificate).map_err(|error| words(&error))?;
         Ok(LoadedPair { key, state: Arc::new(CertificateState::Ready(info(found))) })
     }
 
@@ -84,7 +84,7 @@ impl Identities for RealIdentities {
             None => self.tickets()?,
         };
         let MadePolicy { template, client_ca, crl_expires } = &self.policies[request.policy];
-        let keys = request.pairs.iter().map(|pair| Arc::clone(&pair.key)).collect();
+        let keys = request.pairs.iter().map(|pair| pair.key.clone()).collect();
         Ok(BuiltServer {
             config: template.server(keys, tickets),
             client_ca: Arc::clone(client_ca),
@@ -156,10 +156,14 @@ mod tests {
     use super::*;
     use crate::crypto::Parameters;
 
-    fn pem() -> (String, String) {
+    fn generated() -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["a.example.com".into()]).unwrap();
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn pem<'a>(certificate: &'a str, key: &'a str) -> PairPem<'a> {
+        PairPem { certificate: certificate.as_bytes(), key: key.as_bytes(), staple: None }
     }
 
     fn rules(ca: Option<&str>) -> TlsRules {
@@ -173,8 +177,8 @@ mod tests {
     #[test]
     fn tickets_are_those_of_before_or_of_a_new_group() {
         let mut identities = RealIdentities::new(settings::Provider::Auto);
-        let (certificate, key) = pem();
-        let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let (certificate, key) = generated();
+        let pair = identities.load(&pem(&certificate, &key)).unwrap();
         let mut server = |policy: &TlsRules, before| {
             identities.server(&ServerRequest { pairs: &[&pair], policy, before }).unwrap().config
         };
@@ -196,8 +200,8 @@ mod tests {
     #[test]
     fn the_rules_of_a_server_are_its_own_although_their_making_is_shared() {
         let mut identities = RealIdentities::new(settings::Provider::Auto);
-        let (certificate, key) = pem();
-        let pair = identities.load(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let (certificate, key) = generated();
+        let pair = identities.load(&pem(&certificate, &key)).unwrap();
         let mut built = |ca| {
             identities.server(&ServerRequest { pairs: &[&pair], policy: &rules(ca), before: None })
         };

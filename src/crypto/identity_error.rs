@@ -54,6 +54,8 @@ pub(crate) enum IdentityError {
         /// The certificate, from 1, that it does belong to.
         belongs_to: Option<usize>,
     },
+    /// What is to be stapled is no OCSP response with an answer.
+    BadStaple,
     /// The lowest allowed protocol version is above the highest.
     NoVersion,
 }
@@ -78,6 +80,7 @@ impl IdentityError {
             Self::KeyMismatch { .. } => {
                 "the private key does not belong to the first certificate".into()
             }
+            Self::BadStaple => "the OCSP staple is not a successful response in DER".into(),
             Self::NoVersion => "the minimum protocol version is above the maximum".into(),
         }
     }
@@ -124,6 +127,7 @@ impl IdentityError {
             Self::KeyMismatch { belongs_to: None } => {
                 "one of the two was replaced without the other".into()
             }
+            Self::BadStaple => "fetch it again with `openssl ocsp -respout`, or remove it".into(),
             Self::NoVersion => "exchange the two".into(),
         }
     }

@@ -16,6 +16,7 @@
 
 mod certificate;
 mod client;
+mod der;
 mod digest;
 mod forwarded;
 mod identity_error;
@@ -25,6 +26,7 @@ mod provider;
 mod record_key;
 mod server;
 mod signed;
+mod staple;
 mod ticket;
 
 pub(crate) use certificate::{Description, describe, describe_all};
@@ -35,7 +37,7 @@ pub(crate) use identity_error::IdentityError;
 pub(crate) use parameters::Parameters;
 pub(crate) use provider::{Choice, Provider};
 pub(crate) use record_key::{NONCE_BYTES, Nonce, RecordKey, TAG_BYTES};
-pub(crate) use server::{ServerPolicy, Template, Version, load};
+pub(crate) use server::{CertifiedPair, PairPem, ServerPolicy, Template, Version, load};
 #[cfg(test)]
 pub(crate) use server::{ServerRequest, server_config};
 #[cfg(test)]

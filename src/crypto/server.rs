@@ -1,19 +1,20 @@
 //! From PEM and policy to a finished `rustls::ServerConfig`.
 //!
 //! In two steps, so that a pair is loaded once however many servers show it, and on any thread:
-//! [`load`] makes the certified key, a [`Template`] the configuration around it.
+//! [`load`] makes the certified pair, a [`Template`] the configuration around it.
 //!
 //! rustls's convenience constructors refuse X.509 v1 leaves; this goes around them and compares
 //! key and certificate itself.
 
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedProtocolVersion};
 
+use super::staple::Staple;
 use super::{ClientVerifier, IdentityError, Parameters, Provider, certificate, pem};
 
 /// A protocol version that can be spoken.
@@ -25,24 +26,79 @@ pub(crate) enum Version {
     Tls13,
 }
 
-/// Loads a certificate chain (leaf first, then the intermediates that it needs, if any) and its
-/// key (exactly one, not encrypted).
+/// Certificate and key. No `Debug`: that is a secret.
+#[derive(Clone, Copy)]
+pub(crate) struct PairPem<'a> {
+    /// Leaf first, then the intermediates that it needs, if any.
+    pub(crate) certificate: &'a [u8],
+    /// Exactly one key, not encrypted.
+    pub(crate) key: &'a [u8],
+    /// An OCSP response about the leaf, DER, for clients that ask for one.
+    pub(crate) staple: Option<&'a [u8]>,
+}
+
+/// Loads `pair`.
 ///
 /// # Errors
-/// They cannot be served; in words for the operator.
+/// It cannot be served; in words for the operator.
 pub(crate) fn load(
     provider: &Provider,
-    certificate_pem: &[u8],
-    key_pem: &[u8],
-) -> Result<Arc<CertifiedKey>, IdentityError> {
-    let chain = pem::certificates(certificate_pem)?;
+    pair: &PairPem<'_>,
+) -> Result<CertifiedPair, IdentityError> {
+    let chain = pem::certificates(pair.certificate)?;
     let key = provider
         .rustls()
         .key_provider
-        .load_private_key(pem::private_key(key_pem)?)
+        .load_private_key(pem::private_key(pair.key)?)
         .map_err(|_| IdentityError::UnsupportedKey)?;
     require_match(&chain, &*key)?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
+    let read = |der| Staple::parse(der).ok_or(IdentityError::BadStaple);
+    let staple = pair.staple.map(read).transpose()?;
+    let bare = CertifiedPair::from(CertifiedKey::new(chain, key));
+    Ok(match staple {
+        Some(staple) => bare.stapled(staple),
+        None => bare,
+    })
+}
+
+/// A certificate chain with its key, and with its staple where it has one.
+#[derive(Debug, Clone)]
+pub(crate) struct CertifiedPair {
+    bare: Arc<CertifiedKey>,
+    stapled: Option<Arc<Stapled>>,
+}
+
+#[derive(Debug)]
+struct Stapled {
+    key: Arc<CertifiedKey>,
+    staple: Staple,
+}
+
+impl From<CertifiedKey> for CertifiedPair {
+    fn from(key: CertifiedKey) -> Self {
+        Self { bare: Arc::new(key), stapled: None }
+    }
+}
+
+impl CertifiedPair {
+    fn stapled(self, staple: Staple) -> Self {
+        let key =
+            CertifiedKey { ocsp: Some(staple.der.clone()), ..CertifiedKey::clone(&self.bare) };
+        Self { stapled: Some(Arc::new(Stapled { key: Arc::new(key), staple })), ..self }
+    }
+
+    /// Whether it was loaded at the same time.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.bare, &other.bare)
+    }
+
+    /// A staple that is out of date is worse than none: some clients give up.
+    fn now(&self) -> Arc<CertifiedKey> {
+        match &self.stapled {
+            Some(stapled) if stapled.staple.is_good(UnixTime::now()) => Arc::clone(&stapled.key),
+            _ => Arc::clone(&self.bare),
+        }
+    }
 }
 
 /// What clients are held to.
@@ -109,12 +165,12 @@ impl Template {
     /// share `tickets`.
     pub(crate) fn server(
         &self,
-        mut pairs: Vec<Arc<CertifiedKey>>,
+        mut pairs: Vec<CertifiedPair>,
         tickets: Arc<dyn ProducesTickets>,
     ) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
         // ECDSA costs a server less than RSA, and Envoy prefers it, too.
-        pairs.sort_by_key(|pair| is_rsa(pair));
+        pairs.sort_by_key(|pair| is_rsa(&pair.bare));
         config.cert_resolver = match <[_; 1]>::try_from(pairs) {
             Ok([only]) => Arc::new(Single(only)),
             Err(pairs) => Arc::new(Several { pairs, offers_tls13: self.offers_tls13 }),
@@ -138,26 +194,26 @@ fn versions(
 
 /// Presents the same certificate to everyone: which server a client gets was decided before.
 #[derive(Debug)]
-struct Single(Arc<CertifiedKey>);
+struct Single(CertifiedPair);
 
 impl ResolvesServerCert for Single {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
+        Some(self.0.now())
     }
 }
 
 /// Presents to each client what it can verify.
 #[derive(Debug)]
 struct Several {
-    pairs: Vec<Arc<CertifiedKey>>,
+    pairs: Vec<CertifiedPair>,
     offers_tls13: bool,
 }
 
 impl ResolvesServerCert for Several {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let suits = |pair: &&Arc<CertifiedKey>| self.suits(pair, &hello);
+        let suits = |pair: &&CertifiedPair| self.suits(&pair.bare, &hello);
         // Where none suits the handshake fails with any, and says why.
-        self.pairs.iter().find(suits).or_else(|| self.pairs.first()).map(Arc::clone)
+        self.pairs.iter().find(suits).or_else(|| self.pairs.first()).map(CertifiedPair::now)
     }
 }
 
@@ -213,8 +269,7 @@ fn require_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(
 /// A whole server at once.
 #[cfg(test)]
 pub(crate) struct ServerRequest<'a> {
-    pub(crate) certificate_pem: &'a [u8],
-    pub(crate) key_pem: &'a [u8],
+    pub(crate) pair: PairPem<'a>,
     pub(crate) policy: ServerPolicy<'a>,
     pub(crate) tickets: Arc<super::TicketKeys>,
 }
@@ -225,7 +280,7 @@ pub(crate) fn server_config(
     provider: &Provider,
     request: &ServerRequest<'_>,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
-    let identity = load(provider, request.certificate_pem, request.key_pem)?;
+    let identity = load(provider, &request.pair)?;
     let template = Template::new(provider, &request.policy)?;
     Ok(template.server(vec![identity], Arc::<super::TicketKeys>::clone(&request.tickets)))
 }
@@ -309,6 +364,18 @@ mod tests {
     }
 
     #[test]
+    fn a_staple_is_served_only_in_its_time() {
+        let stapled = |from, until| {
+            let pair = PairPem { certificate: SEC1_CERT, key: SEC1_KEY, staple: None };
+            let bare = load(&Provider::new(Choice::Auto), &pair).unwrap();
+            let staple = Staple { der: b"staple".to_vec(), from, until };
+            bare.stapled(staple).now().ocsp.is_some()
+        };
+        assert!(stapled(0, None) && stapled(0, Some(i64::MAX)));
+        assert!(!stapled(0, Some(1)) && !stapled(i64::MAX, None));
+    }
+
+    #[test]
     fn versions_are_bounded_as_asked() {
         use Version::{Tls12, Tls13};
         assert_eq!(versions(Tls12, Tls12), Ok(vec![&TLS12]));
@@ -370,8 +437,7 @@ mod tests {
 
     fn build_with(choice: Choice, cert: &[u8], key_pem: &[u8]) -> Result<(), IdentityError> {
         let request = ServerRequest {
-            certificate_pem: cert,
-            key_pem,
+            pair: PairPem { certificate: cert, key: key_pem, staple: None },
             policy: ServerPolicy {
                 version_min: Version::Tls12,
                 version_max: Version::Tls13,

@@ -4,6 +4,8 @@
 use rustls::SignatureScheme;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
+use super::der::{contents, take};
+
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;
 
@@ -66,39 +68,6 @@ impl<'a> Key<'a> {
         let bits = bits(take(&mut outer, BIT_STRING)?.contents)?;
         outer.is_empty().then_some(Self { algorithm, bits })
     }
-}
-
-/// A DER value.
-struct Value<'a> {
-    contents: &'a [u8],
-    /// With its tag and length.
-    whole: &'a [u8],
-}
-
-/// What is in the value that `der` is as a whole.
-fn contents(mut der: &[u8], tag: u8) -> Option<&[u8]> {
-    let value = take(&mut der, tag)?;
-    der.is_empty().then_some(value.contents)
-}
-
-/// Takes the value that `rest` begins with.
-fn take<'a>(rest: &mut &'a [u8], tag: u8) -> Option<Value<'a>> {
-    let bytes = *rest;
-    let (&found, after) = bytes.split_first()?;
-    let (&first, after) = after.split_first()?;
-    let (length, after) = match first {
-        0..=0x7f => (usize::from(first), after),
-        0x81..=0x84 => {
-            let (digits, after) = after.split_at_checked(usize::from(first & 0x7f))?;
-            (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), after)
-        }
-        // The indefinite form is not DER, and nothing is that long.
-        _ => return None,
-    };
-    let (contents, after) = after.split_at_checked(length)?;
-    *rest = after;
-    let whole = &bytes[..bytes.len() - after.len()];
-    (found == tag).then_some(Value { contents, whole })
 }
 
 /// A bit string of whole bytes.

@@ -40,8 +40,11 @@ impl Site {
         let certificate = params.self_signed(&key).unwrap().pem();
         let tickets = Arc::new(TicketKeys::new().unwrap());
         let request = ServerRequest {
-            certificate_pem: certificate.as_bytes(),
-            key_pem: key_pem.as_bytes(),
+            pair: crypto::PairPem {
+                certificate: certificate.as_bytes(),
+                key: key_pem.as_bytes(),
+                staple: None,
+            },
             policy: ServerPolicy {
                 version_min: Version::Tls12,
                 version_max,

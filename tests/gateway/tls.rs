@@ -392,3 +392,44 @@ spec:
     let certificates = gateway.admin_get("/certs").text();
     assert_eq!(certificates.matches("\"cert_chain\"").count(), 4, "{certificates}");
 }
+
+#[test]
+fn a_staple_is_shown_to_clients_that_ask_while_it_is_good() {
+    let Some(_) = outside::tool("openssl") else { return };
+    let backend = Backend::start("a");
+    let text = yaml::gateway("stapled", &yaml::https_server(443, &["stapled.test"], "x"))
+        .replace("serverCertificate: /certs/x/tls.crt", "credentialName: stapled")
+        .replace("      privateKey: /certs/x/tls.key\n", "");
+    let gateway = hosts(Driver::Auto, &backend).resource("stapled.yaml", &text).start();
+    let script = "set -e
+        openssl req -x509 -nodes -days 9 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \\
+          -subj /CN=ca -keyout ca.key -out ca.crt
+        openssl req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=stapled.test \\
+          -keyout leaf.key -out leaf.csr
+        openssl x509 -req -days 9 -CA ca.crt -CAkey ca.key -set_serial 0x55 -in leaf.csr -out leaf.crt
+        printf 'V\\t21260101000000Z\\t\\t55\\tunknown\\t/CN=stapled.test\\n' > index.txt
+        openssl ocsp -index index.txt -CA ca.crt -rsigner ca.crt -rkey ca.key -issuer ca.crt \\
+          -cert leaf.crt -respout good.der -ndays 9
+        mkdir -p resources/secrets/stapled
+        cp good.der resources/secrets/stapled/tls.ocsp-staple
+        cp leaf.crt resources/secrets/stapled/tls.crt; cp leaf.key resources/secrets/stapled/tls.key";
+    let mut sh = std::process::Command::new("sh");
+    let (code, said) = outside::output(sh.args(["-c", script]).current_dir(gateway.path("")));
+    assert_eq!(code, Some(0), "{said}");
+    let address = gateway.address(443).to_string();
+    let said = || {
+        let mut openssl = outside::tool("openssl").unwrap();
+        openssl.args(["s_client", "-connect", &address, "-servername", "stapled.test", "-status"]);
+        outside::output(&mut openssl).1
+    };
+    let good = "Cert Status: good";
+    eventually("it is stapled", || said().contains(good));
+    gateway.write_file("resources/secrets/stapled/tls.ocsp-staple", "no response");
+    eventually("it is reported", || gateway.logged("the OCSP staple is not a successful response"));
+    assert!(said().contains(good), "the last good one stays");
+    fs::remove_file(gateway.path("resources/secrets/stapled/tls.ocsp-staple")).unwrap();
+    eventually("it is no longer stapled", || {
+        let said = said();
+        said.contains("OCSP response: no response sent") && said.contains("BEGIN CERTIFICATE")
+    });
+}

@@ -17,7 +17,7 @@ use crate::config::model::{
     ClientAuth, ClientCa, Credential, Key, Kind, Secret, Server, Spec, Tls, did_you_mean,
 };
 use crate::config::parallel;
-use crate::crypto::Digest;
+use crate::crypto::{Digest, PairPem};
 use crate::snapshot::{
     self, Certificate, CertificateInfo, CertificateState, HostPattern, Identity, Rejection,
     Severity,
@@ -279,7 +279,7 @@ impl Vault<'_> {
         let contents: Vec<_> = contents.into_iter().collect();
         let identities = &*self.identities;
         let loaded = parallel::map(&contents, |(_, content): &(_, io::Result<_>)| match content {
-            Ok((chain, key)) => identities.load(chain, key),
+            Ok((certificate, key)) => identities.load(&PairPem { certificate, key, staple: None }),
             Err(error) => Err(format!("cannot be read: {error}")),
         });
         contents.into_iter().map(|(files, _)| files).zip(loaded).collect()

@@ -28,10 +28,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::sign::CertifiedKey;
-
 use crate::config::model::{ClientCa, Credential, Tls};
-use crate::crypto::{Digest, Parameters, Pins};
+use crate::crypto::{CertifiedPair, Digest, PairPem, Parameters, Pins};
 use crate::snapshot::{
     Certificate, CertificateInfo, CertificateState, Limits, Origin, Policy, Rejection, Severity,
     Snapshot,
@@ -150,11 +148,11 @@ pub(crate) struct Output {
 
 /// Makes what servers prove themselves with; the crypto layer behind it.
 pub(crate) trait Identities: Send + Sync {
-    /// Loads a certificate chain and its private key, PEM.
+    /// Loads a certificate chain with its private key and, if it has one, its staple.
     ///
     /// # Errors
     /// What is wrong with them, for the operator; never any byte of the key.
-    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String>;
+    fn load(&self, pair: &PairPem<'_>) -> Result<LoadedPair, String>;
 
     /// Builds the configuration of a server.
     ///
@@ -169,7 +167,7 @@ pub(crate) trait Identities: Send + Sync {
 /// A certificate chain with its key, and what the certificate says.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedPair {
-    pub(crate) key: Arc<CertifiedKey>,
+    pub(crate) key: CertifiedPair,
     /// [`Ready`](CertificateState::Ready).
     pub(crate) state: Arc<CertificateState>,
 }
@@ -177,7 +175,7 @@ pub(crate) struct LoadedPair {
 impl LoadedPair {
     /// Whether it was loaded at the same time.
     fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.key, &other.key)
+        self.key.is_same(&other.key)
     }
 }
 

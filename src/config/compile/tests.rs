@@ -6,7 +6,7 @@ use crate::snapshot::{
     Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TlsPolicy, TlsServer,
 };
 use rustls::server::ProducesTickets;
-use rustls::sign::{Signer, SigningKey};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -22,10 +22,10 @@ pub(crate) struct TestIdentities {
 }
 
 impl Identities for TestIdentities {
-    fn load(&self, certificate: &[u8], key: &[u8]) -> Result<LoadedPair, String> {
-        let certificate = String::from_utf8_lossy(certificate);
+    fn load(&self, pair: &PairPem<'_>) -> Result<LoadedPair, String> {
+        let certificate = String::from_utf8_lossy(pair.certificate);
         let serial = certificate.strip_prefix("good ").ok_or("is no certificate")?;
-        if key != format!("key {serial}").as_bytes() {
+        if pair.key != format!("key {serial}").as_bytes() {
             return Err("the key does not belong to the certificate".into());
         }
         self.loaded.fetch_add(1, Ordering::Relaxed);
@@ -43,7 +43,7 @@ impl Identities for TestIdentities {
                 now + days(100)
             },
         };
-        let key = Arc::new(CertifiedKey::new(Vec::new(), Arc::new(NoKey)));
+        let key = CertifiedKey::new(Vec::new(), Arc::new(NoKey)).into();
         Ok(LoadedPair { key, state: Arc::new(CertificateState::Ready(info)) })
     }
 

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::fields::{Field, Fields, Problems};
 use crate::config::compile::{ClientTrust, Identities, LoadedPair};
+use crate::crypto::PairPem;
 
 /// A Secret, whatever its type.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct Secret {
 impl Secret {
     /// The Secret with the contents `keys`.
     pub(crate) fn load(keys: &BTreeMap<String, Vec<u8>>, identities: &dyn Identities) -> Self {
-        let pair = choose_pair(keys).and_then(|(chain, key)| identities.load(chain, key));
+        let pair = choose_pair(keys).and_then(|pair| identities.load(&pair));
         Self { pair, trust: choose_trust(keys), keys: names(keys).into() }
     }
 
@@ -77,13 +78,17 @@ fn decode(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<u8>> {
     bytes.ok()
 }
 
-/// Certificate chain and key, by either of the names that Istio knows.
-fn choose_pair(keys: &BTreeMap<String, Vec<u8>>) -> Result<(&[u8], &[u8]), String> {
+/// Certificate chain, key and staple, by either of the names that Istio knows.
+fn choose_pair(keys: &BTreeMap<String, Vec<u8>>) -> Result<PairPem<'_>, String> {
     let mut empty = None;
-    for (certificate, key) in [("cert", "key"), ("tls.crt", "tls.key")] {
+    for (certificate, key, staple) in
+        [("cert", "key", None), ("tls.crt", "tls.key", Some("tls.ocsp-staple"))]
+    {
         let (Some(chain), Some(private)) = (keys.get(certificate), keys.get(key)) else { continue };
         if !chain.is_empty() && !private.is_empty() {
-            return Ok((chain, private));
+            let staple = staple.and_then(|name| keys.get(name)).filter(|staple| !staple.is_empty());
+            let staple = staple.map(Vec::as_slice);
+            return Ok(PairPem { certificate: chain, key: private, staple });
         }
         empty = Some(format!("found keys \"{certificate}\" and \"{key}\", but they were empty"));
     }

@@ -114,14 +114,13 @@ fn find<'a>(
 
 /// One rule of both, `None` if they contradict each other.
 fn merge(root: &HttpRoute, leaf: &HttpRoute) -> Option<HttpRoute> {
-    let treatment = merge_treatments(&root.treatment, &leaf.treatment);
-    Some(HttpRoute {
-        line: leaf.line,
+    let treatment = merge_treatments(root.treatment(), leaf.treatment());
+    let merged = HttpRoute {
         name: joined(&root.name, &leaf.name),
-        matches: merge_matches(&root.matches, &leaf.matches)?,
-        action: leaf.action.clone(),
-        treatment,
-    })
+        matches: merge_matches(&root.matches, &leaf.matches)?.into(),
+        ..leaf.clone()
+    };
+    Some(merged.with(treatment))
 }
 
 fn joined(root: &str, leaf: &str) -> String {

@@ -150,7 +150,7 @@ fn weighted(rule: &HttpRoute) -> &[WeightedDestination] {
 
 fn mirrors(rule: &HttpRoute) -> &[model::Mirror] {
     match &rule.action {
-        RouteAction::Forward(_) => rule.treatment.mirrors.as_deref().unwrap_or_default(),
+        RouteAction::Forward(_) => rule.treatment().mirrors.as_deref().unwrap_or_default(),
         RouteAction::Redirect(_) | RouteAction::Respond(_) | RouteAction::Delegate(_) => &[],
     }
 }
@@ -245,7 +245,7 @@ fn build_extras(
     uri: Option<&TextMatch>,
     clusters: &[Option<Arc<Cluster>>],
 ) -> Option<Box<Extras>> {
-    let treatment = &rule.treatment;
+    let treatment = rule.treatment();
     let forwards = matches!(rule.action, RouteAction::Forward(_));
     let response = treatment.headers.as_ref().filter(|_| !forwards);
     let rewrite = treatment.rewrite.as_ref().and_then(|rewrite| rewrite.uri.as_ref());
@@ -284,19 +284,22 @@ fn build_targets(
 ) -> Vec<Target> {
     let is_only = targets.len() == 1;
     let used = targets.iter().zip(clusters).filter(|(target, _)| is_only || target.weight > 0);
-    used.map(|(target, cluster)| {
-        let edits = build_edits(&rule.treatment, &target.headers, is_only);
+    let targets = used.map(|(target, cluster)| {
+        let edits = build_edits(rule.treatment(), target.headers.as_deref(), is_only);
         let edits = (!edits.is_empty()).then(|| Box::new(edits));
         Target { weight: target.weight.max(1), cluster: cluster.clone(), edits }
-    })
-    .collect()
+    });
+    let mut targets: Vec<_> = targets.collect();
+    targets.shrink_to_fit();
+    targets
 }
 
 /// As Istio puts them together: those of an only destination join the rule's and have the last
 /// word; of several, each goes first and the rule has it.
-fn build_edits(treatment: &Treatment, target: &Headers, is_only: bool) -> Edits {
+fn build_edits(treatment: &Treatment, target: Option<&Headers>, is_only: bool) -> Edits {
     static NONE: LazyLock<Headers> = LazyLock::new(Headers::default);
     let rule = treatment.headers.as_ref().unwrap_or(&NONE);
+    let target = target.unwrap_or(&NONE);
     let rewritten = treatment.rewrite.as_ref().and_then(|rewrite| rewrite.authority.clone());
     let both = |rule, target| {
         if is_only { edits(&[&joined(rule, target)]) } else { edits(&[target, rule]) }

@@ -23,16 +23,31 @@ pub(crate) struct HttpRoute {
     pub(crate) line: u64,
     pub(crate) name: String,
     /// Any of them; empty means every request.
-    pub(crate) matches: Vec<MatchBlock>,
+    pub(crate) matches: Box<[MatchBlock]>,
     pub(crate) action: RouteAction,
-    pub(crate) treatment: Treatment,
+    /// Boxed: few rules have any, and it is larger than all else.
+    pub(crate) treatment: Option<Box<Treatment>>,
+}
+
+impl HttpRoute {
+    /// The same rule with `treatment`.
+    pub(crate) fn with(self, treatment: Treatment) -> Self {
+        let treatment = (!treatment.is_empty()).then(|| Box::new(treatment));
+        Self { treatment, ..self }
+    }
+
+    /// What it does beside its action.
+    pub(crate) fn treatment(&self) -> &Treatment {
+        static NONE: Treatment = Treatment::NONE;
+        self.treatment.as_deref().unwrap_or(&NONE)
+    }
 }
 
 /// What a rule does.
 #[derive(Debug, Clone)]
 pub(crate) enum RouteAction {
     /// At least one.
-    Forward(Vec<WeightedDestination>),
+    Forward(Box<[WeightedDestination]>),
     Redirect(Moved),
     Respond(DirectResponse),
     /// The rules of another VirtualService stand in its place.
@@ -56,7 +71,8 @@ pub(crate) struct Moved {
 pub(crate) struct WeightedDestination {
     pub(crate) weight: u32,
     pub(crate) destination: Destination,
-    pub(crate) headers: Headers,
+    /// `None` where nothing is said: most say nothing.
+    pub(crate) headers: Option<Box<Headers>>,
 }
 
 /// A service that requests are forwarded to.
@@ -113,7 +129,8 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
         Some(RouteAction::Forward(_) | RouteAction::Delegate(_)) | None => {}
     }
     rule.finish(problems);
-    Some(HttpRoute { line: item.line, name, matches, action: action?, treatment })
+    let rule = HttpRoute { line: item.line, name, matches, action: action?, treatment: None };
+    Some(rule.with(treatment))
 }
 
 fn read_action(
@@ -156,7 +173,7 @@ fn read_delegate(
     Some(ResourceName { namespace, name: name?.string(problems)?.into() })
 }
 
-fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<WeightedDestination>> {
+fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Box<[WeightedDestination]>> {
     let items = field.items(problems);
     if items.is_empty() {
         problems.error(field, "needs at least one destination", "");
@@ -168,7 +185,7 @@ fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<Weighted
     if targets.len() > 1 && targets.iter().all(|target| target.weight == 0) {
         problems.error(field, "the weights add up to 0", "give each destination its `weight`");
     }
-    Some(targets)
+    Some(targets.into())
 }
 
 fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDestination> {
@@ -179,7 +196,7 @@ fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDe
     let headers = fields.take("headers").map(|field| headers::read(&field, problems));
     fields.finish(problems);
     let weight = u32::try_from(weight.unwrap_or(Some(0))?).ok()?;
-    let headers = headers.unwrap_or_else(|| Some(Headers::default()));
+    let headers = headers.map_or(Some(None), |headers| headers.map(Box::new).map(Some));
     Some(WeightedDestination { weight, destination: destination?, headers: headers? })
 }
 

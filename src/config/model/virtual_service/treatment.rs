@@ -26,6 +26,30 @@ pub(crate) struct Treatment {
     pub(crate) mirrors: Option<Vec<Mirror>>,
 }
 
+impl Treatment {
+    /// Nothing is said.
+    pub(crate) const NONE: Self = Self {
+        headers: None,
+        rewrite: None,
+        timeout: None,
+        retries: None,
+        fault: None,
+        cors: None,
+        mirrors: None,
+    };
+
+    /// Whether nothing is said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.headers.is_none()
+            && self.rewrite.is_none()
+            && self.timeout.is_none()
+            && self.retries.is_none()
+            && self.fault.is_none()
+            && self.cors.is_none()
+            && self.mirrors.is_none()
+    }
+}
+
 /// `rewrite`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rewrite {

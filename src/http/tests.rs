@@ -192,6 +192,59 @@ fn a_client_that_expects_to_be_asked_is_asked() {
     assert_eq!(read(&mut endpoint), "abc");
 }
 
+/// Longer than an idle connection keeps what hyper needs for it.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_connection_serves_again_after_each_pause() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Detect);
+    for _ in 0..3 {
+        assert!(rig.ask(&mut client, OWN).ends_with("\r\n\r\nhello"));
+        rig.pass(PAUSE);
+        rig.pass(PAUSE);
+    }
+    client.close_write();
+    rig.world.idle();
+    rig.pass(rig.limits.linger_timeout);
+    assert!(is_closed(&mut client) && rig.is_drained(), "the client's end is noticed");
+}
+
+#[test]
+fn a_pause_loses_no_byte_of_a_head_that_came_early() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http1);
+    let (head, rest) = OWN.split_at(7);
+    assert!(rig.ask(&mut client, &format!("{OWN}{head}")).ends_with("\r\n\r\nhello"));
+    rig.pass(PAUSE);
+    rig.pass(PAUSE);
+    assert!(rig.ask(&mut client, rest).ends_with("\r\n\r\nhello"));
+    rig.ask(&mut client, &format!("{OWN}{head}"));
+    rig.pass(PAUSE);
+    rig.pass(rig.limits.head_timeout);
+    rig.pass(rig.limits.linger_timeout);
+    assert!(is_closed(&mut client), "the rest of the head is due, though it began early");
+}
+
+#[test]
+fn a_paused_connection_ends_by_a_drain_and_when_it_is_idle_for_too_long() {
+    let rig = Rig::new();
+    let mut one = rig.open(Protocol::Http1);
+    rig.ask(&mut one, OWN);
+    rig.pass(PAUSE);
+    rig.pass(rig.limits.idle_timeout - PAUSE - PAUSE);
+    assert!(!is_closed(&mut one));
+    let mut other = rig.open(Protocol::Http1);
+    rig.ask(&mut other, OWN);
+    rig.pass(PAUSE);
+    rig.pass(rig.limits.linger_timeout);
+    assert!(is_closed(&mut one), "idle for too long");
+    assert!(!is_closed(&mut other));
+    rig.drain();
+    rig.pass(rig.limits.linger_timeout);
+    assert!(is_closed(&mut other) && rig.is_drained());
+}
+
 #[test]
 fn a_slow_head_and_a_silent_client_are_closed_in_their_time() {
     let rig = Rig::new();

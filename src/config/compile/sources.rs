@@ -310,14 +310,17 @@ impl File {
         old: Option<&Self>,
         identities: &dyn Identities,
     ) -> Self {
-        let known = old.into_iter().flat_map(|old| &old.documents);
-        let known: HashMap<_, _> = known.map(|document| (document.digest, document)).collect();
+        let known = || old.into_iter().flat_map(|old| &old.documents);
+        // Of two with the same text, each goes on as itself.
+        let in_place: HashMap<_, _> = known().map(|d| (d.place(), &d.parsed)).collect();
+        let by_text: HashMap<_, _> = known().map(|d| (d.digest, &d.parsed)).collect();
         let document = |part: document::Part| {
-            let text = &content[part.bytes.clone()];
+            let (text, lines_before) = (&content[part.bytes.clone()], part.lines_before);
             let digest = Digest::of(text);
-            let same = known.get(&digest).map(|document| document.parsed.clone());
-            let parsed = same.unwrap_or_else(|| parse_text(text, identities));
-            Document { digest, lines_before: part.lines_before, parsed }
+            let same = in_place.get(&(digest, lines_before)).or_else(|| by_text.get(&digest));
+            let parsed =
+                same.map_or_else(|| parse_text(text, identities), |&parsed| parsed.clone());
+            Document { digest, lines_before, parsed }
         };
         Self { documents: parts.into_iter().map(document).collect(), failure: None }
     }

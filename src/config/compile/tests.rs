@@ -864,6 +864,19 @@ fn the_same_resource_in_two_files_is_used_once_whichever_goes() {
 }
 
 #[test]
+fn documents_with_the_same_text_are_told_apart() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 80}]}\n";
+    let mut world = World::new(&[("b.yaml", &format!("# one\n---\n{text}---\n{text}"))]);
+    world.compile();
+    world.write("a.yaml", text);
+    world.compile();
+    world.write("b.yaml", &format!("# one\n---\n{text}"));
+    assert!(said(&world.compile()).contains("b.yaml:3: error: Service default/x"));
+    world.remove("b.yaml");
+    assert_eq!(said(&world.compile()), "");
+}
+
+#[test]
 fn a_resource_may_move_to_another_file() {
     let mut world = World::page();
     let first = world.compile();

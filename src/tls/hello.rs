@@ -26,7 +26,7 @@ use crate::io::{Stream, flush};
 
 use super::TlsStream;
 use super::handshake::{Handshake, Progress};
-use super::record::HEADER_BYTES;
+use super::record;
 
 /// Bytes that a client may send before its handshake is done: rustls allows 64 KiB to each message,
 /// the largest are ClientHello and client certificate, and both may come in small records.
@@ -192,24 +192,17 @@ impl Intake {
 
     /// Takes what the last record still lacks, as far as it is there.
     fn collect(&mut self, bytes: &[u8]) -> usize {
-        let record = &self.records[self.last..];
-        let wanted = record_length(record).unwrap_or(HEADER_BYTES) - record.len();
-        let taken = wanted.min(bytes.len());
+        let taken = record::lacking(&self.records[self.last..]).min(bytes.len());
         self.records.extend_from_slice(&bytes[..taken]);
         self.bytes += taken;
         taken
     }
 
+    /// Whether the last record is all there. Whether it may be so long is for rustls to judge.
     fn is_whole(&self) -> bool {
         let record = &self.records[self.last..];
-        record_length(record) == Some(record.len())
+        record::claimed_length(record) == Some(record.len())
     }
-}
-
-/// The length of the record that `bytes` begin with, be it allowed or not: rustls is the judge.
-fn record_length(bytes: &[u8]) -> Option<usize> {
-    let [_, _, _, high, low] = *bytes.first_chunk::<HEADER_BYTES>()?;
-    Some(HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])))
 }
 
 async fn read_hello<S: Stream>(stream: &mut S, intake: &mut Intake) -> Result<Hello, AcceptError> {

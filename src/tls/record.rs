@@ -53,14 +53,25 @@ pub(super) enum Refused {
 /// # Errors
 /// It is longer than a record may be.
 pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, Refused> {
-    let Some(&[_, _, _, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else {
-        return Ok(None);
-    };
-    let body = usize::from(u16::from_be_bytes([high, low]));
-    if body > PLAIN_BYTES_MAX + OVERHEAD_BYTES_MAX {
-        return Err(Refused::TooLong);
+    match claimed_length(bytes) {
+        Some(length) if length > HEADER_BYTES + PLAIN_BYTES_MAX + OVERHEAD_BYTES_MAX => {
+            Err(Refused::TooLong)
+        }
+        length => Ok(length),
     }
-    Ok(Some(HEADER_BYTES + body))
+}
+
+/// The length that the record at the beginning of `bytes` says it has, be it allowed or not; `None`
+/// while its header is not whole.
+pub(super) fn claimed_length(bytes: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low] = *bytes.first_chunk::<HEADER_BYTES>()?;
+    Some(HEADER_BYTES + usize::from(u16::from_be_bytes([high, low])))
+}
+
+/// How many bytes `begun`, the beginning of a record, lacks as far as is known: the rest of its
+/// header, then the rest of it.
+pub(super) fn lacking(begun: &[u8]) -> usize {
+    claimed_length(begun).unwrap_or(HEADER_BYTES) - begun.len()
 }
 
 /// One direction of a connection.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::io::Stream;
 
-use super::record::{self, HEADER_BYTES};
+use super::record;
 use super::session::{Fault, Received, Session};
 
 /// TLS over `S`, after its handshake. Made by [`accept`](super::accept).
@@ -240,9 +240,7 @@ fn whole_length(bytes: &[u8]) -> Result<Option<usize>, Fault> {
 /// Moves what one record still lacks from `bytes` to `collected`; returns how much that was. The
 /// length of the record that `collected` begins with, if known, is right.
 fn collect(collected: &mut Vec<u8>, bytes: &[u8]) -> usize {
-    let known = record::length(collected).ok().flatten();
-    let wanted = known.unwrap_or(HEADER_BYTES) - collected.len();
-    let taken = wanted.min(bytes.len());
+    let taken = record::lacking(collected).min(bytes.len());
     collected.extend_from_slice(&bytes[..taken]);
     taken
 }

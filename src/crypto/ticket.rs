@@ -3,13 +3,14 @@
 //! - Stateless: the session is sealed into the ticket, so any worker opens it.
 //! - Workers load the secret without a lock and write nothing shared; only the control thread
 //!   rotates.
-//! - Each [`TicketKeys`] is a world of its own. Servers that trust different clients must not
-//!   share one, or a session from one would enter the other.
-//! - Ten thousand worlds take one expanded key, not ten thousand of 600 bytes: the group is
-//!   authenticated with each ticket, so that another group's does not open.
+//! - Each [`TicketKeys`] is a world of its own, with a key of its own. Servers that trust different
+//!   clients must not share one, or a session from one would enter the other.
+//! - That key is derived anew for each ticket: ten thousand groups keep one secret, not ten
+//!   thousand expanded keys of 600 bytes.
 //!
 //! ```text
-//! ticket = key name (16) | nonce (12) | AES-256-GCM(session; key name, group) | tag (16)
+//! key of a group = HMAC-SHA-256(secret, group)
+//! ticket         = secret's name (16) | nonce (12) | AES-256-GCM(session; the name) | tag (16)
 //! ```
 
 use std::sync::Arc;
@@ -17,20 +18,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::crypto::GetRandomFailed;
 use rustls::server::ProducesTickets;
 
 /// What clients are told, in seconds: twice [`TicketSecrets::ROTATION`], because that is how long a
-/// key opens tickets. A ticket lives at least half as long; after that a full handshake follows.
+/// secret opens tickets. A ticket lives at least half as long; after that a full handshake follows.
 const LIFETIME_SECONDS: u32 = 12 * 60 * 60;
 
 const NAME_LEN: usize = 16;
 
-/// The key that seals now and the one before it.
+/// The secret that seals now and the one before it.
 #[derive(Debug)]
 pub(crate) struct TicketSecrets {
-    keys: ArcSwap<Keys>,
+    secrets: ArcSwap<Secrets>,
     /// How many groups there have been.
     groups: AtomicU64,
 }
@@ -39,24 +41,24 @@ impl TicketSecrets {
     /// How often the control thread calls [`rotate`](Self::rotate).
     pub(crate) const ROTATION: std::time::Duration = std::time::Duration::from_hours(6);
 
-    /// Makes a fresh key.
+    /// Makes a fresh secret.
     ///
     /// # Errors
     /// The kernel has no randomness.
     pub(crate) fn new() -> Result<Self, GetRandomFailed> {
-        let keys = Keys { current: Arc::new(Key::random()?), previous: None };
-        Ok(Self { keys: ArcSwap::from_pointee(keys), groups: AtomicU64::new(0) })
+        let secrets = Secrets { current: Arc::new(Secret::random()?), previous: None };
+        Ok(Self { secrets: ArcSwap::from_pointee(secrets), groups: AtomicU64::new(0) })
     }
 
-    /// Seals with a new key from now on; tickets of the key before are still opened, older ones
+    /// Seals with a new secret from now on; tickets of the one before are still opened, older ones
     /// are not.
     ///
     /// # Errors
-    /// The kernel has no randomness; the keys stay.
+    /// The kernel has no randomness; the secrets stay.
     pub(crate) fn rotate(&self) -> Result<(), GetRandomFailed> {
-        let previous = Some(Arc::clone(&self.keys.load().current));
-        let current = Arc::new(Key::random()?);
-        self.keys.store(Arc::new(Keys { current, previous }));
+        let previous = Some(Arc::clone(&self.secrets.load().current));
+        let current = Arc::new(Secret::random()?);
+        self.secrets.store(Arc::new(Secrets { current, previous }));
         Ok(())
     }
 
@@ -69,7 +71,7 @@ impl TicketSecrets {
 
 /// One group of servers that may resume each other's sessions.
 ///
-/// It stays in the rustls configurations it was given to while its keys rotate.
+/// It stays in the rustls configurations it was given to while its key rotates.
 #[derive(Debug)]
 pub(crate) struct TicketKeys {
     secrets: Arc<TicketSecrets>,
@@ -86,45 +88,52 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        self.secrets.keys.load().current.seal(session, self.group)
+        self.secrets.secrets.load().current.seal(session, self.group)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, sealed) = ticket.split_first_chunk::<NAME_LEN>()?;
-        self.secrets.keys.load().named(name)?.open(sealed, self.group)
+        self.secrets.secrets.load().named(name)?.open(sealed, self.group)
     }
 }
 
 #[derive(Debug)]
-struct Keys {
-    current: Arc<Key>,
-    previous: Option<Arc<Key>>,
+struct Secrets {
+    current: Arc<Secret>,
+    previous: Option<Arc<Secret>>,
 }
 
-impl Keys {
-    fn named(&self, name: &[u8; NAME_LEN]) -> Option<&Key> {
+impl Secrets {
+    fn named(&self, name: &[u8; NAME_LEN]) -> Option<&Secret> {
         [Some(&self.current), self.previous.as_ref()]
             .into_iter()
             .flatten()
-            .find(|key| key.name == *name)
+            .find(|secret| secret.name == *name)
             .map(Arc::as_ref)
     }
 }
 
 #[derive(Debug)]
-struct Key {
-    /// Public: it tells which key opens a ticket, and nothing about the key.
+struct Secret {
+    /// Public: it tells which secret opens a ticket, and nothing about the secret.
     name: [u8; NAME_LEN],
-    /// Nonces are random: at 2^32 tickets per key, 200,000 a second, two are the same with a
-    /// probability of 2^-33. ring prints no key bytes in `Debug`.
-    aead: LessSafeKey,
+    /// ring prints no key bytes in `Debug`.
+    derives: hmac::Key,
 }
 
-impl Key {
+impl Secret {
     fn random() -> Result<Self, GetRandomFailed> {
-        let key = UnboundKey::new(&AES_256_GCM, &random::<32>()?)
-            .expect("AES-256 takes every key of 32 bytes");
-        Ok(Self { name: random()?, aead: LessSafeKey::new(key) })
+        let derives = hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()?);
+        Ok(Self { name: random()?, derives })
+    }
+
+    /// Nonces are random: at 2^32 tickets per key, 200,000 a second of one group, two are the same
+    /// with a probability of 2^-33.
+    fn key(&self, group: u64) -> LessSafeKey {
+        let derived = hmac::sign(&self.derives, &group.to_be_bytes());
+        let key = UnboundKey::new(&AES_256_GCM, derived.as_ref())
+            .expect("SHA-256 gives the 32 bytes that AES-256 takes");
+        LessSafeKey::new(key)
     }
 
     fn seal(&self, session: &[u8], group: u64) -> Option<Vec<u8>> {
@@ -135,8 +144,8 @@ impl Key {
         ticket.extend_from_slice(&nonce);
         ticket.extend_from_slice(session);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let sealed = &mut ticket[start..];
-        let tag = self.aead.seal_in_place_separate_tag(nonce, self.aad(group), sealed).ok()?;
+        let (key, name) = (self.key(group), Aad::from(&self.name));
+        let tag = key.seal_in_place_separate_tag(nonce, name, &mut ticket[start..]).ok()?;
         ticket.extend_from_slice(tag.as_ref());
         Some(ticket)
     }
@@ -145,17 +154,10 @@ impl Key {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut session = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.aead.open_in_place(nonce, self.aad(group), &mut session).ok()?.len();
+        let (key, name) = (self.key(group), Aad::from(&self.name));
+        let length = key.open_in_place(nonce, name, &mut session).ok()?.len();
         session.truncate(length);
         Some(session)
-    }
-
-    fn aad(&self, group: u64) -> Aad<[u8; NAME_LEN + size_of::<u64>()]> {
-        let mut bytes = [0; _];
-        let (name, rest) = bytes.split_at_mut(NAME_LEN);
-        name.copy_from_slice(&self.name);
-        rest.copy_from_slice(&group.to_be_bytes());
-        Aad::from(bytes)
     }
 }
 
@@ -167,12 +169,12 @@ fn random<const N: usize>() -> Result<[u8; N], GetRandomFailed> {
 
 #[cfg(test)]
 impl TicketKeys {
-    /// A group with keys of its own.
+    /// A group with a secret of its own.
     pub(crate) fn new() -> Result<Self, GetRandomFailed> {
         Ok(Arc::new(TicketSecrets::new()?).group())
     }
 
-    /// Rotates them.
+    /// Rotates it.
     pub(crate) fn rotate(&self) -> Result<(), GetRandomFailed> {
         self.secrets.rotate()
     }
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_with_the_same_key_refuse_each_other() {
+    fn groups_of_the_same_secret_refuse_each_other() {
         let secrets = Arc::new(TicketSecrets::new().unwrap());
         let (a, b) = (secrets.group(), secrets.group());
         let ticket = a.encrypt(SESSION).unwrap();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_tickets_for_as_long_as_clients_keep_them() {
+    fn a_secret_opens_tickets_for_as_long_as_clients_keep_them() {
         let opens = TicketSecrets::ROTATION * 2;
         assert_eq!(opens.as_secs(), u64::from(LIFETIME_SECONDS));
     }

@@ -24,6 +24,7 @@ mod rejection;
 mod retry;
 mod rewrite;
 mod route;
+mod traffic;
 mod trie;
 
 pub use cluster::{Cluster, UpstreamProtocol};
@@ -42,6 +43,10 @@ pub use rewrite::{PathRewrite, RegexRewrite, RewriteError};
 pub use route::{
     Action, DirectResponse, Extras, Forward, Found, Mirror, PathMatch, Redirect, RedirectPort,
     Route, RouteSet, RouteTable, Target, VirtualHost,
+};
+pub use traffic::{
+    Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, PoolLimits,
+    ProtocolChoice, RetryBudget, Spread, TrafficPolicy, Warmup,
 };
 
 use std::sync::Arc;

@@ -379,6 +379,7 @@ fn gateway(placed: &Placed) -> Option<&Gateway> {
         Spec::Gateway(gateway) => Some(gateway),
         Spec::VirtualService(_)
         | Spec::ServiceEntry(_)
+        | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Secret(_) => None,

@@ -184,6 +184,7 @@ pub(super) fn virtual_service(placed: &Placed) -> Option<&VirtualService> {
         Spec::VirtualService(service) => Some(service),
         Spec::Gateway(_)
         | Spec::ServiceEntry(_)
+        | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Secret(_) => None,

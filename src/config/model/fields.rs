@@ -170,6 +170,13 @@ impl<'a> Field<'a> {
         duration
     }
 
+    /// The same, or zero, which here stands for no limit.
+    pub(crate) fn duration_or_zero(&self, problems: &mut Problems) -> Option<Duration> {
+        let is_zero = matches!(&self.node.value, Value::String(text)
+            if parse_duration(text) == Some(Duration::ZERO));
+        if is_zero { Some(Duration::ZERO) } else { self.duration(problems) }
+    }
+
     /// The strings of a map of them.
     pub(crate) fn strings(&self, problems: &mut Problems) -> BTreeMap<String, String> {
         let Some(fields) = self.fields(problems) else { return BTreeMap::new() };

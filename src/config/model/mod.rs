@@ -8,6 +8,9 @@
 //!
 //! Deliberately not here: what concerns more than one resource.
 
+#[allow(dead_code, reason = "nothing connects by it yet")]
+mod client_tls;
+#[allow(dead_code, reason = "nothing compiles it yet")]
 mod destination_rule;
 mod endpoint_slice;
 mod fields;
@@ -19,6 +22,7 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
+pub(crate) use destination_rule::DestinationRule;
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};

@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use super::fields::{Field, Fields, Finding, Problems, did_you_mean, not_supported};
 use super::virtual_service;
-use super::{EndpointSlice, Gateway, Secret, Service, ServiceEntry, VirtualService};
+use super::{
+    DestinationRule, EndpointSlice, Gateway, Secret, Service, ServiceEntry, VirtualService,
+};
 use super::{destination_rule, endpoint_slice, gateway, secret, service, service_entry};
 use crate::config::compile::Identities;
 use crate::config::source::document::Node;
@@ -111,6 +113,8 @@ pub(crate) enum Spec {
     Gateway(Gateway),
     VirtualService(VirtualService),
     ServiceEntry(ServiceEntry),
+    #[allow(dead_code, reason = "nothing compiles it yet")]
+    DestinationRule(Box<DestinationRule>),
     Service(Service),
     EndpointSlice(EndpointSlice),
     Secret(Secret),
@@ -303,8 +307,9 @@ fn read_spec(
         Kind::ServiceEntry => service_entry::read(&spec_of(fields, problems)?, problems)
             .map(|spec| whole(Spec::ServiceEntry(spec))),
         Kind::DestinationRule => {
-            destination_rule::refuse(&fields.parent, problems);
-            None
+            problems.error(&fields.parent, not_supported("DestinationRule"), "");
+            destination_rule::read(&spec_of(fields, problems)?, &key.namespace, problems)
+                .map(|spec| whole(Spec::DestinationRule(Box::new(spec))))
         }
         Kind::Service => service::read(&spec_of(fields, problems)?, problems)
             .map(|spec| whole(Spec::Service(spec))),

@@ -1,0 +1,160 @@
+//! `tls` of a DestinationRule: how the gateway speaks TLS with backends.
+//!
+//! Istio's rules of what goes with what; what would leave a backend unchecked that somebody wanted
+//! checked is an error.
+
+use std::sync::Arc;
+
+use super::fields::{Field, Fields, Located, Problems, not_supported};
+
+/// Istio's `ClientTLSSettings`, in modes SIMPLE and MUTUAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientTls {
+    pub(crate) certificates: ClientCertificates,
+    /// One of these has to be the backend's; none means the name that was asked for.
+    pub(crate) subject_alt_names: Vec<String>,
+    /// The name to ask for; `None` for the host that the client asked for.
+    pub(crate) sni: Option<Located<Arc<str>>>,
+    /// Any certificate is taken.
+    pub(crate) accept_untrusted: bool,
+}
+
+/// Where the certificates come from that a backend is checked with, and that it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientCertificates {
+    /// A Secret in the gateway's namespace.
+    Secret {
+        name: Located<Arc<str>>,
+        /// Whether it has a certificate for the gateway (mode MUTUAL).
+        is_mutual: bool,
+    },
+    Files {
+        /// The CAs that vouch for the backend; `None` for those of the system.
+        ca: Option<Located<Arc<str>>>,
+        /// Revocation lists.
+        crl: Option<Located<Arc<str>>>,
+        /// Certificate and key of the gateway (mode MUTUAL).
+        own: Option<[Located<Arc<str>>; 2]>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+/// `Some(None)` is mode DISABLE; `None` after an error.
+#[allow(clippy::option_option, reason = "no TLS is something that a rule can say")]
+pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Option<ClientTls>> {
+    let mut tls = field.fields(problems)?;
+    let mode = tls.take("mode");
+    let modes = [
+        ("DISABLE", Mode::Disable),
+        ("SIMPLE", Mode::Simple),
+        ("MUTUAL", Mode::Mutual),
+        ("ISTIO_MUTUAL", Mode::IstioMutual),
+    ];
+    // The first of Istio's enumeration.
+    let chosen = mode.as_ref().map_or(Some(Mode::Disable), |mode| mode.one_of(&modes, problems));
+    let at = mode.as_ref().unwrap_or(field);
+    if chosen == Some(Mode::IstioMutual) {
+        let cause = "it needs the identity of a mesh, which this gateway is no part of; MUTUAL \
+                     with a certificate of your own does the same";
+        problems.error(at, not_supported("mode ISTIO_MUTUAL"), cause);
+    }
+    if matches!(chosen, Some(Mode::Simple | Mode::Mutual)) {
+        let cause = "backends are reached without TLS; the whole rule is left out";
+        problems.error(at, not_supported("TLS to backends"), cause);
+    }
+    let read = read_settings(&mut tls, chosen == Some(Mode::Mutual), problems);
+    tls.finish(problems);
+    match chosen? {
+        Mode::Disable => Some(None),
+        Mode::Simple | Mode::Mutual => read.map(Some),
+        Mode::IstioMutual => None,
+    }
+}
+
+fn read_settings(
+    tls: &mut Fields<'_>,
+    is_mutual: bool,
+    problems: &mut Problems,
+) -> Option<ClientTls> {
+    let names = tls.take("subjectAltNames");
+    let insecure = tls.take("insecureSkipVerify");
+    let accept_untrusted = insecure.as_ref().map_or(Some(false), |f| f.boolean(problems));
+    if accept_untrusted == Some(true)
+        && let Some(names) = &names
+    {
+        let what = "cannot stand beside `insecureSkipVerify`, which checks nothing";
+        problems.error(names, what, "remove one of them");
+    }
+    let items = names.map(|names| names.items(problems)).unwrap_or_default();
+    let names: Vec<_> = items.iter().map(|n| n.string(problems).map(str::to_owned)).collect();
+    let sni = tls.take("sni").map(|field| field.located(problems));
+    let certificates = read_certificates(tls, is_mutual, accept_untrusted == Some(true), problems);
+    Some(ClientTls {
+        certificates: certificates?,
+        subject_alt_names: names.into_iter().collect::<Option<_>>()?,
+        sni: sni.map_or(Some(None), |sni| sni.map(Some))?,
+        accept_untrusted: accept_untrusted?,
+    })
+}
+
+fn read_certificates(
+    tls: &mut Fields<'_>,
+    is_mutual: bool,
+    accept_untrusted: bool,
+    problems: &mut Problems,
+) -> Option<ClientCertificates> {
+    let (certificate, key) = (tls.take("clientCertificate"), tls.take("privateKey"));
+    let (ca, crl) = (tls.take("caCertificates"), tls.take("caCrl"));
+    if let Some(name) = tls.take("credentialName") {
+        for file in [&certificate, &key, &ca, &crl].into_iter().flatten() {
+            let cause = "the Secret has all of it";
+            problems.error(file, "cannot stand beside `credentialName`", cause);
+        }
+        let name = read_secret_name(&name, problems)?;
+        return Some(ClientCertificates::Secret { name, is_mutual });
+    }
+    if accept_untrusted && let Some(ca) = &ca {
+        let what = "cannot stand beside `insecureSkipVerify`, which checks nothing";
+        problems.error(ca, what, "remove one of them");
+    }
+    let ca = ca.map(|field| field.located(problems));
+    let crl = crl.map(|field| field.located(problems));
+    let own = match (certificate, key) {
+        (Some(certificate), Some(key)) if is_mutual => {
+            Some([certificate.located(problems)?, key.located(problems)?])
+        }
+        (certificate, key) => {
+            if is_mutual {
+                let what = "mode MUTUAL needs `clientCertificate` and `privateKey`, or \
+                            `credentialName`";
+                problems.error(&tls.parent, what, "");
+                return None;
+            }
+            for file in [certificate, key].into_iter().flatten() {
+                let cause = "write `mode: MUTUAL` to show backends a certificate";
+                problems.warn(&file, "ignored in this mode", cause);
+            }
+            None
+        }
+    };
+    let ca = ca.map_or(Some(None), |ca| ca.map(Some))?;
+    let crl = crl.map_or(Some(None), |crl| crl.map(Some))?;
+    Some(ClientCertificates::Files { ca, crl, own })
+}
+
+fn read_secret_name(field: &Field<'_>, problems: &mut Problems) -> Option<Located<Arc<str>>> {
+    let name = field.located(problems)?;
+    if name.value.contains('/') || name.value.is_empty() {
+        let cause = "the Secret is always looked up in the gateway's own namespace";
+        problems.error(field, "must be the name of a Secret, without namespace", cause);
+        return None;
+    }
+    Some(name)
+}

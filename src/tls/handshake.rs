@@ -2,17 +2,19 @@
 //!
 //! - Only whole records are taken from the stream, and none behind the handshake: what follows is
 //!   left to the session that comes of it.
-//! - After an error, what was written last is the alert that tells the client.
+//! - Both sides go the same way; what differs between them is [`Side`].
+//! - After an error, what was written last is the alert that tells the peer.
 //! - Data of a client that takes us for a server whose ticket allows early data is skipped, as much
 //!   as rustls allows for one record at a time: 16 KB in all.
 
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 
-use super::session::Session;
+use super::session::{Secrets, Session};
 use super::stream::Agreed;
 use crate::crypto::forwarded;
 
@@ -20,9 +22,52 @@ use crate::crypto::forwarded;
 const HANDSHAKE_FAILURE: u8 = 40;
 const CERTIFICATE_REQUIRED: u8 = 116;
 
-/// A handshake under way, at the server's side.
-pub(super) struct Handshake {
-    connection: UnbufferedServerConnection,
+/// rustls's end of a connection, at one side.
+pub(super) trait Side: DerefMut<Target: Deref<Target = CommonState>> + Sized {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8])
+    -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// The keys, and what derives further ones.
+    fn into_secrets(self) -> Result<(ExtractedSecrets, Secrets), rustls::Error>;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+
+    fn into_secrets(self) -> Result<(ExtractedSecrets, Secrets), rustls::Error> {
+        let (keys, secrets) = self.dangerous_into_kernel_connection()?;
+        Ok((keys, Secrets::Server(secrets)))
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+
+    fn into_secrets(self) -> Result<(ExtractedSecrets, Secrets), rustls::Error> {
+        let (keys, secrets) = self.dangerous_into_kernel_connection()?;
+        Ok((keys, Secrets::Client(secrets)))
+    }
+}
+
+/// A handshake under way.
+pub(super) struct Handshake<C> {
+    connection: C,
     /// Whole records that rustls is not done with.
     records: Vec<u8>,
 }
@@ -30,21 +75,17 @@ pub(super) struct Handshake {
 /// How far a handshake is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The client has to go on.
+    /// The peer has to go on.
     Waiting,
     Done,
-    /// The client closed.
+    /// The peer closed.
     Closed,
 }
 
-impl Handshake {
-    /// Begins with `records`, whole ones that hold the ClientHello.
-    ///
-    /// # Errors
-    /// `config` is of no use.
-    pub(super) fn new(config: Arc<ServerConfig>, records: Vec<u8>) -> Result<Self, rustls::Error> {
-        let connection = UnbufferedServerConnection::new(config)?;
-        Ok(Self { connection, records })
+impl<C: Side> Handshake<C> {
+    /// Begins with `records`, whole ones: at a server those of the ClientHello.
+    pub(super) fn new(connection: C, records: Vec<u8>) -> Self {
+        Self { connection, records }
     }
 
     /// Where the next record is collected, behind what is there already.
@@ -52,13 +93,13 @@ impl Handshake {
         &mut self.records
     }
 
-    /// Goes on with what was collected, and appends what the client is to be sent to `out`.
+    /// Goes on with what was collected, and appends what the peer is to be sent to `out`.
     ///
     /// # Errors
     /// The handshake failed; `out` then ends with the alert.
     pub(super) fn advance(&mut self, out: &mut Vec<u8>) -> Result<Progress, rustls::Error> {
         loop {
-            let status = self.connection.process_tls_records(&mut self.records);
+            let status = self.connection.process(&mut self.records);
             let UnbufferedStatus { discard, state, .. } = status;
             let progress = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
@@ -93,7 +134,7 @@ impl Handshake {
     fn take_alert(&mut self, out: &mut Vec<u8>) {
         // Only as long as there is one: rustls would go on to read the records that it refused.
         while self.connection.wants_write() {
-            let status = self.connection.process_tls_records(&mut []);
+            let status = self.connection.process(&mut []);
             let Ok(ConnectionState::EncodeTlsData(data)) = status.state else { return };
             encode(data, out);
         }
@@ -115,13 +156,28 @@ impl Handshake {
     ///
     /// # Errors
     /// It is not.
-    pub(super) fn finish(self, sni: Option<Box<str>>) -> Result<(Session, Agreed), rustls::Error> {
+    pub(super) fn finish(self) -> Result<(Session, Agreed), rustls::Error> {
         let alpn = self.connection.alpn_protocol().map(Into::into);
         let resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let (keys, secrets) = self.connection.into_secrets()?;
+        let session = Session::new(keys, secrets)?;
+        Ok((session, Agreed { alpn, resumed, ..Agreed::default() }))
+    }
+}
+
+impl Handshake<UnbufferedServerConnection> {
+    /// [`finish`](Self::finish), with what a server knows of its client, who asked for `sni`.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn accepted(
+        self,
+        sni: Option<Box<str>>,
+    ) -> Result<(Session, Agreed), rustls::Error> {
         let client = self.connection.peer_certificates().and_then(|chain| chain.first());
         let client = client.and_then(forwarded);
-        let session = Session::new(self.connection)?;
-        Ok((session, Agreed { sni, alpn, resumed, client }))
+        let (session, agreed) = self.finish()?;
+        Ok((session, Agreed { sni, client, ..agreed }))
     }
 }
 

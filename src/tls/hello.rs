@@ -17,23 +17,15 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use rustls::server::{AcceptedAlert, Acceptor, ClientHello};
+use rustls::server::{AcceptedAlert, Acceptor, ClientHello, UnbufferedServerConnection};
 use rustls::{InvalidMessage, ServerConfig};
 
 use crate::io::{Stream, flush};
 
 use super::TlsStream;
-use super::handshake::{Handshake, Progress};
-use super::record;
-
-/// Bytes that a client may send before its handshake is done: rustls allows 64 KiB to each message,
-/// the largest are ClientHello and client certificate, and both may come in small records.
-pub(crate) const HANDSHAKE_BYTES_MAX: usize = 2 * (64 + 16) * 1024;
-
-/// First byte of a record that holds a handshake message; anything else does not begin TLS.
-const HANDSHAKE: u8 = 22;
+use super::handshake::Handshake;
+use super::intake::{HANDSHAKE, HANDSHAKE_BYTES_MAX, HandshakeError, Intake, shake};
 
 /// What the client said before anything was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,9 +76,16 @@ impl fmt::Display for AcceptError {
 
 impl std::error::Error for AcceptError {}
 
-impl From<io::Error> for AcceptError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+impl From<HandshakeError> for AcceptError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Unused => Self::Unused,
+            HandshakeError::NotTls => Self::NotTls,
+            HandshakeError::Closed => Self::Closed,
+            HandshakeError::TooLong => Self::TooLong,
+            HandshakeError::Tls(error) => Self::Tls(error),
+            HandshakeError::Io(error) => Self::Io(error),
+        }
     }
 }
 
@@ -117,16 +116,17 @@ pub(crate) async fn accept<S: Stream>(
     mut stream: S,
     choose: impl FnOnce(&Hello) -> Option<Arc<ServerConfig>>,
 ) -> Result<TlsStream<S>, Unaccepted<S>> {
-    let mut intake = Intake::default();
+    // Anything but a handshake message does not begin TLS.
+    let mut intake = Intake::new(&[HANDSHAKE]);
     let hello = read_hello(&mut stream, &mut intake).await?;
     let Some(config) = choose(&hello) else {
         return Err(AcceptError::NoServer { sni: hello.sni }.into());
     };
-    let records = std::mem::take(&mut intake.records);
-    let mut handshake = Handshake::new(config, records).map_err(AcceptError::Tls)?;
-    match shake(&mut stream, &mut handshake, &mut intake).await {
+    let connection = UnbufferedServerConnection::new(config).map_err(AcceptError::Tls)?;
+    let mut handshake = Handshake::new(connection, intake.take());
+    match shake(&mut stream, &mut handshake, &mut intake).await.map_err(AcceptError::from) {
         Ok(()) => {
-            let (session, agreed) = handshake.finish(hello.sni).map_err(AcceptError::Tls)?;
+            let (session, agreed) = handshake.accepted(hello.sni).map_err(AcceptError::Tls)?;
             Ok(TlsStream::new(stream, session, agreed))
         }
         Err(error) => {
@@ -148,69 +148,11 @@ impl From<ClientHello<'_>> for Hello {
     }
 }
 
-/// What was taken from the stream so far.
-#[derive(Default)]
-struct Intake {
-    bytes: usize,
-    /// Whole records, but for the last.
-    records: Vec<u8>,
-    /// Where the last begins. Invariant: `last <= records.len()`.
-    last: usize,
-}
-
-impl Intake {
-    /// Ready when one more record is whole. Takes no byte behind it.
-    fn poll_record(
-        &mut self,
-        stream: &mut impl Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), AcceptError>> {
-        loop {
-            let bytes = ready!(stream.poll_fill(cx))?;
-            let Some(first) = bytes.first() else {
-                let unused = self.bytes == 0;
-                return Poll::Ready(Err(if unused {
-                    AcceptError::Unused
-                } else {
-                    AcceptError::Closed
-                }));
-            };
-            if self.bytes == 0 && *first != HANDSHAKE {
-                return Poll::Ready(Err(AcceptError::NotTls));
-            }
-            if self.bytes > HANDSHAKE_BYTES_MAX {
-                return Poll::Ready(Err(AcceptError::TooLong));
-            }
-            let taken = self.collect(bytes);
-            stream.consume(taken);
-            if self.is_whole() {
-                self.last = self.records.len();
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// Takes what the last record still lacks, as far as it is there.
-    fn collect(&mut self, bytes: &[u8]) -> usize {
-        let taken = record::lacking(&self.records[self.last..]).min(bytes.len());
-        self.records.extend_from_slice(&bytes[..taken]);
-        self.bytes += taken;
-        taken
-    }
-
-    /// Whether the last record is all there. Whether it may be so long is for rustls to judge.
-    fn is_whole(&self) -> bool {
-        let record = &self.records[self.last..];
-        record::claimed_length(record) == Some(record.len())
-    }
-}
-
 async fn read_hello<S: Stream>(stream: &mut S, intake: &mut Intake) -> Result<Hello, AcceptError> {
     let mut acceptor = Acceptor::default();
     loop {
-        let start = intake.last;
         poll_fn(|cx| intake.poll_record(stream, cx)).await?;
-        let mut record = &intake.records[start..];
+        let mut record = intake.newest();
         while !record.is_empty() {
             acceptor.read_tls(&mut record).map_err(|_| AcceptError::Tls(refused()))?;
         }
@@ -239,27 +181,4 @@ async fn refuse<S: Stream>(
         let _: io::Result<()> = flush(stream).await;
     }
     AcceptError::Tls(error)
-}
-
-/// Goes on until the handshake is done and our last bytes of it are in the send buffer.
-async fn shake<S: Stream>(
-    stream: &mut S,
-    handshake: &mut Handshake,
-    intake: &mut Intake,
-) -> Result<(), AcceptError> {
-    loop {
-        let mut progress = Ok(Progress::Closed);
-        stream.append(|out| progress = handshake.advance(out))?;
-        match progress.map_err(AcceptError::Tls)? {
-            Progress::Done => return Ok(()),
-            Progress::Closed => return Err(AcceptError::Closed),
-            Progress::Waiting => {}
-        }
-        // rustls may still need what it did not discard: the next record goes behind that.
-        std::mem::swap(&mut intake.records, handshake.records());
-        intake.last = intake.records.len();
-        let whole = poll_fn(|cx| intake.poll_record(stream, cx)).await;
-        std::mem::swap(&mut intake.records, handshake.records());
-        whole?;
-    }
 }

@@ -1,7 +1,8 @@
 //! TLS on a byte stream: ClientHello, choice of server, handshake, records.
 //!
 //! - [`accept`] reads the ClientHello, lets the caller choose a server by it, and shakes hands;
-//!   [`TlsStream`] is the byte stream inside, as lent and bounded as the one below.
+//!   [`connect`] is the client's side of that.
+//! - [`TlsStream`] is the byte stream inside, as lent and bounded as the one below, at either side.
 //! - Builds no configuration, reads no clock, has no timeout: the caller bounds the handshake.
 //! - rustls shakes hands and derives keys; the records behind that are sealed and opened here, in
 //!   place, because its own record layer copies each of them two or three times and keeps an idle
@@ -11,8 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg_attr(not(test), allow(dead_code, reason = "`upstream` begins to use it next"))]
+mod connect;
 mod handshake;
 mod hello;
+mod intake;
 mod record;
 mod session;
 mod stream;
@@ -20,5 +24,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+#[allow(unused_imports, reason = "`upstream` begins to use it next")]
+pub(crate) use connect::connect;
 pub(crate) use hello::{AcceptError, Hello, Unaccepted, accept};
+#[allow(unused_imports, reason = "`upstream` begins to use it next")]
+pub(crate) use intake::HandshakeError;
 pub(crate) use stream::TlsStream;

@@ -7,24 +7,35 @@
 //! - What a peer can repeat without sending data is bounded by [`IDLE_RECORDS_MAX`].
 //! - A key that has sealed as much as is safe is replaced; TLS 1.2 cannot, so the connection ends.
 //!
-//! Stricter than the standard: a handshake message has to lie in one record. The only ones that
-//! may come are of five bytes, or are declined.
+//! - What a server sends after the handshake, tickets, is handed to rustls, which keeps them.
+//!
+//! Stricter than the standard: a client's handshake message has to lie in one record. The only ones
+//! that may come are of five bytes, or are declined.
 
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
+use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::{ProtocolVersion, SupportedCipherSuite};
+use rustls::server::ServerConnectionData;
+use rustls::{
+    AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion,
+    SupportedCipherSuite,
+};
 
 use super::record::{Content, Protection, Refused};
 
 /// Records without data that may come one after the other.
 const IDLE_RECORDS_MAX: u8 = 32;
 
+/// Bytes of handshake messages that a server may have begun: a ticket is at most this long.
+const MESSAGE_BYTES_MAX: usize = 4 + 0xffff + 1024;
+
 /// Handshake messages that are known here.
-const HELLO_REQUEST_OR_CLIENT_HELLO: [u8; 2] = [0, 1];
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
 
 /// Levels and descriptions of alerts (RFC 8446, section 6).
@@ -44,13 +55,54 @@ pub(super) struct Session {
     opener: Protection,
     sealer: Protection,
     /// Derives further keys.
-    secrets: KernelConnection<ServerConnectionData>,
+    secrets: Secrets,
+    /// The beginning of a message from a server that goes on in its next record.
+    begun: Vec<u8>,
     /// Records that the peer may still send before the next with data.
     patience: u8,
     /// The peer wants us to have new keys too.
     key_update_due: bool,
     /// The peer was told that we do not negotiate again.
     has_declined: bool,
+}
+
+/// rustls's part of an established connection, by the side that is ours.
+pub(super) enum Secrets {
+    Server(KernelConnection<ServerConnectionData>),
+    Client(KernelConnection<ClientConnectionData>),
+}
+
+/// A key, and the number of the first record that is sealed with it.
+type Next = Result<(u64, ConnectionTrafficSecrets), rustls::Error>;
+
+impl Secrets {
+    fn suite(&self) -> SupportedCipherSuite {
+        match self {
+            Self::Server(secrets) => secrets.negotiated_cipher_suite(),
+            Self::Client(secrets) => secrets.negotiated_cipher_suite(),
+        }
+    }
+
+    fn version(&self) -> ProtocolVersion {
+        match self {
+            Self::Server(secrets) => secrets.protocol_version(),
+            Self::Client(secrets) => secrets.protocol_version(),
+        }
+    }
+
+    fn next_opener(&mut self) -> Next {
+        match self {
+            Self::Server(secrets) => secrets.update_rx_secret(),
+            Self::Client(secrets) => secrets.update_rx_secret(),
+        }
+    }
+
+    fn next_sealer(&mut self) -> Next {
+        match self {
+            Self::Server(secrets) => secrets.update_tx_secret(),
+            Self::Client(secrets) => secrets.update_tx_secret(),
+        }
+    }
 }
 
 /// What a record meant.
@@ -84,27 +136,36 @@ pub(super) enum Fault {
 }
 
 impl Session {
-    /// Takes over from `connection`, whose handshake is done and sent.
+    /// Takes over with `keys` and `secrets` of a connection whose handshake is done and sent.
     ///
     /// # Errors
-    /// It is not.
-    pub(super) fn new(connection: UnbufferedServerConnection) -> Result<Self, rustls::Error> {
-        let (keys, secrets) = connection.dangerous_into_kernel_connection()?;
-        let suite = secrets.negotiated_cipher_suite();
+    /// No suite of ours was negotiated.
+    pub(super) fn new(keys: ExtractedSecrets, secrets: Secrets) -> Result<Self, rustls::Error> {
+        let suite = secrets.suite();
         let both = Protection::new(suite, keys.rx).zip(Protection::new(suite, keys.tx));
         let (opener, sealer) = both.ok_or(rustls::Error::HandshakeNotComplete)?;
-        let patience = IDLE_RECORDS_MAX;
-        let (key_update_due, has_declined) = (false, false);
-        Ok(Self { opener, sealer, secrets, patience, key_update_due, has_declined })
+        Ok(Self {
+            opener,
+            sealer,
+            secrets,
+            begun: Vec::new(),
+            patience: IDLE_RECORDS_MAX,
+            key_update_due: false,
+            has_declined: false,
+        })
     }
 
     /// What was negotiated.
     pub(super) fn suite(&self) -> SupportedCipherSuite {
-        self.secrets.negotiated_cipher_suite()
+        self.secrets.suite()
     }
 
     fn is_tls13(&self) -> bool {
-        self.secrets.protocol_version() == ProtocolVersion::TLSv1_3
+        self.secrets.version() == ProtocolVersion::TLSv1_3
+    }
+
+    fn is_client(&self) -> bool {
+        matches!(self.secrets, Secrets::Client(_))
     }
 
     /// Decrypts a whole record in place, and does what it asks for.
@@ -121,6 +182,9 @@ impl Session {
         match content {
             Content::Data => Ok(Received::Nothing),
             Content::Alert => self.alerted(&record[range]),
+            Content::Handshake if self.is_tls13() && self.is_client() => {
+                self.hear_server(&record[range])
+            }
             Content::Handshake if self.is_tls13() => self.update_key(&record[range]),
             Content::Handshake => self.renegotiation(&record[range]),
         }
@@ -137,11 +201,39 @@ impl Session {
         }
     }
 
+    /// What a TLS 1.3 server may send now: tickets, of which a record may hold several, or a part,
+    /// and key updates.
+    fn hear_server(&mut self, bytes: &[u8]) -> Result<Received, Fault> {
+        self.begun.extend_from_slice(bytes);
+        if self.begun.len() > MESSAGE_BYTES_MAX {
+            return Err(Fault::Unexpected);
+        }
+        let messages = std::mem::take(&mut self.begun);
+        let mut rest = &messages[..];
+        while let Some((message, behind)) = first_message(rest) {
+            match message[0] {
+                NEW_SESSION_TICKET => self.keep_ticket(&message[MESSAGE_HEADER_BYTES..])?,
+                KEY_UPDATE if behind.is_empty() => {
+                    self.update_key(message)?;
+                }
+                _ => return Err(Fault::Unexpected),
+            }
+            rest = behind;
+        }
+        self.begun = rest.to_vec();
+        Ok(Received::Nothing)
+    }
+
+    fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Fault> {
+        let Secrets::Client(secrets) = &mut self.secrets else { return Err(Fault::Unexpected) };
+        secrets.handle_new_session_ticket(ticket).map_err(|_| Fault::Malformed)
+    }
+
     /// The one message that a TLS 1.3 client may send now. It ends its record, since what follows
     /// has other keys.
     fn update_key(&mut self, message: &[u8]) -> Result<Received, Fault> {
         let &[KEY_UPDATE, 0, 0, 1, wants_ours] = message else { return Err(Fault::Unexpected) };
-        let secrets = self.secrets.update_rx_secret().map_err(|_| Fault::Unexpected)?;
+        let secrets = self.secrets.next_opener().map_err(|_| Fault::Unexpected)?;
         self.opener = Protection::new(self.suite(), secrets).ok_or(Fault::Unexpected)?;
         match wants_ours {
             0 => {}
@@ -152,8 +244,9 @@ impl Session {
     }
 
     fn renegotiation(&mut self, message: &[u8]) -> Result<Received, Fault> {
+        let wish = if self.is_client() { HELLO_REQUEST } else { CLIENT_HELLO };
         match message.first() {
-            Some(kind) if HELLO_REQUEST_OR_CLIENT_HELLO.contains(kind) && !self.has_declined => {
+            Some(kind) if *kind == wish && !self.has_declined => {
                 self.has_declined = true;
                 Ok(Received::Renegotiation)
             }
@@ -168,7 +261,7 @@ impl Session {
 
     /// Tells the peer of a new key, and seals with it from then on.
     fn refresh(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        let secrets = self.secrets.update_tx_secret().map_err(|_| Fault::Worn)?;
+        let secrets = self.secrets.next_sealer().map_err(|_| Fault::Worn)?;
         let fresh = Protection::new(self.suite(), secrets).ok_or(Fault::Worn)?;
         let message = [KEY_UPDATE, 0, 0, 1, 0];
         self.sealer.seal(Content::Handshake, &[IoSlice::new(&message)], out);
@@ -212,16 +305,28 @@ impl Session {
     }
 }
 
+/// Kind and length of a handshake message.
+const MESSAGE_HEADER_BYTES: usize = 4;
+
+/// The first handshake message of `bytes`, if it is whole, and what is behind it.
+fn first_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [_, high, middle, low] = *bytes.first_chunk::<MESSAGE_HEADER_BYTES>()?;
+    let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+    bytes.split_at_checked(MESSAGE_HEADER_BYTES + length)
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record(Refused::Forged) => f.write_str("the client sent a forged record"),
-            Self::Record(Refused::TooLong) => f.write_str("the client sent a record too long"),
+            Self::Record(Refused::Forged) => f.write_str("the peer sent a forged record"),
+            Self::Record(Refused::TooLong) => f.write_str("the peer sent a record too long"),
             Self::Record(Refused::Unexpected) | Self::Unexpected => {
-                f.write_str("the client sent a message that has no place here")
+                f.write_str("the peer sent a message that has no place here")
             }
-            Self::Malformed | Self::Illegal => f.write_str("the client sent a malformed message"),
-            Self::Alert(description) => write!(f, "the client sent the alert {description}"),
+            Self::Malformed | Self::Illegal => f.write_str("the peer sent a malformed message"),
+            Self::Alert(code) => {
+                write!(f, "the peer sent the alert {:?} ({code})", AlertDescription::from(*code))
+            }
             Self::Worn => f.write_str("the key has sealed as much as is safe"),
         }
     }

@@ -18,7 +18,8 @@ use crate::io::Stream;
 use super::record;
 use super::session::{Fault, Received, Session};
 
-/// TLS over `S`, after its handshake. Made by [`accept`](super::accept).
+/// TLS over `S`, after its handshake. Made by [`accept`](super::accept) and
+/// [`connect`](super::connect).
 pub(crate) struct TlsStream<S> {
     inner: S,
     session: Box<Session>,
@@ -86,7 +87,7 @@ impl<S: Stream> TlsStream<S> {
         }
     }
 
-    /// The protocol that was agreed on, `h2` or `http/1.1`; `None` when the client offered none.
+    /// The protocol that was agreed on, `h2` or `http/1.1`; `None` when there is none.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.agreed.alpn.as_deref()
     }

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
+use std::ops::DerefMut;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -10,14 +11,16 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{
-    ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig,
-    SupportedCipherSuite,
+    ClientConfig, ClientConnection, ConnectionCommon, ProtocolVersion, RootCertStore, ServerConfig,
+    SideData, SupportedCipherSuite,
 };
 
 use super::{AcceptError, Hello, TlsStream, accept};
 use crate::crypto::{self, Choice, Provider, ServerPolicy, ServerRequest, TicketKeys, Version};
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Stream, flush};
+
+mod client;
 
 const CHUNKINGS: [Chunking; 3] = [Chunking::Bytes, Chunking::UpTo(1000), Chunking::UpTo(20_000)];
 
@@ -79,14 +82,16 @@ fn connect(config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
     ClientConnection::new(Arc::clone(config), name).unwrap()
 }
 
-/// The peer: rustls's client over the far end of the pipe.
-struct Client {
-    tls: ClientConnection,
+/// The peer: rustls's client, or server, over the far end of the pipe.
+struct Peer<C> {
+    tls: C,
     end: End,
 }
 
-impl Client {
-    /// Moves what can be moved; pending when the server has to go on.
+type Client = Peer<ClientConnection>;
+
+impl<Data: SideData, C: DerefMut<Target = ConnectionCommon<Data>>> Peer<C> {
+    /// Moves what can be moved; pending when our side has to go on.
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.push()?;
         let bytes: &[u8] = ready!(self.end.poll_fill(cx))?;
@@ -114,7 +119,7 @@ impl Client {
         self.end.append(|out| while tls.write_tls(out).unwrap() > 0 {})
     }
 
-    /// Writes all of `bytes`, as fast as the server reads.
+    /// Writes all of `bytes`, as fast as our side reads.
     async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             poll_fn(|cx| self.end.poll_write_ready(cx)).await?;
@@ -351,7 +356,7 @@ fn a_hello_without_end_is_given_up() {
     let mut message = vec![22, 3, 1, 0, 0, 1, 0, 0xea, 0x60];
     message.resize(60_000, 0);
     let endless = split_over_records(&message, 1);
-    assert!(endless.len() > super::hello::HANDSHAKE_BYTES_MAX);
+    assert!(endless.len() > super::intake::HANDSHAKE_BYTES_MAX);
     let (error, _) = probed(&endless, Chunking::UpTo(4096));
     assert!(matches!(error, AcceptError::TooLong | AcceptError::Tls(_)), "{error:?}");
 }

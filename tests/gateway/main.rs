@@ -24,6 +24,7 @@ mod fields;
 mod headers;
 mod http1;
 mod http2;
+mod kubernetes;
 mod matches;
 mod mutual;
 mod page;

@@ -53,6 +53,7 @@ pub struct Builder {
     files: Vec<(String, String)>,
     certificates: Vec<(String, Vec<String>)>,
     settings: String,
+    only_settings: Option<String>,
     workers: usize,
     balance: &'static str,
 }
@@ -72,6 +73,7 @@ impl Gateway {
             files: Vec::new(),
             certificates: Vec::new(),
             settings: String::new(),
+            only_settings: None,
             workers: 2,
             balance: "auto",
         }
@@ -292,6 +294,13 @@ impl Builder {
         self
     }
 
+    /// The whole settings file, instead of one that fits the rest of this builder. `DIRECTORY`
+    /// stands for the gateway's own.
+    pub fn only_settings(mut self, text: &str) -> Self {
+        self.only_settings = Some(text.to_owned());
+        self
+    }
+
     /// Starts the binary and waits until it is ready.
     ///
     /// # Panics
@@ -326,6 +335,9 @@ impl Builder {
 
     fn settings_file(&self, root: &Path) -> String {
         let root = root.display();
+        if let Some(text) = &self.only_settings {
+            return text.replace("DIRECTORY", &root.to_string());
+        }
         format!(
             "workers: {{ count: {}, backend: {}, balance: {} }}\n\
              listen: {{ address: 127.0.0.1, ports: {{ 80: 0, 443: 0, 8443: 0, 9443: 0 }} }}\n\

@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod client;
 pub mod gateway;
 pub mod h2;
+pub mod kubelet;
 pub mod load;
 pub mod outside;
 pub mod yaml;

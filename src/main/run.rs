@@ -19,7 +19,7 @@ use ringgate::admin::{Admin, AdminConfig, BoundListener, Readiness, State};
 use ringgate::config::Control;
 use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
-use ringgate::telemetry::AccessLog;
+use ringgate::telemetry::{AccessLog, LogFormat};
 use ringgate::worker::{self, Applied, Fleet};
 
 /// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
@@ -289,7 +289,11 @@ fn start_access_log(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
     let Some(path) = &settings.access_log.path else {
         return Ok(None);
     };
-    let log = AccessLog::start(path).map_err(|error| {
+    let format = match settings.access_log.format {
+        settings::LogFormat::Text => LogFormat::Text,
+        settings::LogFormat::Json => LogFormat::Json,
+    };
+    let log = AccessLog::start(path, format).map_err(|error| {
         Failure(format!("cannot write {}: {error}; change `access_log.path`", path.display()))
     })?;
     Ok(Some(log))

@@ -220,6 +220,8 @@ pub struct AccessLog {
 pub enum LogFormat {
     /// Envoy's default text format.
     Text,
+    /// A JSON object with Istio's keys.
+    Json,
 }
 
 impl Default for Workers {
@@ -540,7 +542,7 @@ fn read_access_log(section: &mut Section<'_>) -> AccessLog {
     AccessLog {
         path: section.value("path", default.path, value::path_or_off),
         format: section.value("format", default.format, |value| {
-            value::one_of(value, &[("text", LogFormat::Text)])
+            value::one_of(value, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
         }),
     }
 }
@@ -578,7 +580,7 @@ limits: { idle_timeout: 500ms, head_bytes_max: 16KiB, connections_max: 7, drain_
 admin: { address: '127.0.0.1:1' }
 status: { address: '[::1]:2' }
 metrics: { address: 127.0.0.1:3 }
-access_log: { path: off, format: text }
+access_log: { path: off, format: json }
 ",
         );
         let address = |text: &str| text.parse().unwrap();
@@ -612,7 +614,7 @@ access_log: { path: off, format: text }
             admin: Admin { address: address("127.0.0.1:1") },
             status: Status { address: address("[::1]:2") },
             metrics: Metrics { address: address("127.0.0.1:3") },
-            access_log: AccessLog { path: None, format: LogFormat::Text },
+            access_log: AccessLog { path: None, format: LogFormat::Json },
         };
         assert_eq!(settings, expected);
     }
@@ -727,12 +729,10 @@ tls: { provider: ring }
 admin: { address: '127.0.0.1:1' }
 status: { address: '127.0.0.1:2' }
 metrics: { address: '127.0.0.1:3' }
-access_log: { path: off }
+access_log: { path: off, format: json }
 ",
         );
-        let mut restart = Settings::default().changed_needs_restart(&other);
-        // It has only one value so far.
-        restart.push("access_log.format");
+        let restart = Settings::default().changed_needs_restart(&other);
         let keys = keys_of(shipped);
         for key in &keys {
             let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));

@@ -18,7 +18,7 @@ pub mod prometheus;
 pub mod request;
 mod series;
 
-pub use access_log::{AccessLog, WorkerLog};
+pub use access_log::{AccessLog, LogFormat, WorkerLog};
 pub use counters::{Counters, SharedCounters};
 pub use date::{rfc3339, rfc3339_millis};
 pub use series::{SERIES_MAX, Series};
@@ -85,7 +85,7 @@ mod tests {
     fn a_request_is_counted_and_logged_and_a_connection_only_logged() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("access.log");
-        let log = AccessLog::start(&file).unwrap();
+        let log = AccessLog::start(&file, LogFormat::Text).unwrap();
         let telemetry = WorkerTelemetry::new(Counters::shared(), Some(log.worker()));
         telemetry.record(&Record { method: "GET", status: 200, ..Record::new(UNIX_EPOCH) });
         telemetry.record(&Record::new(UNIX_EPOCH));

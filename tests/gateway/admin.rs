@@ -148,6 +148,35 @@ fn the_access_log_has_envoys_columns() {
 }
 
 #[test]
+fn the_access_log_can_be_json() {
+    let backend = Backend::start("a");
+    let gateway = Gateway::builder()
+        .serving(HOST, &yaml::backend("backend.test", backend.port()))
+        .log_format("json")
+        .start();
+    let mut client = gateway.client(HOST);
+    let headers = "user-agent: \"me\" \u{fc}\r\ncontent-length: 5\r\n";
+    assert_eq!(client.request("POST", "/body?q=1", headers, b"hello").unwrap().status, 200);
+    assert!(gateway.try_client("nobody.test").is_err());
+    let lines = gateway.access_log(2);
+    let lines: Vec<serde_json::Value> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let request = lines.iter().find(|line| line["method"] == "POST").unwrap();
+    assert_eq!(request["path"], "/body?q=1");
+    assert_eq!(request["response_code"], 200);
+    assert_eq!(request["bytes_sent"], 5);
+    assert!(request["user_agent"].as_str().unwrap().starts_with("\"me\""), "{request}");
+    assert_eq!(request["upstream_host"], format!("127.0.0.1:{}", backend.port()));
+    assert!(request["upstream_service_time"].is_string(), "{request}");
+    let refused = lines.iter().find(|line| line["method"].is_null()).unwrap();
+    assert_eq!(refused["response_code_details"], "filter_chain_not_found");
+    assert_eq!(refused["response_flags"], "NR");
+    assert_eq!(refused["requested_server_name"], "nobody.test");
+    let keys: Vec<_> = refused.as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), 24, "{keys:?}");
+}
+
+#[test]
 fn what_a_client_sends_cannot_forge_a_log_line() {
     let backend = Backend::start("a");
     let gateway = start(&backend);

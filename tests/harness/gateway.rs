@@ -56,6 +56,7 @@ pub struct Builder {
     only_settings: Option<String>,
     workers: usize,
     balance: &'static str,
+    log_format: &'static str,
 }
 
 /// A running gateway, killed and removed when dropped.
@@ -76,6 +77,7 @@ impl Gateway {
             only_settings: None,
             workers: 2,
             balance: "auto",
+            log_format: "text",
         }
     }
 
@@ -260,6 +262,11 @@ impl Builder {
         self
     }
 
+    pub fn log_format(mut self, format: &'static str) -> Self {
+        self.log_format = format;
+        self
+    }
+
     /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
     pub fn serving(self, host: &str, backend: &str) -> Self {
         let all = yaml::all_to("backend.test");
@@ -346,11 +353,12 @@ impl Builder {
              admin: {{ address: \"127.0.0.1:0\" }}\n\
              status: {{ address: \"127.0.0.1:0\" }}\n\
              metrics: {{ address: \"127.0.0.1:0\" }}\n\
-             access_log: {{ path: {root}/access.log, format: text }}\n\
+             access_log: {{ path: {root}/access.log, format: {} }}\n\
              {}",
             self.workers,
             self.driver.setting(),
             self.balance,
+            self.log_format,
             self.settings
         )
     }

@@ -9,6 +9,7 @@
 //!
 //! Deliberately not here: rotation itself. Whoever renames the file asks for a reopen.
 
+mod json;
 mod text;
 mod writer;
 
@@ -30,11 +31,21 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// Batches under way; 4 MB of log, a second of a very busy worker.
 const QUEUE_BATCHES_MAX: usize = 64;
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Envoy's default text format.
+    Text,
+    /// A JSON object with Istio's keys.
+    Json,
+}
+
 /// The access log's writer thread. Dropping it writes what was handed over and ends the thread.
 #[derive(Debug)]
 pub struct AccessLog {
     queue: Arc<Queue>,
     counters: SharedCounters,
+    format: LogFormat,
     /// `Some` until the drop.
     thread: Option<JoinHandle<()>>,
 }
@@ -63,7 +74,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not be started.
-    pub fn start(path: &Path) -> io::Result<Self> {
+    pub fn start(path: &Path, format: LogFormat) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             full: ArrayQueue::new(QUEUE_BATCHES_MAX),
             empty: ArrayQueue::new(QUEUE_BATCHES_MAX),
@@ -74,7 +85,7 @@ impl AccessLog {
         let writer = writer::Writer::open(path, Arc::clone(&queue), Arc::clone(&counters))?;
         let name = "access-log".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn(move || writer.run())?;
-        Ok(Self { queue, counters, thread: Some(thread) })
+        Ok(Self { queue, counters, format, thread: Some(thread) })
     }
 
     /// The end for one worker.
@@ -88,6 +99,7 @@ impl AccessLog {
             queue: Arc::clone(&self.queue),
             writer: thread.thread().clone(),
             batch: Batch { bytes: Vec::with_capacity(BATCH_BYTES), lines: 0 },
+            format: self.format,
             stamp: text::Stamp::new(),
         }
     }
@@ -129,6 +141,7 @@ pub struct WorkerLog {
     writer: Thread,
     /// Invariant: below `BATCH_BYTES` between two calls.
     batch: Batch,
+    format: LogFormat,
     stamp: text::Stamp,
 }
 
@@ -136,7 +149,11 @@ impl WorkerLog {
     /// Formats the line of `record`; hands the batch over when it is full. What is lost is counted
     /// in `counters`.
     pub fn record(&mut self, record: &Record<'_>, counters: &Counters) {
-        text::write_line(&mut self.batch.bytes, &mut self.stamp, record);
+        let write_line = match self.format {
+            LogFormat::Text => text::write_line,
+            LogFormat::Json => json::write_line,
+        };
+        write_line(&mut self.batch.bytes, &mut self.stamp, record);
         self.batch.lines += 1;
         if self.batch.bytes.len() >= BATCH_BYTES {
             self.flush(counters);
@@ -191,7 +208,7 @@ mod tests {
         let file = dir.path().join("access.log");
         fs::write(&file, "before\n").unwrap();
         let counters = Counters::default();
-        let log = AccessLog::start(&file).unwrap();
+        let log = AccessLog::start(&file, LogFormat::Text).unwrap();
         let written = log.counters();
         let mut worker = log.worker();
         for index in 0..2_000 {
@@ -222,6 +239,7 @@ mod tests {
             queue: Arc::clone(&queue),
             writer: std::thread::current(),
             batch: Batch { bytes: Vec::new(), lines: 0 },
+            format: LogFormat::Text,
             stamp: text::Stamp::new(),
         };
         let counters = Counters::default();
@@ -238,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, renamed) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
         let counters = Counters::default();
-        let log = AccessLog::start(&file).unwrap();
+        let log = AccessLog::start(&file, LogFormat::Text).unwrap();
         let mut worker = log.worker();
         write(&mut worker, &counters, "/first");
         worker.flush(&counters);
@@ -260,7 +278,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_survived_and_counted() {
         let counters = Counters::default();
-        let log = AccessLog::start(Path::new("/dev/full")).unwrap();
+        let log = AccessLog::start(Path::new("/dev/full"), LogFormat::Text).unwrap();
         let written = log.counters();
         let mut worker = log.worker();
         for _ in 0..2 {
@@ -278,6 +296,9 @@ mod tests {
     fn a_path_that_cannot_be_opened_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing/access.log");
-        assert_eq!(AccessLog::start(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            AccessLog::start(&missing, LogFormat::Text).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

@@ -24,7 +24,7 @@ impl Stamp {
         Self { second: 0, text: date::second(0) }
     }
 
-    fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
         let (second, millisecond) = date::since_epoch(time);
         if second != self.second {
             *self = Self { second, text: date::second(second) };
@@ -101,15 +101,15 @@ fn write_route(out: &mut Vec<u8>, record: &Record<'_>) {
     bare(out, record.route_name.as_bytes());
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn number(out: &mut Vec<u8>, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
+pub(super) fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
     let Some(address) = address else {
         return out.push(b'-');
     };
@@ -178,7 +178,7 @@ fn escaped(out: &mut Vec<u8>, value: &[u8], harmful: &[bool; 256]) {
 }
 
 /// The bytes that could end a quoted value or a line.
-const HARMFUL_QUOTED: [bool; 256] = harmful(b'\0');
+pub(super) const HARMFUL_QUOTED: [bool; 256] = harmful(b'\0');
 /// The same and the space, which ends an unquoted value.
 const HARMFUL_BARE: [bool; 256] = harmful(b' ');
 

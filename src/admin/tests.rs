@@ -24,6 +24,7 @@ fn snapshot() -> Snapshot {
         protocol: UpstreamProtocol::Http1,
         endpoints: vec!["127.0.0.1:8000".parse().unwrap()],
         connect_timeout: Duration::from_secs(10),
+        traffic: None,
     });
     let target = Target { weight: 1, cluster: Some(cluster), edits: None };
     let action = Action::Forward(Forward { targets: vec![target] });

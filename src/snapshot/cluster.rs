@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::traffic::Traffic;
+
 /// A service on one port, resolved.
 ///
 /// Having a `Cluster` tells you that the destination exists; it may still have no endpoint right
@@ -19,6 +21,8 @@ pub struct Cluster {
     pub endpoints: Vec<SocketAddr>,
     /// How long one connect may take.
     pub connect_timeout: Duration,
+    /// What a DestinationRule or the weights of its endpoints ask for; `None` for the defaults.
+    pub traffic: Option<Box<Traffic>>,
 }
 
 /// The protocol towards an endpoint, from the port's name or `appProtocol`.

@@ -14,6 +14,7 @@ mod cluster;
 mod cors;
 mod edit;
 mod fault;
+mod hashing;
 mod host;
 mod identity;
 mod limits;
@@ -31,6 +32,7 @@ pub use cluster::{Cluster, UpstreamProtocol};
 pub use cors::Cors;
 pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};
 pub use fault::{Abort, Fault, Share};
+pub use hashing::{HashTable, stable_hash};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
@@ -46,7 +48,7 @@ pub use route::{
 };
 pub use traffic::{
     Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, PoolLimits,
-    ProtocolChoice, RetryBudget, Spread, TrafficPolicy, Warmup,
+    ProtocolChoice, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,
 };
 
 use std::sync::Arc;

@@ -2,12 +2,17 @@
 //!
 //! Having a [`TrafficPolicy`] tells you that its numbers are within bounds. `None` stands for what
 //! nobody limited, so that nothing has to be compared.
+//!
+//! Deliberately not here: what a worker remembers of a cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderName;
 
-/// How a cluster is treated where that is not the default. Most clusters have none.
+use super::hashing::HashTable;
+
+/// How a cluster is treated. The default is Istio's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrafficPolicy {
     /// How an endpoint is chosen.
@@ -20,6 +25,17 @@ pub struct TrafficPolicy {
     pub outliers: Option<OutlierDetection>,
     /// How many retries there may be for the requests under way.
     pub retry_budget: Option<RetryBudget>,
+}
+
+/// What a cluster has beyond its endpoints. Most have none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// How it is treated.
+    pub policy: TrafficPolicy,
+    /// Of the endpoints, in their order; none if all are the same.
+    pub weights: Box<[u32]>,
+    /// For [`Balance::Hash`], if there is an endpoint.
+    pub table: Option<Arc<HashTable>>,
 }
 
 /// How an endpoint is chosen.

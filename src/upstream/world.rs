@@ -194,6 +194,7 @@ pub(crate) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
         protocol,
         endpoints: (1..=endpoints).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect(),
         connect_timeout: Duration::from_secs(10),
+        traffic: None,
     }
 }
 

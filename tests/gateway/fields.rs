@@ -55,6 +55,14 @@ metadata: { name: d, namespace: shop }
 spec: { http: [ { directResponse: { status: 200 } } ] }
 ";
 
+/// What `subset: v1` means.
+const SUBSET: &str = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: web }
+spec: { host: web.test, subsets: [ { name: v1 } ] }
+";
+
 fn virtual_service(row: &Row) -> String {
     let rule = row.field.strip_prefix("http[].").map_or("name: x", |_| row.example);
     let actions = ["route:", "redirect:", "directResponse:", "delegate:"];
@@ -76,6 +84,7 @@ fn virtual_service(row: &Row) -> String {
         service,
         yaml::backend("web.test", 80),
         DELEGATE.to_owned(),
+        SUBSET.to_owned(),
     ])
 }
 

@@ -19,6 +19,7 @@ mod balance;
 mod check;
 mod delegate;
 mod demo;
+mod destination_rule;
 mod drain;
 mod fields;
 mod headers;

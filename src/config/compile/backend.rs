@@ -2,20 +2,29 @@
 //!
 //! What a name leads to is looked up once in a generation, and not at all while no backend changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::GatewayIdentity;
+use super::policy::{self, Rules};
 use super::sources::Resources;
 use crate::config::model::{
-    CLUSTER_DOMAIN, Destination, EndpointSlice, EntryPort, Kind, Resolution, Service, ServiceEntry,
-    ServicePort, Spec, TargetPort, complete,
+    CLUSTER_DOMAIN, Destination, EndpointSlice, EntryPort, Kind, Pod, Resolution, Service,
+    ServiceEntry, ServicePort, Spec, TargetPort, complete,
 };
-use crate::snapshot::{Cluster, UpstreamProtocol};
+use crate::snapshot::{
+    Balance, Cluster, HashTable, ProtocolChoice, Traffic, TrafficPolicy, UpstreamProtocol,
+};
 
 /// Istio's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Labels = BTreeMap<String, String>;
+
+/// Of an endpoint that has none.
+static NO_LABELS: Labels = Labels::new();
 
 /// What each service leads to, for listeners on a port; kept from one generation to the next.
 #[derive(Default)]
@@ -28,22 +37,41 @@ struct ServiceName {
     host: Arc<str>,
     /// Completed with the VirtualService's namespace.
     full: Arc<str>,
+    subset: Option<Arc<str>>,
     port: Option<u16>,
 }
 
 impl ServiceName {
     fn of(destination: &Destination, namespace: &str) -> Self {
-        let Destination { host, port, .. } = destination;
-        Self { host: Arc::clone(host), full: complete(host, namespace), port: *port }
+        let Destination { host, subset, port, .. } = destination;
+        let full = complete(host, namespace);
+        Self { host: Arc::clone(host), full, subset: subset.clone(), port: *port }
     }
 }
 
 /// What a service leads to.
 struct Found {
-    /// `None` when the service is known and has no such port.
+    /// `None` when the service is known and has no such port, or no such subset.
     cluster: Option<Arc<Cluster>>,
     /// The DNS names that were asked for.
     names: Vec<String>,
+}
+
+/// Where a service is.
+struct Place<'a> {
+    host: &'a str,
+    /// The service's, if it is one that is known.
+    namespace: Option<&'a str>,
+    port: u16,
+    protocol: UpstreamProtocol,
+    endpoints: Vec<Candidate<'a>>,
+}
+
+/// One of a service's endpoints.
+struct Candidate<'a> {
+    address: SocketAddr,
+    weight: u32,
+    labels: &'a Labels,
 }
 
 /// Everything that a destination can mean.
@@ -52,8 +80,11 @@ pub(super) struct Backends<'a> {
     services: HashMap<(&'a str, &'a str), &'a Service>,
     /// By namespace and Service.
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
-    /// By host; the first one wins.
-    entries: HashMap<&'a str, &'a ServiceEntry>,
+    /// By namespace and name.
+    pods: HashMap<(&'a str, &'a str), &'a Pod>,
+    /// By host, with their namespaces; the first one wins.
+    entries: HashMap<&'a str, (&'a str, &'a ServiceEntry)>,
+    rules: Rules<'a>,
     resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
     before: Clusters,
     /// Whether all in `before` still holds.
@@ -62,17 +93,17 @@ pub(super) struct Backends<'a> {
 }
 
 impl<'a> Backends<'a> {
-    /// What `resources` and DNS know, as seen from `namespace`, the gateway's. They know the same
-    /// as they did for `before` if `is_current`.
+    /// What `resources` and DNS know, as seen from `gateway`. They know the same as they did for
+    /// `before` if `is_current`.
     pub(super) fn new(
         resources: &'a Resources,
-        namespace: &str,
+        gateway: &'a GatewayIdentity,
         resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
         before: Clusters,
         is_current: bool,
     ) -> Self {
         let (mut services, mut slices) = (HashMap::new(), HashMap::new());
-        let mut entries = HashMap::new();
+        let (mut entries, mut pods) = (HashMap::new(), HashMap::new());
         for (key, placed) in resources.of_kind(Kind::Service) {
             if let Spec::Service(service) = &placed.resource.spec {
                 services.insert((&*key.namespace, &*key.name), service);
@@ -86,17 +117,22 @@ impl<'a> Backends<'a> {
                 slices.entry(service).or_insert_with(Vec::new).push(slice);
             }
         }
+        for (key, placed) in resources.of_kind(Kind::Pod) {
+            if let Spec::Pod(pod) = &placed.resource.spec {
+                pods.insert((&*key.namespace, &*key.name), pod);
+            }
+        }
         for (key, placed) in resources.of_kind(Kind::ServiceEntry) {
             if let Spec::ServiceEntry(entry) = &placed.resource.spec
-                && entry.export.reaches(namespace, &key.namespace)
+                && entry.export.reaches(&gateway.namespace, &key.namespace)
             {
                 for host in &entry.hosts {
-                    entries.entry(host.as_str()).or_insert(entry);
+                    entries.entry(host.as_str()).or_insert((&*key.namespace, entry));
                 }
             }
         }
-        let after = Clusters::default();
-        Self { services, slices, entries, resolved, before, is_current, after }
+        let (rules, after) = (Rules::new(resources, gateway), Clusters::default());
+        Self { services, slices, pods, entries, rules, resolved, before, is_current, after }
     }
 
     /// The cluster of `destination` of a VirtualService in `namespace`, for a listener on `port`;
@@ -129,48 +165,104 @@ impl<'a> Backends<'a> {
 
     fn look_up(&self, service: &ServiceName, port: u16, before: Option<Found>) -> Found {
         let mut names = Vec::new();
-        let new = self.cluster(service, port, &mut names);
-        // The same `Arc` for an equal cluster.
+        let place = self.place(service, port, &mut names);
         let old = before.and_then(|before| before.cluster);
+        let subset = service.subset.as_deref();
+        let new = place.and_then(|place| self.cluster(place, subset, old.as_deref()));
+        // The same `Arc` for an equal cluster.
         let same = old.filter(|old| new.as_ref() == Some(&**old));
         Found { cluster: same.or_else(|| new.map(Arc::new)), names }
     }
 
-    fn cluster(
-        &self,
-        ServiceName { host, full, port: wanted }: &ServiceName,
+    fn place<'s>(
+        &'s self,
+        ServiceName { host, full, port: wanted, .. }: &'s ServiceName,
         port: u16,
         names: &mut Vec<String>,
-    ) -> Option<Cluster> {
+    ) -> Option<Place<'s>> {
         if let Some((key, service)) = self.service(full) {
-            self.cluster_of_service(full, key, service, *wanted, port, names)
+            self.place_of_service(full, key, service, *wanted, port, names)
         } else if let Some(entry) = self.entries.get(&**full) {
-            self.cluster_of_entry(full, entry, *wanted, port, names)
+            self.place_of_entry(full, *entry, *wanted, port, names)
         } else if let Some(entry) = self.entries.get(&**host) {
-            self.cluster_of_entry(host, entry, *wanted, port, names)
+            self.place_of_entry(host, *entry, *wanted, port, names)
         } else {
-            Some(self.cluster_of_dns(full, host, wanted.unwrap_or(port), names))
+            Some(self.place_of_dns(full, host, wanted.unwrap_or(port), names))
         }
     }
 
-    /// What to say of a destination whose Service or ServiceEntry is known and lacks its port.
-    pub(super) fn unknown_port(
+    /// The cluster at `place`, or what of it is in `subset`; `old` is what it was before.
+    fn cluster(
         &self,
-        destination: &Destination,
-        namespace: &str,
-    ) -> Option<String> {
+        place: Place<'_>,
+        subset: Option<&str>,
+        old: Option<&Cluster>,
+    ) -> Option<Cluster> {
+        let Place { host, namespace, port, protocol, mut endpoints } = place;
+        let rules = self.rules.of(host, namespace);
+        let part = match subset {
+            Some(name) => Some(rules.subset(name)?),
+            None => None,
+        };
+        if let Some(part) = part {
+            endpoints.retain(|endpoint| policy::has_all(endpoint.labels, &part.labels));
+        }
+        let (endpoints, weights) = distinct(endpoints);
+        let policy = policy::policy(&rules.blocks(part, port));
+        Some(Cluster {
+            name: format!("outbound|{port}|{}|{host}", subset.unwrap_or_default()),
+            host: host.to_owned(),
+            protocol: match policy.pool.protocol {
+                ProtocolChoice::Http2 => UpstreamProtocol::Http2,
+                ProtocolChoice::OfPort | ProtocolChoice::OfClient => protocol,
+            },
+            connect_timeout: policy.pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            traffic: traffic(policy, &endpoints, weights, old),
+            endpoints,
+        })
+    }
+
+    /// What to say of a destination that leads nowhere: its Service or ServiceEntry is known and
+    /// lacks its port, or no DestinationRule has its subset.
+    pub(super) fn unknown(&self, destination: &Destination, namespace: &str) -> Option<String> {
+        self.unknown_port(destination, namespace)
+            .or_else(|| self.unknown_subset(destination, namespace))
+    }
+
+    fn unknown_port(&self, destination: &Destination, namespace: &str) -> Option<String> {
         let wanted = destination.port?;
         let ServiceName { host, full, .. } = ServiceName::of(destination, namespace);
         let (kind, ports): (_, Vec<u16>) = if let Some((_, service)) = self.service(&full) {
             service.external_name.is_none().then_some(())?;
             ("Service", service.ports.iter().map(|port| port.number).collect())
         } else {
-            let entry = self.entries.get(&*full).or_else(|| self.entries.get(&*host))?;
+            let (_, entry) = self.entries.get(&*full).or_else(|| self.entries.get(&*host))?;
             ("ServiceEntry", entry.ports.iter().map(|port| port.number).collect())
         };
         let list: Vec<_> = ports.iter().map(u16::to_string).collect();
         (!ports.contains(&wanted))
             .then(|| format!("{kind} {host} has no port {wanted}, only {}", list.join(", ")))
+    }
+
+    fn unknown_subset(&self, destination: &Destination, namespace: &str) -> Option<String> {
+        let subset = destination.subset.as_deref()?;
+        let name = ServiceName::of(destination, namespace);
+        let (host, namespace) = match self.service(&name.full) {
+            Some(((namespace, _), _)) => (&name.full, Some(namespace)),
+            None => match (self.entries.get(&*name.full), self.entries.get(&*name.host)) {
+                (Some((namespace, _)), _) => (&name.full, Some(*namespace)),
+                (None, Some((namespace, _))) => (&name.host, Some(*namespace)),
+                (None, None) => (&name.full, None),
+            },
+        };
+        let rules = self.rules.of(host, namespace);
+        if rules.subset(subset).is_some() {
+            return None;
+        }
+        let known: Vec<_> = rules.subsets().collect();
+        let only =
+            if known.is_empty() { String::new() } else { format!(", only {}", known.join(", ")) };
+        Some(format!("no DestinationRule for {host} has a subset `{subset}`{only}"))
     }
 
     fn service<'b>(&'b self, host: &'b str) -> Option<((&'b str, &'b str), &'b Service)> {
@@ -180,37 +272,54 @@ impl<'a> Backends<'a> {
         Some((*key, service))
     }
 
-    fn cluster_of_service(
-        &self,
-        host: &str,
-        key: (&str, &str),
+    fn place_of_service<'s>(
+        &'s self,
+        host: &'s str,
+        key: (&'s str, &'s str),
         service: &Service,
         wanted: Option<u16>,
         listener: u16,
         names: &mut Vec<String>,
-    ) -> Option<Cluster> {
-        if let Some(external) = &service.external_name {
-            let number = choose(wanted, service.ports.iter().map(|port| port.number), listener);
-            let addresses = self.resolve(&[external], names);
-            let protocol = service.ports.iter().find(|port| port.number == number);
-            let protocol = protocol.map_or(UpstreamProtocol::Http1, service_protocol);
-            return Some(cluster(host, number, protocol, at(addresses, number)));
-        }
+    ) -> Option<Place<'s>> {
         let number = choose(wanted, service.ports.iter().map(|port| port.number), listener);
-        let port = service.ports.iter().find(|port| port.number == number)?;
+        let port = service.ports.iter().find(|port| port.number == number);
+        let namespace = Some(key.0);
+        if let Some(external) = &service.external_name {
+            let endpoints = at(self.resolve(&[external], names), number);
+            let protocol = port.map_or(UpstreamProtocol::Http1, service_protocol);
+            return Some(Place { host, namespace, port: number, protocol, endpoints });
+        }
+        let port = port?;
         let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let endpoints = slices.iter().flat_map(|slice| slice_endpoints(slice, port)).collect();
-        Some(cluster(host, number, service_protocol(port), endpoints))
+        let endpoints = slices.iter().flat_map(|slice| self.slice_endpoints(key.0, slice, port));
+        let (endpoints, protocol) = (endpoints.collect(), service_protocol(port));
+        Some(Place { host, namespace, port: number, protocol, endpoints })
     }
 
-    fn cluster_of_entry(
+    fn slice_endpoints(
         &self,
-        host: &str,
-        entry: &ServiceEntry,
+        namespace: &str,
+        slice: &'a EndpointSlice,
+        port: &ServicePort,
+    ) -> impl Iterator<Item = Candidate<'a>> {
+        let pod = |name: &str| self.pods.get(&(namespace, name)).map(|pod| &pod.labels);
+        let number = slice_port(slice, port);
+        let endpoints = slice.endpoints.iter().filter_map(move |endpoint| {
+            let labels = endpoint.pod.as_deref().and_then(pod).unwrap_or(&slice.labels);
+            let address = SocketAddr::new(endpoint.address, number?);
+            Some(Candidate { address, weight: 1, labels })
+        });
+        endpoints.collect::<Vec<_>>().into_iter()
+    }
+
+    fn place_of_entry<'s>(
+        &'s self,
+        host: &'s str,
+        (namespace, entry): (&'s str, &'s ServiceEntry),
         wanted: Option<u16>,
         listener: u16,
         names: &mut Vec<String>,
-    ) -> Option<Cluster> {
+    ) -> Option<Place<'s>> {
         let number = choose(wanted, entry.ports.iter().map(|port| port.number), listener);
         let port = entry.ports.iter().find(|port| port.number == number)?;
         let endpoints = match entry.resolution {
@@ -219,32 +328,36 @@ impl<'a> Backends<'a> {
             }
             Resolution::Static | Resolution::Dns => self.entry_endpoints(entry, port, names),
         };
-        Some(cluster(host, number, port.protocol, endpoints))
+        let (namespace, protocol) = (Some(namespace), port.protocol);
+        Some(Place { host, namespace, port: number, protocol, endpoints })
     }
 
-    fn entry_endpoints(
+    fn entry_endpoints<'s>(
         &self,
-        entry: &ServiceEntry,
+        entry: &'s ServiceEntry,
         port: &EntryPort,
         names: &mut Vec<String>,
-    ) -> Vec<SocketAddr> {
+    ) -> Vec<Candidate<'s>> {
         let mut endpoints = Vec::new();
         for endpoint in &entry.endpoints {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
-            endpoints.extend(at(self.resolve(&[&endpoint.address], names), number));
+            let found = at(self.resolve(&[&endpoint.address], names), number).into_iter();
+            let (weight, labels) = (endpoint.weight, &endpoint.labels);
+            endpoints.extend(found.map(|found| Candidate { weight, labels, ..found }));
         }
         endpoints
     }
 
-    fn cluster_of_dns(
+    fn place_of_dns<'s>(
         &self,
-        full: &str,
+        full: &'s str,
         written: &str,
         port: u16,
         names: &mut Vec<String>,
-    ) -> Cluster {
-        let addresses = self.resolve(&[full, written], names);
-        cluster(full, port, UpstreamProtocol::Http1, at(addresses, port))
+    ) -> Place<'s> {
+        let endpoints = at(self.resolve(&[full, written], names), port);
+        let protocol = UpstreamProtocol::Http1;
+        Place { host: full, namespace: None, port, protocol, endpoints }
     }
 
     /// The addresses of the first of `candidates` that has any; all of them become `names`.
@@ -266,32 +379,62 @@ fn choose(wanted: Option<u16>, mut ports: impl Iterator<Item = u16>, listener: u
     })
 }
 
-fn at(addresses: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
-    addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
+fn at<'a>(addresses: Vec<IpAddr>, port: u16) -> Vec<Candidate<'a>> {
+    let candidate = |address| Candidate {
+        address: SocketAddr::new(address, port),
+        weight: 1,
+        labels: &NO_LABELS,
+    };
+    addresses.into_iter().map(candidate).collect()
 }
 
-fn cluster(
-    host: &str,
-    port: u16,
-    protocol: UpstreamProtocol,
-    mut endpoints: Vec<SocketAddr>,
-) -> Cluster {
-    endpoints.sort_unstable();
-    endpoints.dedup();
-    let (name, host) = (format!("outbound|{port}||{host}"), host.to_owned());
-    Cluster { name, host, protocol, endpoints, connect_timeout: CONNECT_TIMEOUT }
+/// Sorted, each once; and their weights, none if all are the same.
+fn distinct(mut all: Vec<Candidate<'_>>) -> (Vec<SocketAddr>, Box<[u32]>) {
+    all.sort_by_key(|endpoint| endpoint.address);
+    all.dedup_by_key(|endpoint| endpoint.address);
+    let is_plain = all.windows(2).all(|two| two[0].weight == two[1].weight);
+    let weights = all.iter().filter(|_| !is_plain).map(|endpoint| endpoint.weight).collect();
+    (all.iter().map(|endpoint| endpoint.address).collect(), weights)
 }
 
-fn slice_endpoints(slice: &EndpointSlice, port: &ServicePort) -> Vec<SocketAddr> {
+/// What `policy` and `weights` ask for, if it is not what is done anyway. A table of `old` that was
+/// made of the same is used again.
+fn traffic(
+    policy: TrafficPolicy,
+    endpoints: &[SocketAddr],
+    weights: Box<[u32]>,
+    old: Option<&Cluster>,
+) -> Option<Box<Traffic>> {
+    if policy == TrafficPolicy::default() && weights.is_empty() {
+        return None;
+    }
+    let table = match &policy.balance {
+        Balance::Hash(hash) => {
+            let before = old.and_then(|old| Some((old, old.traffic.as_ref()?)));
+            let same = before.filter(|(old, before)| {
+                let is_spread = matches!(&before.policy.balance, Balance::Hash(other)
+                    if other.spread == hash.spread);
+                is_spread && old.endpoints == endpoints && before.weights == weights
+            });
+            match same.and_then(|(_, before)| before.table.clone()) {
+                Some(table) => Some(table),
+                None => HashTable::new(endpoints, &weights, hash.spread).map(Arc::new),
+            }
+        }
+        Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
+    };
+    Some(Box::new(Traffic { policy, weights, table }))
+}
+
+/// The port that the endpoints of `slice` have for a Service's.
+fn slice_port(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
     let found = slice.ports.iter().find(|other| other.name == port.name);
-    let number = match (found, &port.target) {
+    match (found, &port.target) {
         (Some(found), TargetPort::Number(target)) => Some(found.number.unwrap_or(*target)),
         (Some(found), TargetPort::Name(_)) => found.number,
         (None, TargetPort::Number(target)) if slice.ports.is_empty() => Some(*target),
         (None, _) => None,
-    };
-    let addresses = slice.addresses.iter();
-    number.map(|n| addresses.map(|a| SocketAddr::new(*a, n)).collect()).unwrap_or_default()
+    }
 }
 
 /// `appProtocol` wins over the port's name, as in Istio.

@@ -382,6 +382,7 @@ fn gateway(placed: &Placed) -> Option<&Gateway> {
         | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
+        | Spec::Pod(_)
         | Spec::Secret(_) => None,
     }
 }

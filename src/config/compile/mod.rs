@@ -16,6 +16,7 @@ mod backend;
 mod delegate;
 mod identity;
 mod listener;
+mod policy;
 mod route;
 mod rules;
 mod sources;
@@ -465,9 +466,9 @@ impl Compiler {
 
     /// Finds out where routes lead to; what they led to before still holds if `is_current`.
     fn route(&mut self, resolved: &dyn Fn(&str) -> Option<Vec<IpAddr>>, is_current: bool) {
-        let (resources, namespace) = (self.sources.resources(), &self.gateway.namespace);
+        let resources = self.sources.resources();
         let before = std::mem::take(&mut self.site.clusters);
-        let backends = Backends::new(resources, namespace, resolved, before, is_current);
+        let backends = Backends::new(resources, &self.gateway, resolved, before, is_current);
         let mut router = Router::new(resources, &self.gateway, backends);
         self.site.units.route(&mut router);
         self.site.rule_rejections = router.report();

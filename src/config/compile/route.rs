@@ -68,7 +68,7 @@ impl<'a> Router<'a> {
             rules::report_unreachable(placed, &mut rejections);
             delegate::report(placed, self.resources, &mut rejections);
             for (namespace, destination) in rules::all_destinations(placed) {
-                if let Some(what) = self.backends.unknown_port(destination, namespace) {
+                if let Some(what) = self.backends.unknown(destination, namespace) {
                     let cause = "requests are answered with 503";
                     let (line, field) = (destination.line, &*destination.field);
                     rejections.push(placed.reject(Severity::Warning, line, field, what, cause));
@@ -187,6 +187,7 @@ pub(super) fn virtual_service(placed: &Placed) -> Option<&VirtualService> {
         | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
+        | Spec::Pod(_)
         | Spec::Secret(_) => None,
     }
 }

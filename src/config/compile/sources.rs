@@ -88,7 +88,7 @@ impl Resources {
 pub(super) struct Difference {
     /// Gateways or VirtualServices.
     pub(super) listeners: bool,
-    /// Services, ServiceEntries or EndpointSlices.
+    /// What decides where services are, and how they are reached.
     pub(super) backends: bool,
     /// Secrets, by their names.
     pub(super) secrets: BTreeSet<Arc<str>>,
@@ -100,9 +100,12 @@ impl Difference {
     fn note(&mut self, key: &Key) {
         match key.kind {
             Kind::Gateway | Kind::VirtualService => self.listeners = true,
-            Kind::Service | Kind::ServiceEntry | Kind::EndpointSlice => self.backends = true,
+            Kind::Service
+            | Kind::ServiceEntry
+            | Kind::DestinationRule
+            | Kind::EndpointSlice
+            | Kind::Pod => self.backends = true,
             Kind::Secret => drop(self.secrets.insert(Arc::clone(&key.name))),
-            Kind::DestinationRule => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `EndpointSlice`: the addresses behind a Service.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::fields::{Field, Fields, Problems};
@@ -13,9 +14,19 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) struct EndpointSlice {
     /// The Service in the slice's namespace; a slice without one serves nobody.
     pub(crate) service: Option<String>,
+    /// Its own labels, for endpoints whose Pod is not known.
+    pub(crate) labels: BTreeMap<String, String>,
     /// Those that are ready.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
     pub(crate) ports: Vec<SlicePort>,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SliceEndpoint {
+    pub(crate) address: IpAddr,
+    /// The Pod in the slice's namespace, if it is one.
+    pub(crate) pod: Option<Box<str>>,
 }
 
 /// One port that all addresses of a slice have.
@@ -29,21 +40,22 @@ pub(crate) struct SlicePort {
 }
 
 pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<EndpointSlice> {
-    let service = service_name(fields, problems);
+    let labels = labels(fields, problems);
+    let service = labels.get(SERVICE_LABEL).cloned();
     let endpoints = fields.require("endpoints", problems)?.items(problems);
-    let addresses = endpoints.iter().flat_map(|e| ready_addresses(e, problems)).collect();
+    let endpoints = endpoints.iter().flat_map(|e| ready_endpoints(e, problems)).collect();
     let ports = fields.take("ports").map(|ports| ports.items(problems)).unwrap_or_default();
     let ports = ports.iter().filter_map(|port| read_port(port, problems)).collect();
-    Some(EndpointSlice { service, addresses, ports })
+    Some(EndpointSlice { service, labels, endpoints, ports })
 }
 
-fn service_name(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
-    let mut metadata = fields.take("metadata")?.fields(problems)?;
-    let mut labels = metadata.take("labels")?.fields(problems)?;
-    optional_string(&mut labels, SERVICE_LABEL, problems)
+fn labels(fields: &mut Fields<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let metadata = fields.take("metadata").and_then(|metadata| metadata.fields(problems));
+    let labels = metadata.and_then(|mut metadata| metadata.take("labels"));
+    labels.map(|labels| labels.strings(problems)).unwrap_or_default()
 }
 
-fn ready_addresses(endpoint: &Field<'_>, problems: &mut Problems) -> Vec<IpAddr> {
+fn ready_endpoints(endpoint: &Field<'_>, problems: &mut Problems) -> Vec<SliceEndpoint> {
     let Some(mut endpoint) = endpoint.fields(problems) else { return Vec::new() };
     let conditions = endpoint.take("conditions").and_then(|field| field.fields(problems));
     // Unknown counts as ready, as Kubernetes documents it.
@@ -51,10 +63,19 @@ fn ready_addresses(endpoint: &Field<'_>, problems: &mut Problems) -> Vec<IpAddr>
         .and_then(|mut conditions| conditions.take("ready"))
         .and_then(|ready| ready.boolean(problems))
         .unwrap_or(true);
+    let pod = endpoint.take("targetRef").and_then(|target| pod_name(&target, problems));
     let addresses = endpoint.require("addresses", problems);
     let addresses = addresses.map(|field| field.items(problems)).unwrap_or_default();
     let addresses = addresses.iter().filter_map(|address| address.address(problems));
-    addresses.filter(|_| ready).collect()
+    let endpoints = addresses.map(|address| SliceEndpoint { address, pod: pod.clone() });
+    endpoints.filter(|_| ready).collect()
+}
+
+fn pod_name(target: &Field<'_>, problems: &mut Problems) -> Option<Box<str>> {
+    let mut target = target.fields(problems)?;
+    let kind = target.take("kind")?.string(problems)?;
+    let name = target.take("name")?.string(problems)?;
+    (kind == "Pod").then(|| name.into())
 }
 
 fn read_port(port: &Field<'_>, problems: &mut Problems) -> Option<SlicePort> {

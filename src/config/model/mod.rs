@@ -10,11 +10,11 @@
 
 #[allow(dead_code, reason = "nothing connects by it yet")]
 mod client_tls;
-#[allow(dead_code, reason = "nothing compiles it yet")]
 mod destination_rule;
 mod endpoint_slice;
 mod fields;
 mod gateway;
+mod pod;
 mod resource;
 mod secret;
 mod server_tls;
@@ -22,10 +22,11 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
-pub(crate) use destination_rule::DestinationRule;
+pub(crate) use destination_rule::{Balancer, Blocks, DestinationRule, PortPolicy, Subset};
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};
+pub(crate) use pod::Pod;
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::Secret;
 pub(crate) use server_tls::{ClientAuth, ClientCa, Credential, Tls};

@@ -7,9 +7,9 @@ use std::sync::{Arc, LazyLock};
 use super::fields::{Field, Fields, Finding, Problems, did_you_mean, not_supported};
 use super::virtual_service;
 use super::{
-    DestinationRule, EndpointSlice, Gateway, Secret, Service, ServiceEntry, VirtualService,
+    DestinationRule, EndpointSlice, Gateway, Pod, Secret, Service, ServiceEntry, VirtualService,
 };
-use super::{destination_rule, endpoint_slice, gateway, secret, service, service_entry};
+use super::{destination_rule, endpoint_slice, gateway, pod, secret, service, service_entry};
 use crate::config::compile::Identities;
 use crate::config::source::document::Node;
 use crate::snapshot::Severity;
@@ -31,17 +31,19 @@ pub(crate) enum Kind {
     DestinationRule,
     Service,
     EndpointSlice,
+    Pod,
     Secret,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Gateway,
         Self::VirtualService,
         Self::ServiceEntry,
         Self::DestinationRule,
         Self::Service,
         Self::EndpointSlice,
+        Self::Pod,
         Self::Secret,
     ];
 
@@ -53,6 +55,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
             Self::Secret => "Secret",
         }
     }
@@ -63,7 +66,7 @@ impl Kind {
             Self::Gateway | Self::VirtualService | Self::ServiceEntry | Self::DestinationRule => {
                 NETWORKING
             }
-            Self::Service | Self::Secret => "",
+            Self::Service | Self::Pod | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
     }
@@ -113,10 +116,10 @@ pub(crate) enum Spec {
     Gateway(Gateway),
     VirtualService(VirtualService),
     ServiceEntry(ServiceEntry),
-    #[allow(dead_code, reason = "nothing compiles it yet")]
     DestinationRule(Box<DestinationRule>),
     Service(Service),
     EndpointSlice(EndpointSlice),
+    Pod(Pod),
     Secret(Secret),
 }
 
@@ -307,7 +310,6 @@ fn read_spec(
         Kind::ServiceEntry => service_entry::read(&spec_of(fields, problems)?, problems)
             .map(|spec| whole(Spec::ServiceEntry(spec))),
         Kind::DestinationRule => {
-            problems.error(&fields.parent, not_supported("DestinationRule"), "");
             destination_rule::read(&spec_of(fields, problems)?, &key.namespace, problems)
                 .map(|spec| whole(Spec::DestinationRule(Box::new(spec))))
         }
@@ -316,6 +318,7 @@ fn read_spec(
         Kind::EndpointSlice => {
             endpoint_slice::read(fields, problems).map(|spec| whole(Spec::EndpointSlice(spec)))
         }
+        Kind::Pod => pod::read(fields, problems).map(|spec| whole(Spec::Pod(spec))),
         Kind::Secret => {
             secret::read(fields, problems, identities).map(|spec| whole(Spec::Secret(spec)))
         }

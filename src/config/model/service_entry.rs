@@ -41,6 +41,9 @@ pub(crate) struct EntryEndpoint {
     pub(crate) address: String,
     /// By the name of the entry's port.
     pub(crate) ports: BTreeMap<String, u16>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its share beside the others.
+    pub(crate) weight: u32,
 }
 
 pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceEntry> {
@@ -160,11 +163,18 @@ fn read_endpoint(
         };
         ports.all().filter_map(number).collect()
     });
-    endpoint.take("labels");
+    let labels = endpoint.take("labels").map(|labels| labels.strings(problems));
+    let weight = endpoint.take("weight").map(|f| f.integer(0..=u32::MAX, problems));
     endpoint.take("locality");
-    endpoint.refuse(&["network", "serviceAccount", "weight"], problems);
+    endpoint.refuse(&["network", "serviceAccount"], problems);
     endpoint.finish(problems);
-    Some(EntryEndpoint { address: address?, ports: ports.unwrap_or_default() })
+    Some(EntryEndpoint {
+        address: address?,
+        ports: ports.unwrap_or_default(),
+        labels: labels.unwrap_or_default(),
+        // As in Istio, 0 is what is not said.
+        weight: weight.unwrap_or(Some(0))?.max(1),
+    })
 }
 
 fn read_address(

@@ -8,8 +8,8 @@ use crate::snapshot::{Balance, HashCookie, HashKey, HashPolicy, Spread, Warmup};
 /// Istio's, for a ring that does not say its size.
 const RING_SIZE: u32 = 1024;
 
-/// Envoy's; more points would be no better spread.
-const RING_SIZE_MAX: u32 = 8 * 1024 * 1024;
+/// More points would be no better spread.
+const RING_SIZE_MAX: u32 = 1 << 20;
 
 /// Istio's bound of Maglev's table; itself a prime.
 const TABLE_SIZE_MAX: u32 = 5_000_011;

@@ -48,6 +48,13 @@ pub(crate) struct PortPolicy {
     pub(crate) ports: BTreeMap<u16, Blocks>,
 }
 
+impl PortPolicy {
+    /// Whether nothing is said.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all == Blocks::default() && self.ports.is_empty()
+    }
+}
+
 /// What a policy says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Blocks {

@@ -83,6 +83,8 @@ pub(crate) struct Destination {
     pub(crate) field: Box<str>,
     /// In lower case, as written otherwise.
     pub(crate) host: Arc<str>,
+    /// A part of its endpoints, which a DestinationRule names.
+    pub(crate) subset: Option<Arc<str>>,
     pub(crate) port: Option<u16>,
 }
 
@@ -204,14 +206,16 @@ pub(super) fn read_destination(field: &Field<'_>, problems: &mut Problems) -> Op
     let mut fields = field.fields(problems)?;
     let host = fields.require("host", problems);
     let port = fields.take("port").map(|port| read_port(&port, problems));
-    fields.refuse(&["subset"], problems);
+    let subset = fields.take("subset").map(|field| field.string(problems));
     fields.finish(problems);
     let host = read_name(&host?, problems)?;
+    let subset = subset.map_or(Some(None), |subset| subset.map(Some))?;
     let path = field.path.as_str().into();
     Some(Destination {
         line: field.line,
         field: path,
         host,
+        subset: subset.filter(|name| !name.is_empty()).map(Into::into),
         port: port.map_or(Some(None), |p| p.map(Some))?,
     })
 }

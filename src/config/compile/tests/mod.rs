@@ -1,6 +1,8 @@
 //! Tests of compilation over several generations. What is said about bad resources is tested with
 //! the files in `config/testdata`.
 
+mod destination_rule;
+
 use super::*;
 use crate::snapshot::{
     Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TlsPolicy, TlsServer,
@@ -251,7 +253,7 @@ fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-const PAGE: &str = include_str!("../testdata/page.yaml");
+const PAGE: &str = include_str!("../../testdata/page.yaml");
 
 const BACKEND: &str = "
 apiVersion: networking.istio.io/v1

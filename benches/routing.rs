@@ -73,7 +73,8 @@ fn find<'a>(table: &'a RouteTable, path: &'a str) -> Found<'a> {
     static NONE: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(Default::default);
     let (method, scheme, authority) = ("GET", "https", "a.example.com");
     let path = black_box(path);
-    let subject = Subject { path, query: None, method, scheme, authority, headers: &NONE };
+    let subject =
+        Subject { path, query: None, method, scheme, authority, headers: &NONE, own: &[] };
     table.find(black_box(authority), &subject)
 }
 

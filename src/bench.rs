@@ -15,6 +15,7 @@
 #![allow(missing_debug_implementations, reason = "nobody prints a door")]
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use ::http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -23,7 +24,7 @@ use crate::snapshot::Policy;
 
 /// How the headers of one TLS connection's requests and responses are rewritten.
 pub struct Headers {
-    peer: Peer,
+    peer: Rc<Peer>,
     policy: Policy,
 }
 
@@ -31,7 +32,7 @@ impl Headers {
     /// For a connection from `remote`.
     #[must_use]
     pub fn new(remote: SocketAddr) -> Self {
-        Self { peer: Peer::new(remote, None), policy: Policy::default() }
+        Self { peer: Rc::new(Peer::new(remote, None)), policy: Policy::default() }
     }
 
     /// Those of a request, for the upstream.

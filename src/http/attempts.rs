@@ -120,7 +120,7 @@ impl<N: Net> Attempts<'_, N> {
     }
 
     async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
-        let to = To { cluster: self.cluster, limits: self.limits, avoid };
+        let to = To { cluster: self.cluster, limits: self.limits, avoid, own: &[] };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;

@@ -7,12 +7,12 @@ use ::http::{StatusCode, Version};
 
 use super::Downstream;
 use super::error::Refusal;
-use super::headers;
+use super::headers::Vouched;
 use super::path::normalise;
 use super::respond::{self, Asked};
 use crate::snapshot::{
-    Action, DirectResponse, Forward, Found, Listener, Route, RouteTable, Serves, Snapshot, Subject,
-    Target,
+    Action, DirectResponse, Field, Forward, Found, Listener, Route, RouteTable, Serves, Snapshot,
+    Subject, Target,
 };
 
 /// What a request's head leads to.
@@ -49,8 +49,8 @@ pub(crate) fn vet(snapshot: &Snapshot, head: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Decides about the request with `head`, whose headers are those for the upstream, that came by
-/// `downstream`.
+/// Decides about the request with `head`, whose headers are those for the upstream together with
+/// what is `vouched` for, that came by `downstream`.
 ///
 /// # Errors
 /// The gateway does not serve it.
@@ -58,16 +58,17 @@ pub(crate) fn decide<'a>(
     snapshot: &'a Snapshot,
     downstream: &Downstream,
     head: &Parts,
+    vouched: &Vouched,
 ) -> Result<Decision<'a>, Refusal> {
     let listener = snapshot.listener(downstream.listener).ok_or(Refusal::NoRoute)?;
     let authority = authority(head)?;
     let normal = normal_path(&head.uri)?;
     let path = normal.as_ref().map_or_else(|| head.uri.path(), PathAndQuery::path);
     let table = table(snapshot, listener, downstream, authority)?;
-    let scheme = scheme(&head.headers, snapshot, downstream);
-    let found = table.find(authority, &subject(head, path, scheme, authority));
+    let found =
+        table.find(authority, &subject(head, path, authority, (vouched, &vouched.fields())));
     let asked = Asked {
-        scheme,
+        scheme: vouched.scheme(),
         authority,
         uri: &head.uri,
         path,
@@ -96,9 +97,14 @@ pub(crate) fn decide<'a>(
 }
 
 /// What its route is chosen by.
-fn subject<'a>(head: &'a Parts, path: &'a str, scheme: &'a str, authority: &'a str) -> Subject<'a> {
-    let (method, query) = (head.method.as_str(), head.uri.query());
-    Subject { path, query, method, scheme, authority, headers: &head.headers }
+fn subject<'a>(
+    head: &'a Parts,
+    path: &'a str,
+    authority: &'a str,
+    (vouched, own): (&'a Vouched, &'a [Field<'a>]),
+) -> Subject<'a> {
+    let (method, query, scheme) = (head.method.as_str(), head.uri.query(), vouched.scheme());
+    Subject { path, query, method, scheme, authority, headers: &head.headers, own }
 }
 
 /// Whether the body needs no decoding beyond its chunks. hyper also lets `gzip, chunked` pass; the
@@ -123,16 +129,23 @@ fn authority(head: &Parts) -> Result<&str, Refusal> {
         (None, Some(host)) => host.to_str().map_err(|_| Refusal::BadHost)?,
         (None, None) => return Err(Refusal::BadHost),
     };
-    if authority.is_empty() || !authority.bytes().all(is_host_byte) {
+    if authority.is_empty() || !authority.bytes().all(|byte| HOST_BYTES[usize::from(byte)]) {
         return Err(Refusal::BadHost);
     }
     Ok(authority)
 }
 
 /// What a host with a port is made of; no user, no space, nothing that ends a header or a URL.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
-}
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']');
+        byte += 1;
+    }
+    table
+};
 
 /// The normal form of the path with its query, where it differs from what the client sent.
 fn normal_path(uri: &Uri) -> Result<Option<PathAndQuery>, Refusal> {
@@ -217,11 +230,6 @@ fn is_for(authority: &str, name: &str) -> bool {
         && port.first().is_none_or(|first| *first == b':')
 }
 
-fn scheme(headers: &HeaderMap, snapshot: &Snapshot, downstream: &Downstream) -> &'static str {
-    let own = if downstream.is_tls() { "https" } else { "http" };
-    headers::trusted_scheme(headers, &snapshot.policy).unwrap_or(own)
-}
-
 /// Where a plain request goes that the server only takes by https.
 fn https_redirect(found: &Found<'_>, asked: &Asked<'_>) -> Option<String> {
     match found {
@@ -252,12 +260,15 @@ fn choose(forward: &Forward) -> Option<&Target> {
 mod tests {
     use super::*;
     use crate::http::Tls;
+    use crate::http::headers::{Peer, to_upstream};
     use crate::snapshot::{
-        HostMap, HostPattern, Identity, ListenerKey, PathMatch, TlsPolicy, TlsServer, VirtualHost,
+        HostMap, HostPattern, Identity, ListenerKey, PathMatch, Policy, TlsPolicy, TlsServer,
+        VirtualHost,
     };
     use ::http::Request;
     use rustls::server::ProducesTickets;
     use std::net::{IpAddr, Ipv4Addr};
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -307,8 +318,14 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    /// What is said of a request that says nothing of itself.
+    fn vouched() -> Vouched {
+        let peer = Rc::new(Peer::new("10.0.0.9:1".parse().unwrap(), None));
+        to_upstream(&mut HeaderMap::new(), &peer, true, &Policy::default())
+    }
+
     fn status(snapshot: &Snapshot, downstream: &Downstream, head: &Parts) -> u16 {
-        match vet(snapshot, head).and_then(|()| decide(snapshot, downstream, head)) {
+        match vet(snapshot, head).and_then(|()| decide(snapshot, downstream, head, &vouched())) {
             Ok(Decision::Respond { response, .. }) => response.status.as_u16(),
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => refusal.answer().status.as_u16(),
@@ -371,7 +388,7 @@ mod tests {
     fn a_handshake_under_another_policy_opens_nothing() {
         let old = downstream(Some("example.org"), Some(TlsPolicy::new(Arc::new(NoTickets))));
         let request = head(Request::get("/").header(HOST, "example.org"));
-        let refusal = decide(&snapshot(), &old, &request).unwrap_err();
+        let refusal = decide(&snapshot(), &old, &request, &vouched()).unwrap_err();
         assert!(matches!(refusal, Refusal::Outdated(StatusCode::MISDIRECTED_REQUEST)));
     }
 

@@ -13,7 +13,7 @@ use ::http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use ::http::{Method, Request, StatusCode, Uri, Version};
 
 use super::Downstream;
-use super::headers::Forwarded;
+use super::headers::Vouched;
 use crate::snapshot::{Cluster, Route};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::request::{Flags, Record};
@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     outcome: Cell<Outcome>,
     /// What happened beside the outcome.
     noted: Cell<Flags>,
-    forwarded: OnceCell<Forwarded>,
+    vouched: OnceCell<Vouched>,
     names: OnceCell<Names>,
     upstream: Cell<Upstream>,
     bytes_received: Cell<u64>,
@@ -122,7 +122,7 @@ impl Entry {
                 details: "",
             }),
             noted: Cell::new(Flags::NONE),
-            forwarded: OnceCell::new(),
+            vouched: OnceCell::new(),
             names: OnceCell::new(),
             upstream: Cell::default(),
             bytes_received: Cell::new(0),
@@ -187,10 +187,9 @@ impl Entry {
         let _: Result<(), Names> = self.names.set(Names::new(&route.name, cluster, service));
     }
 
-    /// It carries these values upstream.
-    pub(crate) fn forwards(&self, forwarded: Forwarded) {
-        // As above: the values of the first attempt are those that are logged.
-        let _: Result<(), Forwarded> = self.forwarded.set(forwarded);
+    /// What the gateway says of it to an upstream.
+    pub(crate) fn vouch(&self, make: impl FnOnce() -> Vouched) -> &Vouched {
+        self.vouched.get_or_init(make)
     }
 
     /// `remote` was tried, and answered after `time` if it did.
@@ -226,7 +225,7 @@ impl Entry {
     fn record(&self) -> Record<'_> {
         let outcome = self.outcome.get();
         let upstream = self.upstream.get();
-        let forwarded = self.forwarded.get();
+        let vouched = self.vouched.get();
         let names = self.names.get();
         Record {
             duration: self.latest.get() - self.started,
@@ -240,9 +239,9 @@ impl Entry {
             bytes_received: self.bytes_received.get(),
             bytes_sent: self.bytes_sent.get(),
             upstream_time: upstream.time,
-            forwarded_for: forwarded.map_or(b"", |f| f.x_forwarded_for.as_bytes()),
+            forwarded_for: vouched.map_or(b"", |v| v.x_forwarded_for().as_bytes()),
             user_agent: self.user_agent.as_ref().map_or(b"", |value| value.as_bytes()),
-            request_id: forwarded.map_or(b"", |f| f.request_id.as_bytes()),
+            request_id: vouched.map_or(b"", |v| v.request_id().as_bytes()),
             authority: self.authority(),
             upstream_host: upstream.remote,
             upstream_cluster: self.cluster_name(),

@@ -22,7 +22,7 @@ use super::decide::{Decision, decide, vet};
 use super::edit::Context;
 use super::entry::Entry;
 use super::error::Refusal;
-use super::headers::{self, Peer};
+use super::headers::{self, Peer, Vouched};
 use super::mirror;
 use super::outgoing::Replay;
 use super::respond::Responder;
@@ -42,7 +42,7 @@ static DEFAULT_RETRIES: RetryPolicy = RetryPolicy::DEFAULT;
 pub(crate) struct Forwarder<N: Net> {
     gateway: Rc<Gateway<N>>,
     downstream: Rc<Downstream>,
-    peer: Peer,
+    peer: Rc<Peer>,
     /// The upstream that the connection is to be joined to, once the response with status 101 has
     /// been written.
     switched: RefCell<Option<Switched<N>>>,
@@ -85,6 +85,11 @@ impl<'a> Way<'a> {
         }
     }
 
+    /// Whether the route has nothing for the request but its cluster.
+    fn is_plain(&self) -> bool {
+        self.extras.is_none() && self.edits.is_none()
+    }
+
     fn retries(&self) -> &'a RetryPolicy {
         let own = self.extras.and_then(|extras| extras.retries.as_ref());
         own.unwrap_or(&DEFAULT_RETRIES)
@@ -108,7 +113,7 @@ impl<'a> Way<'a> {
 impl<N: Net> Forwarder<N> {
     pub(crate) fn new(gateway: Rc<Gateway<N>>, downstream: Rc<Downstream>) -> Self {
         let told = downstream.tls.as_ref().and_then(|tls| tls.client_certificate.clone());
-        let peer = Peer::new(downstream.remote, told);
+        let peer = Rc::new(Peer::new(downstream.remote, told));
         Self { gateway, downstream, peer, switched: RefCell::new(None) }
     }
 
@@ -130,18 +135,20 @@ impl<N: Net> Forwarder<N> {
         }
         let protocol = wanted_protocol(&head).filter(|_| incoming.is_end_stream());
         let is_tls = self.downstream.is_tls();
+        let entry = Rc::clone(&responder.entry);
         // Before the decision: routes are chosen by what the gateway vouches for.
-        let forwarded = headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy);
-        responder.entry.forwards(forwarded);
-        Ok(match decide(&view, &self.downstream, &head) {
+        let vouched = entry
+            .vouch(|| headers::to_upstream(&mut head.headers, &self.peer, is_tls, &view.policy));
+        Ok(match decide(&view, &self.downstream, &head, vouched) {
             Err(refusal) => self.refuse(&refusal, responder),
             Ok(Decision::Respond { route, response }) => {
-                Self::answer(route, &head, responder, |responder| responder.direct(response))
+                let answer = |responder: Responder<N>| responder.direct(response);
+                Self::answer(route, &mut head, vouched, responder, answer)
             }
             Ok(Decision::Redirect { route, status, location }) => match route {
                 Some(route) => {
                     let redirect = |responder: Responder<N>| responder.redirect(status, &location);
-                    Self::answer(route, &head, responder, redirect)
+                    Self::answer(route, &mut head, vouched, responder, redirect)
                 }
                 None => responder.redirect(status, &location),
             },
@@ -150,9 +157,10 @@ impl<N: Net> Forwarder<N> {
                 responder.entry.routed(route, way.cluster);
                 take_path(&mut head, path);
                 let request = Upbound { rewritten, incoming, protocol };
-                if way.extras.is_none() && way.edits.is_none() {
-                    self.send(way, &mut head, request, responder).await
+                if way.is_plain() && request.protocol.is_none() {
+                    self.send(way, &mut head, vouched, request.incoming, responder).await
                 } else {
+                    vouched.insert(&mut head.headers);
                     // Rarely needed, and large: not in the future of every request.
                     Box::pin(self.forward(way, &mut head, request, responder)).await
                 }
@@ -163,7 +171,8 @@ impl<N: Net> Forwarder<N> {
     /// Answers for the gateway itself, as `route` says.
     fn answer(
         route: &Route,
-        head: &Parts,
+        head: &mut Parts,
+        vouched: &Vouched,
         responder: Responder<N>,
         answer: impl FnOnce(Responder<N>) -> Response<ResponseBody<N>>,
     ) -> Response<ResponseBody<N>> {
@@ -171,6 +180,7 @@ impl<N: Net> Forwarder<N> {
         entry.routed(route, None);
         let mut response = answer(responder);
         if let Some(extras) = &route.extras {
+            vouched.insert(&mut head.headers);
             let context = Context { entry: &entry, status: Some(response.status()) };
             context.edit_response(&extras.response, head, response.headers_mut());
         }
@@ -212,7 +222,7 @@ impl<N: Net> Forwarder<N> {
             Some(abort) => responder.abort(abort),
             None => {
                 way.edit(head, request.rewritten.take(), &entry);
-                self.send(way, head, request, responder).await
+                self.send_as_told(way, head, request, responder).await
             }
         };
         if let Some(edits) = way.edits {
@@ -237,8 +247,35 @@ impl<N: Net> Forwarder<N> {
         fault.abort.filter(|(share, _)| is_hit(*share)).map(|(_, abort)| abort)
     }
 
-    /// Sends a request to its cluster.
+    /// Sends a request that its route has nothing special for to its cluster. Nearly all are such:
+    /// nothing limits them, and the first answer is the last.
     async fn send(
+        &self,
+        way: Way<'_>,
+        head: &mut Parts,
+        vouched: &Vouched,
+        incoming: Incoming,
+        responder: Responder<N>,
+    ) -> Response<ResponseBody<N>> {
+        let Some(cluster) = way.cluster else {
+            return responder.refuse(&Refusal::NoCluster);
+        };
+        let attempts = self.attempts(way, cluster, incoming, &responder.entry);
+        let to = To { cluster, limits: &way.view.limits, avoid: &[], own: &vouched.fields() };
+        let sending = self.gateway.upstreams.send(to, head, attempts.body.outgoing());
+        let first = match sending.await {
+            Ok(exchange) if !attempts.wants_another_after(&exchange.response) => {
+                return self.pass_on(exchange, Source::Upstream, responder);
+            }
+            Ok(exchange) => Ok(Answer::Exchange(exchange)),
+            Err(error) => Err(Failure::Upstream(error)),
+        };
+        vouched.insert(&mut head.headers);
+        Box::pin(self.persist(attempts, None, Some(first), head, responder)).await
+    }
+
+    /// Sends a request whose head is complete as its route has it.
+    async fn send_as_told(
         &self,
         way: Way<'_>,
         head: &mut Parts,
@@ -248,30 +285,27 @@ impl<N: Net> Forwarder<N> {
         let Some(cluster) = way.cluster else {
             return responder.refuse(&Refusal::NoCluster);
         };
-        let upgrades = request.protocol.is_some();
+        let mut attempts = self.attempts(way, cluster, request.incoming, &responder.entry);
         if let Some(protocol) = request.protocol {
+            attempts.upgrades = true;
             head.headers.insert(UPGRADE, protocol);
         }
+        self.persist(attempts, way.extras, None, head, responder).await
+    }
+
+    fn attempts<'a>(
+        &'a self,
+        way: Way<'a>,
+        cluster: &'a Cluster,
+        incoming: Incoming,
+        entry: &Rc<Entry>,
+    ) -> Attempts<'a, N> {
         let limits = &way.view.limits;
-        let body = RequestBody::new(request.incoming, Rc::clone(&responder.entry));
+        let body = RequestBody::new(incoming, Rc::clone(entry));
         let body = Replay::new(body, limits.retry_body_bytes_max);
-        let (policy, is_grpc) = (way.retries(), responder.entry.is_grpc());
+        let (policy, is_grpc) = (way.retries(), entry.is_grpc());
         let gateway = &*self.gateway;
-        let attempts = Attempts { gateway, cluster, limits, policy, body, upgrades, is_grpc };
-        let mut first = None;
-        if way.extras.is_none() && !upgrades {
-            // Nearly every request: nothing limits it, and the first answer is the last.
-            let to = To { cluster, limits, avoid: &[] };
-            let sending = gateway.upstreams.send(to, head, attempts.body.outgoing());
-            first = Some(match sending.await {
-                Ok(exchange) if !attempts.wants_another_after(&exchange.response) => {
-                    return self.pass_on(exchange, Source::Upstream, responder);
-                }
-                Ok(exchange) => Ok(Answer::Exchange(exchange)),
-                Err(error) => Err(Failure::Upstream(error)),
-            });
-        }
-        Box::pin(self.persist(attempts, way.extras, first, head, responder)).await
+        Attempts { gateway, cluster, limits, policy, body, upgrades: false, is_grpc }
     }
 
     /// Sends a request as often and as long as its route has it; `first` came of the first attempt.

@@ -9,6 +9,7 @@
 //! Deliberately not here: message framing, which the codec writes anew.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use ::http::header::{
@@ -18,15 +19,16 @@ use ::http::header::{
 use ::http::request::Parts;
 use ::http::uri::PathAndQuery;
 use ::http::{StatusCode, Uri};
+use bytes::Bytes;
 
-use crate::snapshot::Policy;
+use crate::snapshot::{Field, Policy};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-const X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+static X_ENVOY_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const X_ENVOY_EXPECTED_TIMEOUT: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
@@ -52,38 +54,108 @@ impl Peer {
     }
 }
 
-/// The values of a forwarded request that the access log shows too.
+/// What the gateway itself says of a request to its upstream.
+///
+/// The client's own fields of these names are gone from the map. Most requests never need these
+/// there: they are written behind it, and [`insert`](Self::insert) is for those that do.
 #[derive(Debug)]
-pub(crate) struct Forwarded {
-    pub(crate) x_forwarded_for: HeaderValue,
-    pub(crate) request_id: HeaderValue,
+pub(crate) struct Vouched {
+    peer: Rc<Peer>,
+    /// `None` is the peer's address alone.
+    x_forwarded_for: Option<HeaderValue>,
+    /// `None` is the peer's.
+    external_address: Option<HeaderValue>,
+    scheme: &'static str,
+    request_id: HeaderValue,
 }
 
-/// Makes the headers of a request those that the upstream gets.
+impl Vouched {
+    fn new(peer: &Rc<Peer>, is_tls: bool) -> Self {
+        let scheme = if is_tls { "https" } else { "http" };
+        let (peer, request_id) = (Rc::clone(peer), request_id());
+        Self { peer, x_forwarded_for: None, external_address: None, scheme, request_id }
+    }
+
+    pub(crate) fn x_forwarded_for(&self) -> &HeaderValue {
+        self.x_forwarded_for.as_ref().unwrap_or(&self.peer.address)
+    }
+
+    pub(crate) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    /// `http` or `https`, as the client sees it.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// All of it, for the first attempt.
+    pub(crate) fn fields(&self) -> [Field<'_>; 5] {
+        static HTTP: HeaderValue = HeaderValue::from_static("http");
+        static HTTPS: HeaderValue = HeaderValue::from_static("https");
+        static FIRST: HeaderValue = HeaderValue::from_static("1");
+        let external = self.external_address.as_ref().unwrap_or(&self.peer.address);
+        [
+            (&X_FORWARDED_FOR, self.x_forwarded_for()),
+            (&X_FORWARDED_PROTO, if self.scheme == "https" { &HTTPS } else { &HTTP }),
+            (&X_REQUEST_ID, &self.request_id),
+            (&X_ENVOY_ATTEMPT_COUNT, &FIRST),
+            (&X_ENVOY_EXTERNAL_ADDRESS, external),
+        ]
+    }
+
+    /// Adds it to `headers`, where somebody looks for it there.
+    pub(crate) fn insert(&self, headers: &mut HeaderMap) {
+        for (name, value) in self.fields() {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// Takes over what the client says as far as `policy` trusts who is in front.
+    fn heed(&mut self, headers: &HeaderMap, policy: &Policy) {
+        self.external_address = external_address(headers, policy);
+        self.x_forwarded_for = appended(headers, &self.peer);
+        if let Some(scheme) = trusted_scheme(headers, policy) {
+            self.scheme = scheme;
+        }
+    }
+}
+
+/// Makes `headers`, as the client sent them, those that the upstream gets together with what comes
+/// back.
 pub(crate) fn to_upstream(
     headers: &mut HeaderMap,
-    peer: &Peer,
+    peer: &Rc<Peer>,
     is_tls: bool,
     policy: &Policy,
-) -> Forwarded {
-    remove_hop_by_hop(headers);
-    remove_where(headers, is_privileged);
-    let external = external_address(headers, peer, policy);
-    let x_forwarded_for = extend_forwarded_for(headers, peer);
-    set_forwarded_proto(headers, is_tls, policy);
-    let request_id = request_id();
-    headers.insert(X_REQUEST_ID, request_id.clone());
-    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, external);
+) -> Vouched {
+    let mut vouched = Vouched::new(peer, is_tls);
+    // One look at each name is cheaper than a look-up for each that must not pass, and mostly
+    // enough.
+    if headers.keys().any(stays_here) {
+        vouched.heed(headers, policy);
+        remove_hop_by_hop(headers);
+        remove_where(headers, |name| is_privileged(name) || is_vouched(name));
+    }
     if let Some(certificate) = &peer.certificate {
         headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
     }
-    Forwarded { x_forwarded_for, request_id }
+    vouched
+}
+
+/// Whether a request's field of this name does not pass as the client sent it.
+fn stays_here(name: &HeaderName) -> bool {
+    is_hop_by_hop(name) || is_privileged(name) || is_vouched(name)
+}
+
+/// Whether the gateway says this itself, see [`Vouched`].
+fn is_vouched(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "x-forwarded-for" | "x-forwarded-proto" | "x-request-id")
 }
 
 /// Says that this is the `attempt`-th attempt.
 pub(crate) fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
-    headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
+    headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(attempt));
 }
 
 /// Tells the upstream how long it is waited for, in milliseconds.
@@ -219,32 +291,26 @@ fn is_lookalike(name: &str) -> bool {
         .any(|start| dashed.clone().take(start.len()).eq(start.bytes()))
 }
 
-/// The client's address as far as the trusted proxies can tell: the peer, or with `n` trusted
-/// proxies the n-th entry of `x-forwarded-for` from its end.
-fn external_address(headers: &HeaderMap, peer: &Peer, policy: &Policy) -> HeaderValue {
-    let Some(back) = policy.trusted_proxies.checked_sub(1) else {
-        return peer.address.clone();
-    };
+/// The client's address as far as the trusted proxies can tell: with `n` of them the n-th entry of
+/// `x-forwarded-for` from its end. `None` is the peer.
+fn external_address(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue> {
+    let back = policy.trusted_proxies.checked_sub(1)?;
     let entries: Vec<&str> = headers
-        .get_all(X_FORWARDED_FOR)
+        .get_all(&X_FORWARDED_FOR)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    entries
-        .iter()
-        .rev()
-        .nth(back as usize)
-        .filter(|entry| entry.parse::<IpAddr>().is_ok())
-        .and_then(|entry| HeaderValue::from_str(entry).ok())
-        .unwrap_or_else(|| peer.address.clone())
+    let entry = entries.iter().rev().nth(back as usize)?;
+    entry.parse::<IpAddr>().ok()?;
+    HeaderValue::from_str(entry).ok()
 }
 
 /// The client of a request with these headers, once they are those for the upstream, as far as the
 /// trusted proxies tell; `peer` is who is connected.
 pub(crate) fn external_address_of(headers: &HeaderMap, peer: SocketAddr) -> SocketAddr {
-    let external = headers.get(X_ENVOY_EXTERNAL_ADDRESS);
+    let external = headers.get(&X_ENVOY_EXTERNAL_ADDRESS);
     let ip = external.and_then(|value| value.to_str().ok()?.parse::<IpAddr>().ok());
     match ip {
         Some(ip) if ip != peer.ip().to_canonical() => SocketAddr::new(ip, 0),
@@ -252,37 +318,22 @@ pub(crate) fn external_address_of(headers: &HeaderMap, peer: SocketAddr) -> Sock
     }
 }
 
-fn extend_forwarded_for(headers: &mut HeaderMap, peer: &Peer) -> HeaderValue {
-    let value = if headers.contains_key(X_FORWARDED_FOR) {
-        appended(headers, peer)
-    } else {
-        peer.address.clone()
-    };
-    headers.insert(X_FORWARDED_FOR, value.clone());
-    value
-}
-
-fn appended(headers: &HeaderMap, peer: &Peer) -> HeaderValue {
+/// The client's `x-forwarded-for` and the peer behind it, if the client sent any.
+fn appended(headers: &HeaderMap, peer: &Peer) -> Option<HeaderValue> {
     let mut joined = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
+    for value in headers.get_all(&X_FORWARDED_FOR) {
         joined.extend_from_slice(value.as_bytes());
         joined.push(b',');
     }
-    joined.extend_from_slice(peer.address.as_bytes());
-    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| peer.address.clone())
-}
-
-/// With trusted proxies in front, theirs is believed if it says something sensible.
-fn set_forwarded_proto(headers: &mut HeaderMap, is_tls: bool, policy: &Policy) {
-    if policy.trusted_proxies > 0 && forwarded_scheme(headers).is_some() {
-        return;
+    if joined.is_empty() {
+        return None;
     }
-    let scheme = if is_tls { "https" } else { "http" };
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    joined.extend_from_slice(peer.address.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).ok()
 }
 
-/// The scheme that a proxy in front names, where one is trusted and names one.
-pub(crate) fn trusted_scheme(headers: &HeaderMap, policy: &Policy) -> Option<&'static str> {
+/// The scheme that a proxy in front names, where one is trusted and names one that makes sense.
+fn trusted_scheme(headers: &HeaderMap, policy: &Policy) -> Option<&'static str> {
     if policy.trusted_proxies == 0 {
         return None;
     }
@@ -290,7 +341,7 @@ pub(crate) fn trusted_scheme(headers: &HeaderMap, policy: &Policy) -> Option<&'s
 }
 
 fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
-    match headers.get(X_FORWARDED_PROTO)?.as_bytes() {
+    match headers.get(&X_FORWARDED_PROTO)?.as_bytes() {
         b"http" => Some("http"),
         b"https" => Some("https"),
         _ => None,
@@ -299,14 +350,28 @@ fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
 
 /// A fresh random UUID (RFC 9562, version 4). Not a secret, so a fast generator serves.
 fn request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let random = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut digits = [0; 32];
+    for (eight, part) in digits.chunks_exact_mut(8).zip(random.to_be_bytes().chunks_exact(4)) {
+        eight.copy_from_slice(&hexadecimal(part.try_into().expect("four bytes")));
+    }
     let mut text = [b'-'; 36];
-    let digits = (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23));
-    for (digit, at) in digits.enumerate() {
-        text[at] = HEX[(random >> (124 - 4 * digit)) as usize & 0xf];
+    for (at, part) in [(0, 0..8), (9, 8..12), (14, 12..16), (19, 16..20), (24, 20..32)] {
+        text[at..at + part.len()].copy_from_slice(&digits[part]);
     }
     HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes")
+}
+
+/// The eight digits of `bytes`, all at once: a digit lies in each byte of a word.
+fn hexadecimal(bytes: [u8; 4]) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let mut digits = u64::from(u32::from_be_bytes(bytes));
+    digits = (digits << 16 | digits) & 0x0000_ffff_0000_ffff;
+    digits = (digits << 8 | digits) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits << 4 | digits) & (EACH * 0x0f);
+    // 1 in each byte of ten or more.
+    let letters = (digits + EACH * 6) >> 4 & EACH;
+    (digits + EACH * u64::from(b'0') + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -321,8 +386,18 @@ mod tests {
         headers
     }
 
-    fn peer() -> Peer {
-        Peer::new("10.0.0.9:1234".parse().unwrap(), None)
+    fn peer() -> Rc<Peer> {
+        Rc::new(Peer::new("10.0.0.9:1234".parse().unwrap(), None))
+    }
+
+    /// Makes of `headers` all that an upstream gets.
+    fn forward(headers: &mut HeaderMap, peer: &Rc<Peer>, is_tls: bool, policy: &Policy) -> Vouched {
+        let vouched = to_upstream(headers, peer, is_tls, policy);
+        for (name, _) in vouched.fields() {
+            assert!(!headers.contains_key(name), "{name} would be there twice");
+        }
+        vouched.insert(headers);
+        vouched
     }
 
     fn trusting(trusted_proxies: u32) -> Policy {
@@ -364,8 +439,8 @@ mod tests {
             ("x_envoy_internal", "true"),
             ("x_harmless", "1"),
         ]);
-        let forwarded = to_upstream(&mut headers, &peer(), false, &trusting(0));
-        assert_eq!(forwarded.x_forwarded_for, "6.6.6.6,10.0.0.9");
+        let vouched = forward(&mut headers, &peer(), false, &trusting(0));
+        assert_eq!(vouched.x_forwarded_for(), "6.6.6.6,10.0.0.9");
         assert_eq!(headers["x-forwarded-for"], "6.6.6.6,10.0.0.9");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
@@ -383,13 +458,13 @@ mod tests {
     #[test]
     fn what_the_client_proved_replaces_what_it_says() {
         let proved = HeaderValue::from_static("Hash=1");
-        let peer = Peer::new("10.0.0.9:1234".parse().unwrap(), Some(proved));
+        let peer = Rc::new(Peer::new("10.0.0.9:1234".parse().unwrap(), Some(proved)));
         let mut headers = map(&[
             ("x-forwarded-client-cert", "Hash=6"),
             ("x-forwarded-client-cert", "Hash=7"),
             ("x_forwarded_client_cert", "Hash=8"),
         ]);
-        to_upstream(&mut headers, &peer, true, &trusting(1));
+        forward(&mut headers, &peer, true, &trusting(1));
         let told: Vec<_> = headers.get_all("x-forwarded-client-cert").iter().collect();
         assert_eq!(told, ["Hash=1"]);
         assert!(!headers.contains_key("x_forwarded_client_cert"));
@@ -425,11 +500,11 @@ mod tests {
             ("x-forwarded-for", "56.5.6.7, 72.9.5.6, 98.1.2.3"),
             ("x-forwarded-proto", "https"),
         ]);
-        to_upstream(&mut headers, &peer(), false, &trusting(2));
+        forward(&mut headers, &peer(), false, &trusting(2));
         assert_eq!(headers["x-envoy-external-address"], "72.9.5.6");
         assert_eq!(headers["x-forwarded-proto"], "https");
         let mut headers = map(&[("x-forwarded-for", "nonsense"), ("x-forwarded-proto", "ftp")]);
-        to_upstream(&mut headers, &peer(), true, &trusting(1));
+        forward(&mut headers, &peer(), true, &trusting(1));
         assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
@@ -443,5 +518,13 @@ mod tests {
         assert_eq!(lengths, [8, 4, 4, 4, 12]);
         assert_eq!(&text[14..15], "4");
         assert!("89ab".contains(&text[19..20]), "{text}");
+    }
+
+    #[test]
+    fn digits_are_those_of_the_standard_library() {
+        for number in [0, 1, 0x0123_4567, 0x89ab_cdef, 0xf0e1_9a0a, u32::MAX] {
+            let digits = hexadecimal(number.to_be_bytes());
+            assert_eq!(std::str::from_utf8(&digits).unwrap(), format!("{number:08x}"));
+        }
     }
 }

@@ -5,8 +5,11 @@
 
 use std::borrow::Cow;
 
-use ::http::HeaderMap;
 use ::http::header::{COOKIE, HeaderName};
+use ::http::{HeaderMap, HeaderValue};
+
+/// A header field that stands in no map.
+pub type Field<'a> = (&'static HeaderName, &'a HeaderValue);
 
 /// What of a request routes are chosen by.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +24,10 @@ pub struct Subject<'a> {
     pub scheme: &'a str,
     /// Host header or `:authority`, with its port if it has one.
     pub authority: &'a str,
-    /// Those that the upstream would get.
+    /// Those that the upstream would get, but for `own`.
     pub headers: &'a HeaderMap,
+    /// What the gateway adds itself; `headers` has none of these names.
+    pub own: &'a [Field<'a>],
 }
 
 /// One condition.
@@ -93,13 +98,21 @@ impl Condition {
 impl Part {
     fn of<'a>(&self, subject: &Subject<'a>) -> Option<Cow<'a, [u8]>> {
         let text = match self {
-            Self::Header(name) => return joined(subject.headers, name),
+            Self::Header(name) => return header(subject, name),
             Self::Method => subject.method,
             Self::Scheme => subject.scheme,
             Self::Authority => subject.authority,
             Self::Query(name) => parameter(subject.query?, name)?,
         };
         Some(Cow::Borrowed(text.as_bytes()))
+    }
+}
+
+fn header<'a>(subject: &Subject<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let own = subject.own.iter().find(|(own, _)| *own == name);
+    match own {
+        Some((_, value)) => Some(Cow::Borrowed(value.as_bytes())),
+        None => joined(subject.headers, name),
     }
 }
 
@@ -167,7 +180,7 @@ mod tests {
     fn holds(condition: &Condition, values: &[&'static str]) -> bool {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(NAME, ::http::HeaderValue::from_static(value));
+            headers.append(NAME, HeaderValue::from_static(value));
         }
         condition.holds(&subject(&headers))
     }
@@ -180,6 +193,7 @@ mod tests {
             scheme: "https",
             authority: "a.test:8443",
             headers,
+            own: &[],
         }
     }
 
@@ -242,7 +256,7 @@ mod tests {
     fn cookies_that_http_2_has_split_are_one() {
         let mut headers = HeaderMap::new();
         for cookie in ["a=1", "user=jason"] {
-            headers.append(COOKIE, ::http::HeaderValue::from_static(cookie));
+            headers.append(COOKIE, HeaderValue::from_static(cookie));
         }
         let text = TextMatch::Regex(FullRegex::parse("^(.*?;)?( *user=jason)(;.*)?$").unwrap());
         let cookie = Condition { part: Part::Header(COOKIE), text, inverted: false };

@@ -37,7 +37,7 @@ pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
 pub use listener::{Listener, ListenerKey, Serves, TlsServer};
-pub use matching::{Condition, FullRegex, Part, Subject, TextMatch};
+pub use matching::{Condition, Field, FullRegex, Part, Subject, TextMatch};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use retry::{RetryOn, RetryPolicy};

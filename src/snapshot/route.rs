@@ -393,7 +393,7 @@ mod tests {
     /// A GET for `path`.
     fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Subject<'a> {
         let (method, scheme, authority) = ("GET", "http", "a.com");
-        Subject { path, query: None, method, scheme, authority, headers }
+        Subject { path, query: None, method, scheme, authority, headers, own: &[] }
     }
 
     /// Index of the route that takes `path`.

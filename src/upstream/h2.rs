@@ -23,7 +23,7 @@ use http_body::{Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 
 use crate::io::Net;
-use crate::snapshot::{Cluster, Limits};
+use crate::snapshot::{Cluster, Field, Limits};
 
 use super::adapt::{Adapted, Tasks};
 use super::body::Body;
@@ -78,7 +78,7 @@ where
     let mut stream = open_stream(pools, &active, to.cluster, to.limits).await?;
     let remote = active.remote;
     let progress = Rc::<Progress>::default();
-    let mut request = outgoing(head, body, &progress, remote)?;
+    let mut request = outgoing(head, to.own, body, &progress, remote)?;
     let mut patience = Watch::new(&pools.net, to.limits.stream_idle_timeout, progress);
     loop {
         let fresh = stream.fresh;
@@ -135,6 +135,7 @@ async fn answer<N: Net>(
 /// The request as hyper wants it: absolute, without framing fields, the body boxed.
 fn outgoing<B>(
     head: &Parts,
+    own: &[Field<'_>],
     body: B,
     progress: &Rc<Progress>,
     remote: SocketAddr,
@@ -156,6 +157,9 @@ where
     parts.uri = Uri::from_parts(uri).map_err(|_| Error::unsent(Some(remote), Kind::RequestBody))?;
     for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {
         parts.headers.remove(name);
+    }
+    for (name, value) in own {
+        parts.headers.insert(*name, (*value).clone());
     }
     let body: Outgoing = Box::pin(Observed { body, progress: Rc::clone(progress) });
     Ok(Request::from_parts(parts, body))
@@ -465,7 +469,7 @@ mod tests {
     use crate::snapshot::UpstreamProtocol;
     use crate::upstream::Upstreams;
     use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry};
-    use ::http::HeaderMap;
+    use ::http::{HeaderMap, HeaderValue};
     use hyper::server::conn::http2 as server;
     use hyper::service::service_fn;
     use std::convert::Infallible;
@@ -493,7 +497,7 @@ mod tests {
             let limits = self.limits.clone();
             let (head, body) = request.into_parts();
             Box::pin(async move {
-                let to = To { cluster: &cluster, limits: &limits, avoid: &[] };
+                let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[] };
                 upstreams.send(to, &head, body).await
             })
         }
@@ -548,6 +552,18 @@ mod tests {
 
     fn data(text: &'static str) -> Frame<Bytes> {
         Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn fields_beside_the_head_are_sent_with_it() {
+        let (head, ()) = Request::get("/").header("x-a", "1").body(()).unwrap().into_parts();
+        let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
+        let own: [Field<'_>; 1] = [(&header::VIA, &value)];
+        let sent = outgoing(&head, &own, Fed::whole([]), &Rc::default(), remote).unwrap();
+        assert_eq!(
+            (&sent.headers()["x-a"], &sent.headers()["via"]),
+            (&head.headers["x-a"], &value)
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ use ::http::{Response, request::Parts};
 use bytes::Bytes;
 
 use crate::io::Net;
-use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
+use crate::snapshot::{Cluster, Field, Limits, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 
 use self::pool::{Active, Lease, Pools};
@@ -87,6 +87,8 @@ pub(crate) struct To<'a> {
     pub(crate) limits: &'a Limits,
     /// Endpoints that are chosen only if there are no others.
     pub(crate) avoid: &'a [SocketAddr],
+    /// Fields that are sent with the request, beside those in its head.
+    pub(crate) own: &'a [Field<'a>],
 }
 
 /// The limits of one exchange, taken out of the snapshot.

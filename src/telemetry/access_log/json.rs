@@ -6,7 +6,7 @@
 //!   escaped, and bytes that are not UTF-8 become U+FFFD.
 //! - Formatting allocates nothing but the growth of the buffer.
 
-use super::text::{HARMFUL_QUOTED, Stamp, address, milliseconds, number};
+use super::text::{Stamp, address, harmful, has_none, milliseconds, number};
 use crate::telemetry::request::Record;
 
 /// Appends the line of `record`, with its line feed.
@@ -106,16 +106,21 @@ fn string(out: &mut Vec<u8>, value: &[u8]) {
         return out.extend_from_slice(b"null");
     }
     out.push(b'"');
-    let harmless = value.iter().position(|byte| HARMFUL_QUOTED[usize::from(*byte)]);
-    let (harmless, rest) = value.split_at(harmless.unwrap_or(value.len()));
-    out.extend_from_slice(harmless);
-    for chunk in rest.utf8_chunks() {
+    if has_none(value, harmful) {
+        out.extend_from_slice(value);
+    } else {
+        escape(out, value);
+    }
+    out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    for chunk in value.utf8_chunks() {
         chunk.valid().chars().for_each(|character| escaped(out, character));
         if !chunk.invalid().is_empty() {
             unit(out, 0xfffd);
         }
     }
-    out.push(b'"');
 }
 
 fn escaped(out: &mut Vec<u8>, character: char) {

@@ -149,48 +149,65 @@ fn field(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 fn bare(out: &mut Vec<u8>, value: &[u8]) {
-    escaped(out, value, &HARMFUL_BARE);
+    escaped(out, value, |word| harmful(word) | equal(word, b' '));
 }
 
 /// A value in quotes and the space behind it.
 fn quoted(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
-    escaped(out, value, &HARMFUL_QUOTED);
+    escaped(out, value, harmful);
     out.extend_from_slice(b"\" ");
 }
 
-/// Appends `value`, or `-` when it is empty; runs of harmless bytes are copied at once.
-fn escaped(out: &mut Vec<u8>, value: &[u8], harmful: &[bool; 256]) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+/// Appends `value`, or `-` when it is empty, without what is `harmful`.
+fn escaped(out: &mut Vec<u8>, value: &[u8], harmful: impl Fn(u64) -> u64) {
     if value.is_empty() {
         return out.push(b'-');
     }
-    let mut rest = value;
-    while let Some(at) = rest.iter().position(|byte| harmful[usize::from(*byte)]) {
-        let byte = rest[at];
-        out.extend_from_slice(&rest[..at]);
-        out.extend_from_slice(b"\\x");
-        out.push(HEX[usize::from(byte >> 4)]);
-        out.push(HEX[usize::from(byte & 15)]);
-        rest = &rest[at + 1..];
+    if has_none(value, &harmful) {
+        out.extend_from_slice(value);
+    } else {
+        escape(out, value, harmful);
     }
-    out.extend_from_slice(rest);
 }
 
-/// The bytes that could end a quoted value or a line.
-pub(super) const HARMFUL_QUOTED: [bool; 256] = harmful(b'\0');
-/// The same and the space, which ends an unquoted value.
-const HARMFUL_BARE: [bool; 256] = harmful(b' ');
+/// Whether nothing in `value` is `harmful`. Nearly always so, and eight bytes at a time say it.
+pub(super) fn has_none(value: &[u8], harmful: impl Fn(u64) -> u64) -> bool {
+    let (words, rest) = value.as_chunks();
+    let mut last = [b'a'; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let all = words.iter().chain([&last]);
+    all.fold(0, |found, word| found | harmful(u64::from_ne_bytes(*word))) == 0
+}
 
-/// What is not visible ASCII or a space, quotes and backslashes, and `extra`.
-const fn harmful(extra: u8) -> [bool; 256] {
-    let mut table = [true; 256];
-    let mut byte = b' ';
-    while byte <= b'~' {
-        table[byte as usize] = matches!(byte, b'"' | b'\\') || byte == extra;
-        byte += 1;
+fn escape(out: &mut Vec<u8>, value: &[u8], harmful: impl Fn(u64) -> u64) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value {
+        if harmful(EACH * u64::from(*byte)) == 0 {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(b"\\x");
+            out.push(HEX[usize::from(byte >> 4)]);
+            out.push(HEX[usize::from(byte & 15)]);
+        }
     }
-    table
+}
+
+/// A one in each of the eight bytes of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// Not 0 if one of the eight bytes could end a quoted value or a line: if it is no visible ASCII
+/// nor a space, or a quote or a backslash.
+pub(super) fn harmful(word: u64) -> u64 {
+    let control = word.wrapping_sub(EACH * u64::from(b' ')) & !word & (EACH << 7);
+    let beyond = (word | word.wrapping_add(EACH)) & (EACH << 7);
+    control | beyond | equal(word, b'"') | equal(word, b'\\')
+}
+
+/// Not 0 if one of the eight bytes is `byte`.
+fn equal(word: u64, byte: u8) -> u64 {
+    let difference = word ^ (EACH * u64::from(byte));
+    difference.wrapping_sub(EACH) & !difference & (EACH << 7)
 }
 
 #[cfg(test)]
@@ -266,6 +283,25 @@ mod tests {
         assert!(line.contains("\"- /a\\x20b\\x22c\\x5C -\""), "{line}");
         assert!(line.contains("\"x\\x22 200\\x0D\\x0A[2024\\x00\\x7F\\xFF ok\""), "{line}");
         assert!(line.contains(" a\\x20b -\n"), "{line}");
+    }
+
+    #[test]
+    fn every_harmful_byte_is_escaped_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            let is_harmful = !(b' '..=b'~').contains(&byte) || matches!(byte, b'"' | b'\\');
+            for (at, length) in [(0, 1), (0, 8), (7, 8), (3, 13), (12, 13)] {
+                for neighbour in [b'!', b'~', b'#', b'a'] {
+                    let mut value = vec![neighbour; length];
+                    value[at] = byte;
+                    let (mut in_quotes, mut unquoted) = (Vec::new(), Vec::new());
+                    escaped(&mut in_quotes, &value, harmful);
+                    bare(&mut unquoted, &value);
+                    let intact = |out: Vec<u8>| out == value;
+                    assert_eq!(intact(in_quotes), !is_harmful, "{byte} at {at} of {length}");
+                    assert_eq!(intact(unquoted), !is_harmful && byte != b' ', "{byte}");
+                }
+            }
+        }
     }
 
     #[test]

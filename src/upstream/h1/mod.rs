@@ -21,7 +21,7 @@ use ::http::{Method, Response, StatusCode, request::Parts};
 use bytes::Bytes;
 
 use crate::io::{Net, Stream};
-use crate::snapshot::Cluster;
+use crate::snapshot::{Cluster, Field};
 
 use super::body::Body;
 use super::error::{Error, Kind, Retry, early_end};
@@ -49,7 +49,8 @@ where
 {
     let framing = Framing::of(&body, &head.method);
     let upload = Upload::new(body, framing);
-    let mut attempt = Attempt { head, upload, upgrade: false, bounds: Bounds::new(to.limits) };
+    let (own, bounds) = (to.own, Bounds::new(to.limits));
+    let mut attempt = Attempt { head, own, upload, upgrade: false, bounds };
     let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
     let remote = lease.active.remote;
     if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -66,7 +67,8 @@ pub(super) async fn upgrade<N: Net>(
     head: &Parts,
 ) -> Result<Upgraded<N>, Error> {
     let upload = Upload::new(Nothing, Framing::None);
-    let mut attempt = Attempt { head, upload, upgrade: true, bounds: Bounds::new(to.limits) };
+    let (own, bounds) = (to.own, Bounds::new(to.limits));
+    let mut attempt = Attempt { head, own, upload, upgrade: true, bounds };
     let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let exchange = attempt.into_exchange(pools, lease, head);
@@ -80,6 +82,7 @@ pub(super) async fn upgrade<N: Net>(
 /// A request up to its response head.
 struct Attempt<'a, B> {
     head: &'a Parts,
+    own: &'a [Field<'a>],
     upload: Upload<B>,
     upgrade: bool,
     bounds: Bounds,
@@ -147,7 +150,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        request::write_head(out, self.head, self.upload.framing());
+        request::write_head(out, self.head, self.own, self.upload.framing());
         if self.upgrade {
             request::write_upgrade(out, self.head);
         }

@@ -9,10 +9,11 @@ use std::io::{IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ::http::{HeaderMap, HeaderName, Method, header, request};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, header, request};
 use bytes::{Buf, Bytes};
 
 use crate::io::Stream;
+use crate::snapshot::Field;
 
 use super::super::adapt::WRITE_BYTES_MAX;
 use super::head::forbidden_in_trailers;
@@ -41,8 +42,13 @@ impl Framing {
     }
 }
 
-/// Appends the head of a request to `out`.
-pub(super) fn write_head(out: &mut Vec<u8>, head: &request::Parts, framing: Framing) {
+/// Appends the head of a request to `out`, with the fields `own` beside its own.
+pub(super) fn write_head(
+    out: &mut Vec<u8>,
+    head: &request::Parts,
+    own: &[Field<'_>],
+    framing: Framing,
+) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
@@ -50,6 +56,9 @@ pub(super) fn write_head(out: &mut Vec<u8>, head: &request::Parts, framing: Fram
     out.extend_from_slice(host(head));
     out.extend_from_slice(b"\r\n");
     write_fields(out, &head.headers, |name| !is_ours(name));
+    for (name, value) in own {
+        write_field(out, name, value);
+    }
     match framing {
         Framing::None => {}
         Framing::Length(length) => write_all(out, format_args!("content-length: {length}\r\n")),
@@ -90,11 +99,15 @@ fn is_ours(name: &HeaderName) -> bool {
 
 fn write_fields(out: &mut Vec<u8>, fields: &HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
     for (name, value) in fields.iter().filter(|(name, _)| wanted(name)) {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        write_field(out, name, value);
     }
+}
+
+fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn write_all(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -237,11 +250,11 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Upload<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::http::{HeaderValue, Request};
+    use ::http::Request;
 
     fn written(request: Request<()>, framing: Framing) -> String {
         let mut out = Vec::new();
-        write_head(&mut out, &request.into_parts().0, framing);
+        write_head(&mut out, &request.into_parts().0, &[], framing);
         String::from_utf8(out).unwrap()
     }
 
@@ -260,6 +273,12 @@ mod tests {
         let request = Request::get("/").header("host", "b.example").header("host", "c.example");
         let head = written(request.body(()).unwrap(), Framing::Chunked);
         assert_eq!(head, "GET / HTTP/1.1\r\nhost: b.example\r\ntransfer-encoding: chunked\r\n");
+
+        let mut out = Vec::new();
+        let (head, ()) = Request::get("/").header("x-a", "1").body(()).unwrap().into_parts();
+        let value = HeaderValue::from_static("2");
+        write_head(&mut out, &head, &[(&header::VIA, &value)], Framing::None);
+        assert_eq!(out, b"GET / HTTP/1.1\r\nhost: \r\nx-a: 1\r\nvia: 2\r\n");
 
         let request = Request::get("http://a.example").body(()).unwrap();
         assert_eq!(written(request, Framing::None), "GET / HTTP/1.1\r\nhost: a.example\r\n");

@@ -27,6 +27,7 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, watch};
 
 use crate::snapshot::{ListenerKey, Snapshot};
+use crate::telemetry::prometheus::Reporter;
 use crate::telemetry::{Series, SharedCounters};
 
 /// Where to listen; `None` turns a port off, port 0 takes a free one.
@@ -56,6 +57,8 @@ pub struct State {
     pub readiness: Box<dyn Fn() -> Readiness + Send>,
     /// What is bound now.
     pub listeners: Box<dyn Fn() -> Vec<BoundListener> + Send>,
+    /// Who the metrics are of.
+    pub reporter: Reporter,
     /// When the process started.
     pub started: SystemTime,
     /// Of the program.

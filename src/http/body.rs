@@ -42,6 +42,9 @@ impl Body for RequestBody {
         let mut frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
             self.entry.received(data_bytes(frame));
+            if let (Some(call), Some(data)) = (self.entry.call(), frame.data_ref()) {
+                call.request.pass(data);
+            }
             if let Some(trailers) = frame.trailers_mut() {
                 headers::clean_trailers(trailers);
             }
@@ -95,6 +98,17 @@ impl<N: Net> ResponseBody<N> {
         deadline.poll_passed(cx).map(|()| upstream::Error::timeout())
     }
 
+    fn count_grpc(&self, frame: &Frame<Data<N>>) {
+        let Some(call) = self.entry.call() else { return };
+        if let Some(data) = frame.data_ref() {
+            // Either kind of data is one piece.
+            call.response.pass(data.chunk());
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            call.ends_with(trailers);
+        }
+    }
+
     /// The gateway's own words.
     pub(crate) fn own(text: Bytes, entry: Rc<Entry>, clock: N, is_head: bool) -> Self {
         let source = Source::Own((!text.is_empty()).then_some(text));
@@ -125,7 +139,10 @@ impl<N: Net> Body for ResponseBody<N> {
             Poll::Pending => Some(Err(ready!(self.poll_deadline(cx)))),
         };
         match &frame {
-            Some(Ok(frame)) => self.entry.sent(data_bytes(frame)),
+            Some(Ok(frame)) => {
+                self.entry.sent(data_bytes(frame));
+                self.count_grpc(frame);
+            }
             Some(Err(error)) => {
                 self.entry.flag(super::error::flags(error));
                 self.is_done = true;

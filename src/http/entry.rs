@@ -13,6 +13,7 @@ use ::http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use ::http::{Method, Request, StatusCode, Uri, Version};
 
 use super::Downstream;
+use super::grpc;
 use super::headers::Vouched;
 use crate::snapshot::{Cluster, Route};
 use crate::telemetry::WorkerTelemetry;
@@ -32,7 +33,8 @@ pub(crate) struct Entry {
     version: Version,
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
-    is_grpc: bool,
+    /// Of a gRPC client, by its content type.
+    call: Option<Box<grpc::Call>>,
     outcome: Cell<Outcome>,
     /// What happened beside the outcome.
     noted: Cell<Flags>,
@@ -114,7 +116,7 @@ impl Entry {
             version: request.version(),
             host: headers.get(HOST).cloned(),
             user_agent: headers.get(USER_AGENT).cloned(),
-            is_grpc: headers.get(CONTENT_TYPE).is_some_and(is_grpc),
+            call: headers.get(CONTENT_TYPE).is_some_and(is_grpc).then(Box::default),
             // Stands until something better is known: the client went away before an answer.
             outcome: Cell::new(Outcome {
                 status: 0,
@@ -162,7 +164,12 @@ impl Entry {
 
     /// Whether the client speaks gRPC, by its content type.
     pub(crate) fn is_grpc(&self) -> bool {
-        self.is_grpc
+        self.call.is_some()
+    }
+
+    /// What is counted of it if it is a gRPC call.
+    pub(crate) fn call(&self) -> Option<&grpc::Call> {
+        self.call.as_deref()
     }
 
     /// Something happened `now`.
@@ -232,7 +239,7 @@ impl Entry {
             method: self.method.as_str(),
             path: self.uri.path_and_query().map_or("", |path| path.as_str()),
             protocol: protocol(self.version),
-            grpc: self.is_grpc,
+            grpc: self.call().map(grpc::Call::record),
             status: outcome.status,
             flags: outcome.flags | self.noted.get(),
             details: outcome.details,

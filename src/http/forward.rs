@@ -379,6 +379,9 @@ impl<N: Net> Forwarder<N> {
         let Responder { entry, clock, is_head } = responder;
         let (mut head, body) = exchange.response.into_parts();
         entry.answered(head.status, Flags::NONE, "via_upstream");
+        if let Some(call) = entry.call() {
+            call.ends_with(&head.headers);
+        }
         headers::to_downstream(&mut head.headers, head.status, time);
         // The version is the hop's own; hyper writes the client's.
         head.version = Version::default();

@@ -25,6 +25,7 @@ mod edit;
 mod entry;
 mod error;
 mod forward;
+mod grpc;
 pub(crate) mod headers;
 mod hurry;
 mod mirror;

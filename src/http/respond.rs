@@ -14,12 +14,11 @@ use bytes::Bytes;
 use super::body::ResponseBody;
 use super::entry::Entry;
 use super::error::Refusal;
-use super::headers;
+use super::{grpc, headers};
 use crate::io::Net;
 use crate::snapshot::{Abort, DirectResponse, Redirect, RedirectPort};
 use crate::telemetry::request::Flags;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Makes responses to one request.
@@ -55,15 +54,17 @@ impl<N: Net> Responder<N> {
         code: &'static str,
         text: &'static str,
     ) -> Response<ResponseBody<N>> {
-        if !self.entry.is_grpc() {
+        let entry = Rc::clone(&self.entry);
+        let Some(call) = entry.call() else {
             return self.respond(status, Bytes::from_static(text.as_bytes()));
-        }
+        };
         let mut response = self.respond(StatusCode::OK, Bytes::new());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+        headers.insert(grpc::STATUS, HeaderValue::from_static(code));
         // Texts of ours are plain ASCII without `%`, so they need no escaping.
         headers.insert(GRPC_MESSAGE, HeaderValue::from_static(text));
+        call.ends_with(headers);
         response
     }
 

@@ -3,11 +3,11 @@
 use ::http::StatusCode;
 use ::http::header::{HeaderMap, HeaderName};
 
+use super::grpc;
 use crate::snapshot::{RetryOn, RetryPolicy};
 use crate::upstream::{Error, Kind, Retry};
 
 const X_ENVOY_RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Why an attempt has no response.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ pub(crate) fn after_response(
         met = met | RetryOn::STATUSES;
     }
     if is_grpc {
-        met = met | headers.get(GRPC_STATUS).map_or(RetryOn::NONE, |code| of_grpc(code.as_bytes()));
+        met =
+            met | headers.get(grpc::STATUS).map_or(RetryOn::NONE, |code| of_grpc(code.as_bytes()));
     }
     policy.on.intersects(met)
 }
@@ -172,10 +173,10 @@ mod tests {
     fn the_status_of_grpc_counts_for_grpc_alone() {
         let unavailable = policy(RetryOn::UNAVAILABLE);
         let mut headers = HeaderMap::new();
-        headers.insert(GRPC_STATUS, "14".parse().unwrap());
+        headers.insert(grpc::STATUS, "14".parse().unwrap());
         assert!(after_response(&unavailable, StatusCode::OK, &headers, true));
         assert!(!after_response(&unavailable, StatusCode::OK, &headers, false));
-        headers.insert(GRPC_STATUS, "0".parse().unwrap());
+        headers.insert(grpc::STATUS, "0".parse().unwrap());
         assert!(!after_response(&unavailable, StatusCode::OK, &headers, true));
     }
 

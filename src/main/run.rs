@@ -19,6 +19,7 @@ use ringgate::admin::{Admin, AdminConfig, BoundListener, Readiness, State};
 use ringgate::config::Control;
 use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
+use ringgate::telemetry::prometheus::Reporter;
 use ringgate::telemetry::{AccessLog, LogFormat};
 use ringgate::worker::{self, Applied, Fleet};
 
@@ -161,7 +162,7 @@ impl Gateway {
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
         tracing::info!("workers: {} on {driver}", config.cores.len());
         let shared = Arc::new(Shared::default());
-        let state = state(&publisher, &fleet, log.as_ref(), &shared);
+        let state = state(&settings.gateway, &publisher, &fleet, log.as_ref(), &shared);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
         let mut gateway = Self { publisher, fleet, shared, admin, log };
         gateway.announce();
@@ -324,7 +325,12 @@ fn admin_config(settings: &Settings) -> AdminConfig {
     }
 }
 
+fn reporter(gateway: &settings::Gateway) -> Reporter {
+    Reporter::new(&gateway.namespace, |name| gateway.labels.get(name).map(String::as_str))
+}
+
 fn state(
+    gateway: &settings::Gateway,
     publisher: &Publisher,
     fleet: &Fleet,
     log: Option<&AccessLog>,
@@ -346,6 +352,7 @@ fn state(
         }),
         readiness: Box::new(move || readiness.readiness.load().as_ref().clone()),
         listeners: Box::new(move || listening.listeners.load().as_ref().clone()),
+        reporter: reporter(gateway),
         started: SystemTime::now(),
         version: env!("CARGO_PKG_VERSION"),
     }

@@ -123,6 +123,8 @@ counters! {
         "TLS handshakes that failed for another reason.";
     clients_without_certificate: Counter "envoy_listener_ssl_fail_verify_no_cert" [""]
         "TLS handshakes that failed because the client showed no certificate.";
+    clients_anonymous: Counter "envoy_listener_ssl_no_certificate" [""]
+        "TLS handshakes completed without a client's certificate.";
     clients_refused: Counter "envoy_listener_ssl_fail_verify_error" [""]
         "TLS handshakes that failed because of the client's certificate.";
     handshakes_timeout: Counter "envoy_listener_downstream_pre_cx_timeout" [""]

@@ -93,7 +93,8 @@ mod tests {
         drop(log);
         assert_eq!(telemetry.counters().requests.value(), 1);
         assert_eq!(telemetry.counters().responses_2xx.value(), 1);
-        let text = prometheus::render(&[], &[], &telemetry.copy()).into_text();
+        let reporter = prometheus::Reporter::new("edge", |_| None);
+        let text = prometheus::render(&[], &[], &telemetry.copy(), &reporter).into_text();
         assert_eq!(text.matches("istio_requests_total{").count(), 1);
         assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2);
     }

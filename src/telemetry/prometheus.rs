@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write};
 
 use super::counters::{Counters, Kind, SharedCounters};
-use super::series::{BOUNDS, Outcome, Sample, Series};
+use super::series::{BOUNDS, Histogram, Outcome, Sample, Series};
 
 /// The value of `content-type` for a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,13 +17,63 @@ pub struct Page {
     text: String,
 }
 
+/// Who reports the requests, in Istio's labels `source_*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporter {
+    /// The workload's name.
+    pub workload: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its label `app`.
+    pub app: String,
+    /// Its label `version`.
+    pub version: String,
+}
+
+impl Reporter {
+    /// A workload in `namespace`, by what its labels say.
+    pub fn new<'a>(namespace: &str, label: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let app = label("app").map(str::to_owned);
+        let app = app.or_else(|| label("istio").map(|istio| format!("istio-{istio}")));
+        let app = app.unwrap_or_else(|| UNKNOWN.to_owned());
+        let version = label("version").unwrap_or(UNKNOWN).to_owned();
+        Self { workload: app.clone(), namespace: namespace.to_owned(), app, version }
+    }
+
+    fn labels(&self) -> String {
+        let revision = if self.version == UNKNOWN { "latest" } else { &self.version };
+        joined([
+            // A gateway reports as the source, and a source does not know how the connection was
+            // secured.
+            ("reporter", "source"),
+            ("connection_security_policy", UNKNOWN),
+            ("source_workload", &self.workload),
+            ("source_workload_namespace", &self.namespace),
+            ("source_principal", UNKNOWN),
+            ("source_app", &self.app),
+            ("source_version", &self.version),
+            ("source_canonical_service", &self.app),
+            ("source_canonical_revision", revision),
+            ("source_cluster", "Kubernetes"),
+        ])
+    }
+}
+
+/// What Istio says of what is not known.
+const UNKNOWN: &str = "unknown";
+
 /// All that the workers tell. `others` are counters of threads that are no workers, such as the
 /// writer of the access log.
 #[must_use]
-pub fn render(workers: &[SharedCounters], others: &[SharedCounters], series: &Series) -> Page {
+pub fn render(
+    workers: &[SharedCounters],
+    others: &[SharedCounters],
+    series: &Series,
+    reporter: &Reporter,
+) -> Page {
     let mut page = Page::default();
     page.counters(workers, others);
-    page.series(series);
+    page.series(series, reporter);
     page
 }
 
@@ -69,31 +119,33 @@ impl Page {
         }
     }
 
-    fn series(&mut self, series: &Series) {
-        let rows = rows(series);
-        let name = "istio_requests_total";
-        self.head(name, "counter", "Requests by destination, status and what went wrong.");
-        for (labels, sample) in &rows {
-            self.sample(name, labels, sample.count());
+    fn series(&mut self, series: &Series, reporter: &Reporter) {
+        let rows = rows(series, &reporter.labels());
+        for (name, help, count) in COUNTS {
+            self.head(name, "counter", help);
+            for row in rows.iter().filter(|row| row.is_grpc || !name.contains("_messages_")) {
+                self.sample(name, &row.labels, count(row.sample));
+            }
         }
-        let name = "istio_request_duration_milliseconds";
-        self.head(name, "histogram", "Time from a request's first byte to its response's last.");
-        for (labels, sample) in &rows {
-            self.histogram(name, labels, sample);
+        for (name, help, histogram) in HISTOGRAMS {
+            self.head(name, "histogram", help);
+            for row in &rows {
+                self.histogram(name, &row.labels, histogram(row.sample));
+            }
         }
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, sample: &Sample) {
+    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let mut count = 0;
-        for (bound, n) in BOUNDS.iter().zip(sample.buckets) {
+        for (bound, n) in BOUNDS.iter().zip(histogram.buckets) {
             count += n;
-            let bound = milliseconds(*bound);
+            let bound = decimal(*bound);
             self.sample(&bucket, &format!("{labels},le=\"{bound}\""), count);
         }
-        self.sample(&bucket, &format!("{labels},le=\"+Inf\""), sample.count());
-        self.sample(&format!("{name}_sum"), labels, milliseconds(sample.sum_microseconds));
-        self.sample(&format!("{name}_count"), labels, sample.count());
+        self.sample(&bucket, &format!("{labels},le=\"+Inf\""), histogram.count());
+        self.sample(&format!("{name}_sum"), labels, decimal(histogram.sum_thousandths));
+        self.sample(&format!("{name}_count"), labels, histogram.count());
     }
 
     fn head(&mut self, name: &str, type_name: &str, help: &str) {
@@ -133,41 +185,97 @@ fn type_name(kind: Kind) -> &'static str {
     }
 }
 
+/// Name, help, and what a sample has of it.
+type Counted = (&'static str, &'static str, fn(&Sample) -> u64);
+type Spread = (&'static str, &'static str, fn(&Sample) -> &Histogram);
+
+/// The counters of a series.
+const COUNTS: [Counted; 3] = [
+    ("istio_requests_total", "Requests by destination, status and what went wrong.", Sample::count),
+    ("istio_request_messages_total", "Messages that gRPC clients have sent.", |sample| {
+        sample.request_messages
+    }),
+    ("istio_response_messages_total", "Messages that gRPC clients have got.", |sample| {
+        sample.response_messages
+    }),
+];
+
+/// Its histograms.
+const HISTOGRAMS: [Spread; 3] = [
+    (
+        "istio_request_duration_milliseconds",
+        "Time from a request's first byte to its response's last.",
+        |sample| &sample.durations,
+    ),
+    ("istio_request_bytes", "Bytes of requests' bodies.", |sample| &sample.request_sizes),
+    ("istio_response_bytes", "Bytes of responses' bodies.", |sample| &sample.response_sizes),
+];
+
+/// A series with its labels.
+struct Row<'a> {
+    labels: String,
+    is_grpc: bool,
+    sample: &'a Sample,
+}
+
 /// Sorted by labels, so that two scrapes can be compared; what found no room stands last.
-fn rows(series: &Series) -> Vec<(String, &Sample)> {
-    let mut rows: Vec<_> = series
-        .services
-        .iter()
-        .flat_map(|(service, samples)| {
-            samples.iter().map(|(outcome, sample)| (labels(service, outcome), sample))
-        })
-        .collect();
-    rows.sort_by(|(left, _), (right, _)| left.cmp(right));
-    rows.extend(series.other.as_ref().map(|sample| (joined("other", "other", "other"), sample)));
+fn rows<'a>(series: &'a Series, reporter: &str) -> Vec<Row<'a>> {
+    let row = |(service, outcome, sample): (&str, &Outcome, &'a Sample)| Row {
+        labels: format!("{reporter},{}", labels(service, outcome)),
+        is_grpc: outcome.grpc.is_some(),
+        sample,
+    };
+    let all = series.services.iter().flat_map(|(service, samples)| {
+        samples.iter().map(|(outcome, sample)| (&**service, outcome, sample))
+    });
+    let mut rows: Vec<_> = all.map(row).collect();
+    rows.sort_by(|left, right| left.labels.cmp(&right.labels));
+    rows.extend(series.other.as_ref().map(|sample| {
+        let labels = format!("{reporter},{}", destination("other", "other", "other", "", "other"));
+        Row { labels, is_grpc: true, sample }
+    }));
     rows
 }
 
 fn labels(service: &str, outcome: &Outcome) -> String {
-    let service = if service.is_empty() { "unknown" } else { service };
-    let labels = joined(service, &outcome.status.to_string(), &outcome.flags.to_string());
-    let protocol = if outcome.grpc { "grpc" } else { "http" };
-    format!("{labels},{}", label("request_protocol", protocol))
+    let service = if service.is_empty() { UNKNOWN } else { service };
+    let (status, flags) = (outcome.status.to_string(), outcome.flags.to_string());
+    let protocol = if outcome.grpc.is_some() { "grpc" } else { "http" };
+    let grpc_status = outcome.grpc.flatten().map(|status| status.to_string()).unwrap_or_default();
+    destination(service, &status, &flags, &grpc_status, protocol)
 }
 
-/// Istio's labels of a request. A gateway reports as the source, and a source does not know how
-/// the connection was secured.
-fn joined(service: &str, status: &str, flags: &str) -> String {
+/// Istio's labels of where a request went and what became of it. Pods do not tell the gateway to
+/// which workload they belong.
+fn destination(
+    service: &str,
+    status: &str,
+    flags: &str,
+    grpc_status: &str,
+    protocol: &str,
+) -> String {
     let (name, namespace) = name_and_namespace(service);
-    [
-        label("reporter", "source"),
-        label("destination_service", service),
-        label("destination_service_name", name),
-        label("destination_service_namespace", namespace),
-        label("connection_security_policy", "unknown"),
-        label("response_code", status),
-        label("response_flags", flags),
-    ]
-    .join(",")
+    joined([
+        ("destination_service", service),
+        ("destination_service_name", name),
+        ("destination_service_namespace", namespace),
+        ("destination_workload", UNKNOWN),
+        ("destination_workload_namespace", UNKNOWN),
+        ("destination_principal", UNKNOWN),
+        ("destination_app", UNKNOWN),
+        ("destination_version", UNKNOWN),
+        ("destination_canonical_service", UNKNOWN),
+        ("destination_canonical_revision", UNKNOWN),
+        ("destination_cluster", UNKNOWN),
+        ("request_protocol", protocol),
+        ("response_code", status),
+        ("grpc_response_status", grpc_status),
+        ("response_flags", flags),
+    ])
+}
+
+fn joined<const N: usize>(labels: [(&str, &str); N]) -> String {
+    labels.map(|(name, value)| label(name, value)).join(",")
 }
 
 /// `httpbin` and `default` of `httpbin.default.svc.cluster.local`; any other host is a name of its
@@ -176,13 +284,13 @@ fn name_and_namespace(service: &str) -> (&str, &str) {
     let mut parts = service.splitn(4, '.');
     match (parts.next(), parts.next(), parts.next()) {
         (Some(name), Some(namespace), Some("svc")) => (name, namespace),
-        _ => (service, "unknown"),
+        _ => (service, UNKNOWN),
     }
 }
 
-/// Microseconds as a decimal number of milliseconds.
-fn milliseconds(microseconds: u64) -> String {
-    let (whole, part) = (microseconds / 1_000, microseconds % 1_000);
+/// Thousandths as a decimal number.
+fn decimal(thousandths: u64) -> String {
+    let (whole, part) = (thousandths / 1_000, thousandths % 1_000);
     if part == 0 {
         return whole.to_string();
     }
@@ -193,7 +301,7 @@ fn milliseconds(microseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::request::{Flags, Record};
+    use crate::telemetry::request::{Flags, Grpc, Record};
     use std::collections::HashSet;
     use std::time::{Duration, UNIX_EPOCH};
 
@@ -260,6 +368,11 @@ mod tests {
         value
     }
 
+    fn reporter() -> Reporter {
+        let label = |name: &str| (name == "istio").then_some("ingressgateway");
+        Reporter::new("istio-system", label)
+    }
+
     #[test]
     fn workers_are_summed_or_shown_one_by_one() {
         let workers = [Counters::shared(), Counters::shared()];
@@ -269,7 +382,7 @@ mod tests {
         workers[1].responses_5xx.increment();
         workers[1].generation.set(7);
         writer.log_bytes.add(9);
-        let text = render(&workers, &[writer], &Series::default()).into_text();
+        let text = render(&workers, &[writer], &Series::default(), &reporter()).into_text();
         assert_eq!(value(&text, "envoy_http_downstream_rq_total", &[]), 5.0);
         let class = [("envoy_response_code_class", "5")];
         assert_eq!(value(&text, "envoy_http_downstream_rq_xx", &class), 1.0);
@@ -291,7 +404,7 @@ mod tests {
             });
         }
         series.record(&Record { status: 404, ..Record::new(UNIX_EPOCH) });
-        let text = render(&[], &[], &series).into_text();
+        let text = render(&[], &[], &series, &reporter()).into_text();
         let teapot = [
             ("destination_service_name", "httpbin"),
             ("destination_service_namespace", "default"),
@@ -310,6 +423,56 @@ mod tests {
             let bucket = [&teapot[..], &[("le", bound)]].concat();
             assert_eq!(value(&text, &format!("{name}_bucket"), &bucket), count, "le {bound}");
         }
+    }
+
+    #[test]
+    fn sizes_and_messages_are_counted() {
+        let mut series = Series::default();
+        let call = Grpc { status: Some(5), request_messages: 1, response_messages: 7 };
+        series.record(&Record {
+            bytes_received: 20,
+            bytes_sent: 3_000,
+            status: 200,
+            grpc: Some(call),
+            ..Record::new(UNIX_EPOCH)
+        });
+        series.record(&Record { status: 200, ..Record::new(UNIX_EPOCH) });
+        let text = render(&[], &[], &series, &reporter()).into_text();
+        let grpc = [("request_protocol", "grpc"), ("grpc_response_status", "5")];
+        assert_eq!(value(&text, "istio_request_messages_total", &grpc), 1.0);
+        assert_eq!(value(&text, "istio_response_messages_total", &grpc), 7.0);
+        assert_eq!(text.matches("istio_request_messages_total{").count(), 1, "of gRPC alone");
+        let up_to = |name: &str, bound| value(&text, name, &[&grpc[..], &[("le", bound)]].concat());
+        assert_eq!(up_to("istio_request_bytes_bucket", "10"), 0.0);
+        assert_eq!(up_to("istio_request_bytes_bucket", "25"), 1.0);
+        assert_eq!(up_to("istio_response_bytes_bucket", "2500"), 0.0);
+        assert_eq!(up_to("istio_response_bytes_bucket", "5000"), 1.0);
+        assert_eq!(value(&text, "istio_response_bytes_sum", &grpc), 3_000.0);
+        let http = [("request_protocol", "http"), ("grpc_response_status", "")];
+        assert_eq!(value(&text, "istio_response_bytes_sum", &http), 0.0);
+    }
+
+    #[test]
+    fn the_labels_are_those_of_istio() {
+        let mut series = Series::default();
+        series.record(&Record { status: 200, ..Record::new(UNIX_EPOCH) });
+        let text = render(&[], &[], &series, &reporter()).into_text();
+        let samples = parse(&text);
+        let (_, labels, _) = samples.iter().find(|(n, ..)| n == "istio_requests_total").unwrap();
+        let mut names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        let expected = "connection_security_policy destination_app destination_canonical_revision \
+            destination_canonical_service destination_cluster destination_principal \
+            destination_service destination_service_name destination_service_namespace \
+            destination_version destination_workload destination_workload_namespace \
+            grpc_response_status reporter request_protocol response_code response_flags source_app \
+            source_canonical_revision source_canonical_service source_cluster source_principal \
+            source_version source_workload source_workload_namespace";
+        assert_eq!(names.join(" "), expected);
+        let has = |name: &str, value: &str| labels.iter().any(|(n, v)| n == name && v == value);
+        assert!(has("source_workload", "istio-ingressgateway"));
+        assert!(has("source_workload_namespace", "istio-system"));
+        assert!(has("source_canonical_revision", "latest"));
     }
 
     #[test]

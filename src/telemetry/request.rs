@@ -20,8 +20,8 @@ pub struct Record<'a> {
     pub path: &'a str,
     /// `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'static str,
-    /// Whether the request was gRPC by its content type.
-    pub grpc: bool,
+    /// Of a request that was gRPC by its content type.
+    pub grpc: Option<Grpc>,
     /// Of the response; 0 when there was none.
     pub status: u16,
     /// What went wrong.
@@ -75,7 +75,7 @@ impl Record<'_> {
             method: "",
             path: "",
             protocol: "",
-            grpc: false,
+            grpc: None,
             status: 0,
             flags: Flags::NONE,
             details: "",
@@ -98,6 +98,17 @@ impl Record<'_> {
             route_name: "",
         }
     }
+}
+
+/// What is known of a gRPC call beside what is known of every request.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Grpc {
+    /// `grpc-status`, 0 to 16; `None` when there was none or another.
+    pub status: Option<u8>,
+    /// Messages of the client that have begun.
+    pub request_messages: u64,
+    /// The same of the answer.
+    pub response_messages: u64,
 }
 
 /// Envoy's response flags: a set, empty when nothing went wrong.

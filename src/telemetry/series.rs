@@ -1,5 +1,5 @@
 //! Requests by service, status and flags: the labelled series, `istio_requests_total` and the
-//! histogram of durations.
+//! histograms of durations and sizes.
 //!
 //! - Each worker has its own and writes it without atomics; a scrape gets a copy.
 //! - A known series costs two hashes of short keys and no allocation.
@@ -7,14 +7,13 @@
 //!   series [`Series::other`].
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::request::{Flags, Record};
 
 /// Series of one worker.
 pub const SERIES_MAX: usize = 2_000;
 
-/// Upper bounds of the histogram's buckets, in microseconds; Envoy's defaults.
+/// Upper bounds of a histogram's buckets, in thousandths; Envoy's defaults.
 pub(super) const BOUNDS: [u64; 19] = [
     500,
     1_000,
@@ -56,29 +55,47 @@ pub struct Series {
 pub(super) struct Outcome {
     pub(super) status: u16,
     pub(super) flags: Flags,
-    pub(super) grpc: bool,
+    /// Of gRPC, its status if there was one.
+    pub(super) grpc: Option<Option<u8>>,
 }
 
-/// A histogram of durations; its count is the number of requests.
+/// What is counted of the requests of one series.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Sample {
+    /// In milliseconds. Its count is the number of requests.
+    pub(super) durations: Histogram,
+    /// Of bodies, in bytes.
+    pub(super) request_sizes: Histogram,
+    pub(super) response_sizes: Histogram,
+    /// Of gRPC calls.
+    pub(super) request_messages: u64,
+    pub(super) response_messages: u64,
+}
+
+/// How many values there were up to each of [`BOUNDS`].
+#[derive(Debug, Default, Clone)]
+pub(super) struct Histogram {
     /// Not cumulative; the last is beyond every bound.
     pub(super) buckets: [u64; BOUNDS.len() + 1],
-    pub(super) sum_microseconds: u64,
+    pub(super) sum_thousandths: u64,
 }
 
 impl Series {
     /// Counts one request. False when it went to the series of those that found no room.
     pub fn record(&mut self, record: &Record<'_>) -> bool {
         let service = record.upstream_service;
-        let outcome = Outcome { status: record.status, flags: record.flags, grpc: record.grpc };
+        let outcome = Outcome {
+            status: record.status,
+            flags: record.flags,
+            grpc: record.grpc.map(|call| call.status),
+        };
         let known = self.services.get_mut(service).and_then(|all| all.get_mut(&outcome));
         if let Some(sample) = known {
-            sample.add(record.duration);
+            sample.add(record);
             return true;
         }
         let has_room = self.len < SERIES_MAX;
-        self.make_room(service, outcome).add(record.duration);
+        self.make_room(service, outcome).add(record);
         has_room
     }
 
@@ -107,17 +124,41 @@ impl Series {
 }
 
 impl Sample {
-    fn add(&mut self, duration: Duration) {
-        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[BOUNDS.partition_point(|bound| *bound < microseconds)] += 1;
-        self.sum_microseconds = self.sum_microseconds.saturating_add(microseconds);
+    fn add(&mut self, record: &Record<'_>) {
+        self.durations.add(u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX));
+        self.request_sizes.add(record.bytes_received.saturating_mul(1_000));
+        self.response_sizes.add(record.bytes_sent.saturating_mul(1_000));
+        if let Some(call) = record.grpc {
+            self.request_messages += call.request_messages;
+            self.response_messages += call.response_messages;
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.durations.merge(&other.durations);
+        self.request_sizes.merge(&other.request_sizes);
+        self.response_sizes.merge(&other.response_sizes);
+        self.request_messages += other.request_messages;
+        self.response_messages += other.response_messages;
+    }
+
+    /// Requests.
+    pub(super) fn count(&self) -> u64 {
+        self.durations.count()
+    }
+}
+
+impl Histogram {
+    fn add(&mut self, thousandths: u64) {
+        self.buckets[BOUNDS.partition_point(|bound| *bound < thousandths)] += 1;
+        self.sum_thousandths = self.sum_thousandths.saturating_add(thousandths);
     }
 
     fn merge(&mut self, other: &Self) {
         for (ours, theirs) in self.buckets.iter_mut().zip(other.buckets) {
             *ours += theirs;
         }
-        self.sum_microseconds = self.sum_microseconds.saturating_add(other.sum_microseconds);
+        self.sum_thousandths = self.sum_thousandths.saturating_add(other.sum_thousandths);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -136,13 +177,13 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
-        let mut sample = Sample::default();
+        let mut histogram = Histogram::default();
         for microseconds in [0, 500, 501, 3_600_000_000, 3_600_000_001] {
-            sample.add(Duration::from_micros(microseconds));
+            histogram.add(microseconds);
         }
-        assert_eq!((sample.buckets[0], sample.buckets[1]), (2, 1));
-        assert_eq!((sample.buckets[18], sample.buckets[19]), (1, 1));
-        assert_eq!(sample.count(), 5);
+        assert_eq!((histogram.buckets[0], histogram.buckets[1]), (2, 1));
+        assert_eq!((histogram.buckets[18], histogram.buckets[19]), (1, 1));
+        assert_eq!(histogram.count(), 5);
     }
 
     #[test]
@@ -166,7 +207,7 @@ mod tests {
         right.record(&request("a", 503));
         left.merge(right);
         let counts = |status| {
-            let outcome = Outcome { status, flags: Flags::NONE, grpc: false };
+            let outcome = Outcome { status, flags: Flags::NONE, grpc: None };
             left.services["a"][&outcome].count()
         };
         assert_eq!((counts(200), counts(503), left.len), (2, 1, 2));

@@ -94,6 +94,9 @@ impl<N: Net> Connection<N> {
         };
         let server_name = stream.server_name().map(Into::into);
         let client_certificate = stream.take_client().and_then(|told| told.try_into().ok());
+        if client_certificate.is_none() {
+            counters.clients_anonymous.increment();
+        }
         let tls = http::Tls { server_name, policy, client_certificate };
         let downstream = self.downstream(Some(tls));
         let gateway = Rc::clone(&self.worker.gateway);

@@ -4,7 +4,7 @@ use crate::harness::backend::Backend;
 use crate::harness::gateway::{Builder, Driver, Gateway, on_each_driver};
 use crate::harness::h2::{Frames, H2, H2cBackend, block_on, collect};
 use crate::harness::outside::PythonServer;
-use crate::harness::{checksum, outside, pattern, yaml};
+use crate::harness::{checksum, eventually, outside, pattern, yaml};
 
 const HOST: &str = "web.test";
 
@@ -239,6 +239,16 @@ fn grpc_of_python_calls_unary_and_streaming() {
     python.args(["-c", GRPC_CLIENT, &gateway.address(443).port().to_string()]);
     let (code, text) = outside::output(python.arg(gateway.path("ca.pem")));
     assert!(code == Some(0) && text.contains("all calls answered"), "{code:?}: {text}");
+    let sum = |metric: &str, label: &str| -> u64 {
+        let page = gateway.admin_get("/stats/prometheus").text();
+        let samples = page.lines().filter(|line| line.starts_with(metric) && line.contains(label));
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    let calls =
+        |status: &str| sum("istio_requests_total{", &format!("grpc_response_status=\"{status}\""));
+    eventually("the calls are counted by status", || calls("0") == 4 && calls("5") == 1);
+    assert_eq!(sum("istio_request_messages_total{", "request_protocol=\"grpc\""), 3 + 500 + 3);
+    assert_eq!(sum("istio_response_messages_total{", "request_protocol=\"grpc\""), 1 + 500 + 1 + 3);
 }
 
 const GRPC_SERVER: &str = "

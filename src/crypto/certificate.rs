@@ -81,7 +81,7 @@ fn hexadecimal(serial: &[u8]) -> String {
     if digits.is_empty() { "0".into() } else { digits.into() }
 }
 
-fn subject_alt_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+pub(super) fn subject_alt_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     extension.value.general_names.iter().filter_map(alt_name).collect()
 }

@@ -1,9 +1,9 @@
-//! All that makes a rustls configuration: provider, keys, certificates, which clients are taken,
-//! ticket keys.
+//! All that makes a rustls configuration: provider, keys, certificates, which clients and backends
+//! are taken, ticket keys.
 //!
 //! - Runs on the control thread only: a snapshot holds finished configurations, and workers never
-//!   load a key. The exceptions take no lock: checking a client's certificate, sealing and opening
-//!   tickets, and the keys of records.
+//!   load a key. The exceptions take no lock: checking a peer's certificate, sealing and opening
+//!   tickets, sessions with backends, and the keys of records.
 //! - Takes certificates as users have them: X.509 v1, without alternative names, leaf alone, keys
 //!   in PKCS#1, PKCS#8 or SEC1, text between the PEM blocks.
 //! - Errors are sentences for the operator, with the cure, and never hold key bytes.
@@ -14,6 +14,8 @@
 
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "`config` begins to use it next")]
+mod backend;
 mod certificate;
 mod client;
 mod der;
@@ -28,9 +30,12 @@ mod server;
 mod signed;
 mod staple;
 mod ticket;
+mod trust;
 
+#[allow(unused_imports, reason = "`config` begins to use it next")]
+pub(crate) use backend::{BackendRequest, BackendTrust, backend_config};
 pub(crate) use certificate::{Description, describe, describe_all};
-pub(crate) use client::{ClientRequest, ClientVerifier, Pins, TrustError};
+pub(crate) use client::{ClientRequest, ClientVerifier, Pins};
 pub(crate) use digest::Digest;
 pub(crate) use forwarded::forwarded;
 pub(crate) use identity_error::IdentityError;
@@ -43,3 +48,4 @@ pub(crate) use server::{ServerRequest, server_config};
 #[cfg(test)]
 pub(crate) use ticket::TicketKeys;
 pub(crate) use ticket::TicketSecrets;
+pub(crate) use trust::TrustError;

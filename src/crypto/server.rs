@@ -92,6 +92,12 @@ impl CertifiedPair {
         Arc::ptr_eq(&self.bare, &other.bare)
     }
 
+    #[allow(dead_code, reason = "`config` begins to use it next")]
+    /// Without its staple, which only servers show.
+    pub(super) fn bare(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.bare)
+    }
+
     /// A staple that is out of date is worse than none: some clients give up.
     fn now(&self) -> Arc<CertifiedKey> {
         match &self.stapled {

@@ -1,39 +1,22 @@
 //! Which clients a server with mutual TLS takes.
 //!
-//! - A client's chain is built as BoringSSL builds it for Envoy, as far as possible within the CA
-//!   file: whatever in there has no issuer in there ends it, so an intermediate may stand alone.
-//! - webpki builds it first. What webpki refuses and users have, `path` builds: X.509 v1, a
-//!   self-signed certificate that is its own CA, a CA that is a client.
-//! - Nothing is fetched, and nothing is kept between handshakes but who signed a revocation list.
-//!
-//! Deliberately not here: keeping the last good CA file, which `config` does.
+//! Deliberately not here: chains and revocation lists (`trust`), and keeping the last good CA file,
+//! which `config` does.
 
 mod demands;
-mod path;
-mod revocation;
-mod trust;
-mod trust_error;
-
-pub(crate) use trust_error::TrustError;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
-    SignatureScheme,
-};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::{Provider, signed};
+use super::Provider;
+use super::trust::{self, Revocation, Trust, TrustError, Usage};
 use demands::Demands;
-use revocation::Revocation;
-use trust::Trust;
 
 /// Bytes of CA names that a server lists for its clients: the protocol allows 64 KiB. Without a
 /// list a client picks its certificate itself.
@@ -87,7 +70,7 @@ impl ClientVerifier {
         request: &ClientRequest<'_>,
     ) -> Result<Arc<Self>, TrustError> {
         let algorithms = provider.rustls().signature_verification_algorithms;
-        let trust = Trust::new(request.ca_pem, algorithms)?;
+        let trust = Trust::new(request.ca_pem, Usage::Client, algorithms)?;
         let hints = trust.subjects();
         let fits = hints.iter().map(|name| name.as_ref().len() + 2).sum::<usize>() < HINT_BYTES_MAX;
         Ok(Arc::new(Self {
@@ -147,15 +130,7 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let leaf = parse(cert)?;
-        let spki = leaf.tbs_certificate.subject_pki.raw;
-        if !self.algorithms.supported_schemes().contains(&dss.scheme) {
-            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
-        }
-        if signed::is_signed(message, dss.signature(), dss.scheme, spki, &self.algorithms) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        Err(CertificateError::BadSignature.into())
+        trust::verify_tls12(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -164,21 +139,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let leaf = parse(cert)?;
-        let spki = SubjectPublicKeyInfoDer::from(leaf.tbs_certificate.subject_pki.raw);
-        rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, &self.algorithms)
+        trust::verify_tls13(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-/// The certificate in `der`.
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
-    match X509Certificate::from_der(der) {
-        Ok(([], certificate)) => Ok(certificate),
-        Ok(_) | Err(_) => Err(CertificateError::BadEncoding),
     }
 }
 

@@ -14,6 +14,7 @@ use rustls::CertificateError::{
 };
 
 use super::*;
+use crate::crypto::trust::parse;
 use crate::crypto::{Choice, pem};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;

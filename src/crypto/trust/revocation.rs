@@ -1,4 +1,4 @@
-//! Revocation lists: with one, every CA of a client's chain needs one that is valid.
+//! Revocation lists: with one, every CA of a peer's chain needs one that is valid.
 //!
 //! Read here and not by webpki, which wants version 2 of the format with extensions; `openssl ca
 //! -gencrl` writes neither unless told to.
@@ -16,14 +16,13 @@ use x509_parser::extensions::X509Extension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::trust::Chain;
-use super::{TrustError, parse};
+use super::{Chain, TrustError, parse};
 use crate::crypto::pem;
 use crate::crypto::signed::Signed;
 
-/// The lists of one server.
+/// The lists that go with some CA certificates.
 #[derive(Debug)]
-pub(super) struct Revocation {
+pub(in crate::crypto) struct Revocation {
     lists: Vec<List>,
 }
 
@@ -43,14 +42,14 @@ struct List {
 impl Revocation {
     /// # Errors
     /// There is no list, or one cannot be used.
-    pub(super) fn new(crl_pem: &[u8]) -> Result<Self, TrustError> {
+    pub(in crate::crypto) fn new(crl_pem: &[u8]) -> Result<Self, TrustError> {
         let lists = pem::revocation_lists(crl_pem)?;
         let lists = (1..).zip(lists).map(|(index, der)| List::new(index, der));
         Ok(Self { lists: lists.collect::<Result<_, _>>()? })
     }
 
     /// When the first list ends.
-    pub(super) fn expires(&self) -> Option<SystemTime> {
+    pub(in crate::crypto) fn expires(&self) -> Option<SystemTime> {
         let first = self.lists.iter().filter_map(|list| list.valid_until).min()?;
         let since_epoch = u64::try_from(first).unwrap_or_default();
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch))
@@ -60,7 +59,7 @@ impl Revocation {
     ///
     /// # Errors
     /// A certificate is revoked, or nothing valid is known about it.
-    pub(super) fn check(
+    pub(in crate::crypto) fn check(
         &self,
         chain: &Chain<'_>,
         now: UnixTime,

@@ -1,4 +1,4 @@
-//! Why clients cannot be checked, in words for the operator.
+//! Why peers cannot be checked, in words for the operator.
 
 use crate::crypto::IdentityError;
 use crate::crypto::pem::Fault;
@@ -56,7 +56,7 @@ impl TrustError {
                     .into()
             }
             Self::Ca(IdentityError::NoCertificate { .. }) => {
-                "put the certificates of the clients' CAs there, as PEM blocks that begin a line \
+                "put the certificates of the CAs there, as PEM blocks that begin a line \
                  with `-----BEGIN CERTIFICATE-----`"
                     .into()
             }

@@ -1,22 +1,50 @@
-//! The CA certificates of a server, and from a client's certificate to one of them.
+//! The CA certificates that peers are trusted by, and from a peer's certificate to one of them.
+//!
+//! - A chain is built as BoringSSL builds it for Envoy, as far as possible within the CA file:
+//!   whatever in there has no issuer in there ends it, so an intermediate may stand alone.
+//! - webpki builds it first. What webpki refuses and users have, `path` builds: X.509 v1, a
+//!   self-signed certificate that is its own CA, a CA that is a peer.
+//! - Nothing is fetched, and nothing is kept between handshakes but who signed a revocation list.
+//!
+//! Deliberately not here: whether the peer is the one that is wanted (`client`, `backend`).
+
+mod error;
+pub(in crate::crypto) mod names;
+mod path;
+mod revocation;
+
+pub(crate) use error::TrustError;
+pub(in crate::crypto) use revocation::Revocation;
 
 use std::sync::Arc;
 
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use rustls::{CertificateError, DistinguishedName, OtherError};
+use rustls::pki_types::{CertificateDer, Der, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
-use super::{TrustError, parse, path};
-use crate::crypto::signed::Signed;
-use crate::crypto::{certificate, pem};
+use super::signed::{self, Signed};
+use super::{certificate, pem};
 
-/// Certificates behind its own that a client's chain is sought among; each may cost signatures.
+/// Certificates behind its own that a peer's chain is sought among; each may cost signatures.
 const PRESENTED_MAX: usize = 16;
 
-/// Who may vouch for clients.
+/// What a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::crypto) enum Usage {
+    Client,
+    Server,
+}
+
+/// Who may vouch for peers.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(in crate::crypto) struct Trust {
+    usage: Usage,
     /// All certificates of the file.
     listed: Vec<CertificateDer<'static>>,
     /// Those that end a chain, with what webpki wants to know of them.
@@ -30,21 +58,25 @@ pub(super) struct Trust {
 struct Anchor {
     certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
+    /// Read once: there may be hundreds.
+    validity: path::Validity,
 }
 
-/// From a client's certificate to a CA certificate.
-pub(super) type Chain<'a> = Vec<CertificateDer<'a>>;
+/// From a peer's certificate to a CA certificate.
+pub(in crate::crypto) type Chain<'a> = Vec<CertificateDer<'a>>;
 
 impl Trust {
     /// # Errors
     /// There is no certificate, or one is damaged.
-    pub(super) fn new(
+    pub(in crate::crypto) fn new(
         ca_pem: &[u8],
+        usage: Usage,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, TrustError> {
         let listed = pem::certificates(ca_pem).map_err(TrustError::Ca)?;
         certificate::public_keys(&listed).map_err(TrustError::Ca)?;
-        let mut trust = Self { listed, anchors: Vec::new(), between: Vec::new(), algorithms };
+        let (anchors, between) = (Vec::new(), Vec::new());
+        let mut trust = Self { usage, listed, anchors, between, algorithms };
         let (below, ends): (Vec<_>, Vec<_>) =
             trust.listed.iter().cloned().partition(|one| trust.has_issuer(one));
         // Where all have issued one another, each is as good an end as any.
@@ -68,7 +100,7 @@ impl Trust {
     }
 
     /// The names of all CAs.
-    pub(super) fn subjects(&self) -> Vec<DistinguishedName> {
+    pub(in crate::crypto) fn subjects(&self) -> Vec<DistinguishedName> {
         let anchors = self.listed.iter().filter_map(|one| anchor_from_trusted_cert(one).ok());
         anchors.map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect()
     }
@@ -77,7 +109,7 @@ impl Trust {
     ///
     /// # Errors
     /// There is none, or it does not hold at `now`.
-    pub(super) fn chain<'a>(
+    pub(in crate::crypto) fn chain<'a>(
         &'a self,
         leaf: &'a CertificateDer<'_>,
         presented: &'a [CertificateDer<'_>],
@@ -94,7 +126,7 @@ impl Trust {
             Err(error) => return Err(in_words_of_rustls(error)),
             Ok(chain) => chain,
         };
-        path::check(&chain, now)?;
+        path::check(&chain, self.usage, now)?;
         Ok(chain)
     }
 
@@ -120,9 +152,7 @@ impl Trust {
     }
 
     fn anchors_at(&self, now: UnixTime) -> impl Iterator<Item = &Anchor> {
-        self.anchors.iter().filter(move |anchor| {
-            parse(&anchor.certificate).is_ok_and(|parsed| path::is_valid(&parsed, now))
-        })
+        self.anchors.iter().filter(move |anchor| anchor.validity.check(now).is_ok())
     }
 
     /// What is behind the leaf in its chain.
@@ -133,8 +163,11 @@ impl Trust {
         between: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Vec<CertificateDer<'static>>, webpki::Error> {
-        let ends: Vec<_> = anchors.iter().map(|anchor| anchor.anchor.clone()).collect();
-        let usage = KeyUsage::client_auth();
+        let ends: Vec<_> = anchors.iter().map(|anchor| borrowed_anchor(&anchor.anchor)).collect();
+        let usage = match self.usage {
+            Usage::Client => KeyUsage::client_auth(),
+            Usage::Server => KeyUsage::server_auth(),
+        };
         let known = self.algorithms.all;
         let path = end_entity.verify_for_usage(known, &ends, between, now, usage, None, None)?;
         let end = anchors.iter().find(|anchor| anchor.anchor == *path.anchor());
@@ -153,11 +186,61 @@ fn anchor(
     certificate: CertificateDer<'static>,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Option<Anchor> {
-    if !parse(&certificate).is_ok_and(|parsed| path::is_authority(&parsed, algorithms)) {
+    let parsed = parse(&certificate).ok()?;
+    if !path::is_authority(&parsed, algorithms) {
         return None;
     }
+    let validity = path::Validity::of(&parsed);
     let anchor = anchor_from_trusted_cert(&certificate).ok()?.to_owned();
-    Some(Anchor { certificate, anchor })
+    Some(Anchor { certificate, anchor, validity })
+}
+
+fn borrowed_anchor<'a>(anchor: &'a TrustAnchor<'static>) -> TrustAnchor<'a> {
+    TrustAnchor {
+        subject: Der::from_slice(&anchor.subject),
+        subject_public_key_info: Der::from_slice(&anchor.subject_public_key_info),
+        name_constraints: anchor.name_constraints.as_deref().map(Der::from_slice),
+    }
+}
+
+/// The certificate in `der`.
+pub(in crate::crypto) fn parse<'a>(
+    der: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, CertificateError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) | Err(_) => Err(CertificateError::BadEncoding),
+    }
+}
+
+/// Checks what the owner of `cert`, of whatever version, signed in a handshake of TLS 1.2.
+pub(in crate::crypto) fn verify_tls12(
+    message: &[u8],
+    cert: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let leaf = parse(cert)?;
+    let spki = leaf.tbs_certificate.subject_pki.raw;
+    if !algorithms.supported_schemes().contains(&dss.scheme) {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    }
+    if signed::is_signed(message, dss.signature(), dss.scheme, spki, algorithms) {
+        return Ok(HandshakeSignatureValid::assertion());
+    }
+    Err(CertificateError::BadSignature.into())
+}
+
+/// The same for TLS 1.3.
+pub(in crate::crypto) fn verify_tls13(
+    message: &[u8],
+    cert: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let leaf = parse(cert)?;
+    let spki = SubjectPublicKeyInfoDer::from(leaf.tbs_certificate.subject_pki.raw);
+    rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, dss, algorithms)
 }
 
 /// The error that makes rustls send the alert that Envoy sends.
@@ -173,7 +256,7 @@ fn in_words_of_rustls(error: webpki::Error) -> CertificateError {
     if matches!(error, Error::CertNotValidYet { .. }) {
         return CertificateError::NotValidYet;
     }
-    // By the name of a CA, but not by its key: for this server it is an unknown CA.
+    // By the name of a CA, but not by its key: it is an unknown CA.
     if is(&[Error::UnknownIssuer, Error::InvalidSignatureForPublicKey]) {
         return CertificateError::UnknownIssuer;
     }

@@ -7,11 +7,11 @@ use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::oid_registry as oid;
 use x509_parser::x509::X509Version;
 
-use super::parse;
-use super::trust::Chain;
+use super::{Chain, Usage, parse};
 use crate::crypto::signed::Signed;
 
 /// Certificates of a chain, and signatures that are tried to find one.
@@ -26,7 +26,7 @@ const KNOWN: [oid::Oid<'static>; 4] = [
     oid::OID_X509_EXT_SUBJECT_ALT_NAME,
 ];
 
-/// A way from `leaf` by what the client `presented` to one of the `listed`.
+/// A way from `leaf` by what the peer `presented` to one of the `listed`.
 ///
 /// # Errors
 /// There is none, or it has what is not understood here.
@@ -133,7 +133,7 @@ pub(super) fn is_authority(
     }
     if certificate.version() == X509Version::V1 {
         // It cannot say that it is a CA. Only one that nobody else vouches for is taken for one: a
-        // client's own of version 1 is signed by another's key.
+        // peer's own of version 1 is signed by another's key.
         return is_self_signed(certificate, algorithms);
     }
     matches!(certificate.basic_constraints(), Ok(Some(basic)) if basic.value.ca)
@@ -155,26 +155,47 @@ pub(super) fn is_valid(certificate: &X509Certificate<'_>, now: UnixTime) -> bool
 }
 
 fn validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), CertificateError> {
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
-        return Err(CertificateError::NotValidYet);
+    Validity::of(certificate).check(now)
+}
+
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Validity {
+    from: i64,
+    until: i64,
+}
+
+impl Validity {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() }
     }
-    if now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired);
+
+    pub(super) fn check(self, now: UnixTime) -> Result<(), CertificateError> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now < self.from {
+            return Err(CertificateError::NotValidYet);
+        }
+        if now > self.until {
+            return Err(CertificateError::Expired);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Checks all certificates of `chain`, the CA at its end among them.
 ///
 /// # Errors
 /// One is not valid at `now`, or not made for what it is used for.
-pub(super) fn check(chain: &Chain<'_>, now: UnixTime) -> Result<(), CertificateError> {
+pub(super) fn check(
+    chain: &Chain<'_>,
+    usage: Usage,
+    now: UnixTime,
+) -> Result<(), CertificateError> {
     let parsed = chain.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     for certificate in &parsed {
         validity(certificate, now)?;
-        require_client_usage(certificate)?;
+        require_usage(certificate, usage)?;
     }
     let (leaf, authorities) = parsed.split_first().expect("a chain begins with its leaf");
     require_signing(leaf)?;
@@ -192,10 +213,14 @@ fn path_length(authority: &X509Certificate<'_>) -> Option<u32> {
     authority.basic_constraints().ok()??.value.path_len_constraint
 }
 
-/// What names its purposes, CA or client, names this one.
-fn require_client_usage(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
+/// What names its purposes, CA or peer, names this one.
+fn require_usage(certificate: &X509Certificate<'_>, usage: Usage) -> Result<(), CertificateError> {
+    let fits = |named: &ExtendedKeyUsage<'_>| match usage {
+        Usage::Client => named.client_auth,
+        Usage::Server => named.server_auth,
+    };
     match certificate.extended_key_usage() {
-        Ok(Some(usage)) if !usage.value.client_auth => Err(CertificateError::InvalidPurpose),
+        Ok(Some(named)) if !fits(named.value) => Err(CertificateError::InvalidPurpose),
         Ok(_) => Ok(()),
         Err(_) => Err(CertificateError::BadEncoding),
     }

@@ -1,0 +1,123 @@
+//! Whether a backend is the one that is wanted.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+
+use super::BackendTrust;
+use crate::crypto::certificate;
+use crate::crypto::trust::{self, names, parse};
+
+/// Names of a certificate that a message lists.
+const NAMES_SHOWN_MAX: usize = 3;
+
+/// Checks backends.
+#[derive(Debug)]
+pub(super) struct BackendVerifier {
+    /// `None` takes any certificate.
+    trust: Option<Arc<BackendTrust>>,
+    /// It has one of these; none means the name that it was asked for.
+    names: Vec<String>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl BackendVerifier {
+    pub(super) fn new(
+        trust: Option<Arc<BackendTrust>>,
+        names: Vec<String>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        Self { trust, names, algorithms }
+    }
+
+    fn require_name(
+        &self,
+        leaf: &CertificateDer<'_>,
+        asked: &ServerName<'_>,
+    ) -> Result<(), CertificateError> {
+        let parsed = parse(leaf)?;
+        let asked = [asked.to_str()];
+        let wanted = if self.names.is_empty() { &asked[..] } else { &[] };
+        if names::is_any(&parsed, wanted) || names::is_any(&parsed, &self.names) {
+            return Ok(());
+        }
+        let mut found = certificate::subject_alt_names(&parsed);
+        let more = found.len() > NAMES_SHOWN_MAX;
+        found.truncate(NAMES_SHOWN_MAX);
+        let found = format!("{}{}", found.join(", "), if more { ", ..." } else { "" });
+        let wanted =
+            if self.names.is_empty() { asked[0].to_string() } else { self.names.join(", ") };
+        Err(CertificateError::Other(OtherError(Arc::new(WrongName { found, wanted }))))
+    }
+}
+
+impl ServerCertVerifier for BackendVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(BackendTrust { trust, revocation }) = self.trust.as_deref() else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let chain = trust.chain(end_entity, intermediates, now)?;
+        if let Some(revocation) = revocation {
+            revocation.check(&chain, now, &self.algorithms)?;
+        }
+        self.require_name(end_entity, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        trust::verify_tls12(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        trust::verify_tls13(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The certificate holds, but it is somebody else's.
+struct WrongName {
+    found: String,
+    wanted: String,
+}
+
+impl fmt::Display for WrongName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { found, wanted } = self;
+        if found.is_empty() {
+            return write!(f, "the certificate has no alternative names, {wanted} is wanted");
+        }
+        write!(f, "the certificate is for {found}, not for {wanted}")
+    }
+}
+
+impl fmt::Debug for WrongName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for WrongName {}

@@ -1,0 +1,37 @@
+//! Whether a certificate has a name.
+
+use std::net::IpAddr;
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+/// Whether one of its alternative names is one of `wanted`: DNS names, URIs, mail or IP addresses.
+pub(in crate::crypto) fn is_any(leaf: &X509Certificate<'_>, wanted: &[impl AsRef<str>]) -> bool {
+    let Ok(Some(extension)) = leaf.subject_alternative_name() else { return false };
+    let mut names = extension.value.general_names.iter();
+    names.any(|name| wanted.iter().any(|wanted| is_name(name, wanted.as_ref())))
+}
+
+fn is_name(name: &GeneralName<'_>, wanted: &str) -> bool {
+    if let GeneralName::DNSName(dns) = name {
+        return is_dns_name(dns, wanted);
+    }
+    if let GeneralName::URI(text) | GeneralName::RFC822Name(text) = name {
+        return *text == wanted;
+    }
+    let (GeneralName::IPAddress(bytes), Ok(address)) = (name, wanted.parse::<IpAddr>()) else {
+        return false;
+    };
+    match address {
+        IpAddr::V4(address) => *bytes == address.octets(),
+        IpAddr::V6(address) => *bytes == address.octets(),
+    }
+}
+
+/// Letter case makes no difference, and a certificate for `*.example.com` has each name of one more
+/// label.
+fn is_dns_name(dns: &str, wanted: &str) -> bool {
+    let (dns, wanted) = (dns.to_ascii_lowercase(), wanted.to_ascii_lowercase());
+    let below = dns.strip_prefix("*.").filter(|suffix| !suffix.is_empty());
+    dns == wanted || below.is_some() && wanted.split_once('.').map(|(_, rest)| rest) == below
+}

@@ -25,6 +25,7 @@ fn snapshot() -> Snapshot {
         endpoints: vec!["127.0.0.1:8000".parse().unwrap()],
         connect_timeout: Duration::from_secs(10),
         traffic: None,
+        tls: None,
     });
     let target = Target { weight: 1, cluster: Some(cluster), edits: None };
     let action = Action::Forward(Forward { targets: vec![target] });

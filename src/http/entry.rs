@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     vouched: OnceCell<Vouched>,
     names: OnceCell<Names>,
     upstream: Cell<Upstream>,
+    /// Why the connection to it is not secured.
+    upstream_failure: OnceCell<Box<str>>,
     bytes_received: Cell<u64>,
     bytes_sent: Cell<u64>,
 }
@@ -127,6 +129,7 @@ impl Entry {
             vouched: OnceCell::new(),
             names: OnceCell::new(),
             upstream: Cell::default(),
+            upstream_failure: OnceCell::new(),
             bytes_received: Cell::new(0),
             bytes_sent: Cell::new(0),
         }
@@ -209,6 +212,12 @@ impl Entry {
         self.upstream.set(Upstream { remote, local, time });
     }
 
+    /// The connection to the endpoint is not as secure as it has to be, for this `reason`.
+    pub(crate) fn not_secured(&self, reason: String) {
+        // The first one is told; a request fails once.
+        let _: Result<(), Box<str>> = self.upstream_failure.set(reason.into());
+    }
+
     /// `n` more bytes of the request's body arrived.
     pub(crate) fn received(&self, n: u64) {
         self.bytes_received.set(self.bytes_received.get() + n);
@@ -243,6 +252,7 @@ impl Entry {
             status: outcome.status,
             flags: outcome.flags | self.noted.get(),
             details: outcome.details,
+            upstream_failure: self.upstream_failure.get().map_or("", |reason| reason),
             bytes_received: self.bytes_received.get(),
             bytes_sent: self.bytes_sent.get(),
             upstream_time: upstream.time,

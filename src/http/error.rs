@@ -113,6 +113,12 @@ fn of_upstream(error: &upstream::Error) -> Answer {
             details: "upstream_reset_before_response_started{connection_failure}",
             text: "upstream connect error: connection failure",
         },
+        Kind::Tls(_) => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_CONNECT_FAILURE,
+            details: "upstream_reset_before_response_started{remote_connection_failure}",
+            text: "upstream connect error: TLS failure",
+        },
         Kind::ConnectTimeout => Answer {
             status: UNAVAILABLE,
             flags: Flags::UPSTREAM_CONNECT_FAILURE,

@@ -33,7 +33,7 @@ use crate::snapshot::{
     Abort, Cluster, Edits, Extras, Fault, RetryPolicy, Route, Share, Target, View,
 };
 use crate::telemetry::request::Flags;
-use crate::upstream::{self, Counted, Exchange, To, Upgraded};
+use crate::upstream::{self, Counted, Exchange, To, Transport, Upgraded};
 
 /// For routes that say nothing of retries.
 static DEFAULT_RETRIES: RetryPolicy = RetryPolicy::DEFAULT;
@@ -50,7 +50,7 @@ pub(crate) struct Forwarder<N: Net> {
 
 /// An upstream that has switched to another protocol, and the entry of the request that asked.
 pub(crate) struct Switched<N: Net> {
-    pub(crate) stream: N::Stream,
+    pub(crate) stream: Transport<N::Stream>,
     pub(crate) entry: Rc<Entry>,
     /// Keeps it counted at its endpoint.
     pub(crate) active: Counted<N>,
@@ -392,7 +392,7 @@ impl<N: Net> Forwarder<N> {
     fn switch(
         &self,
         mut response: Response<()>,
-        stream: N::Stream,
+        stream: Transport<N::Stream>,
         active: Counted<N>,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
@@ -415,6 +415,9 @@ impl<N: Net> Forwarder<N> {
         let refusal = match failure {
             Failure::Upstream(error) => {
                 responder.entry.tried(error.remote, None, None);
+                if let Some(reason) = error.of_tls() {
+                    responder.entry.not_secured(reason);
+                }
                 Refusal::Upstream(error)
             }
             Failure::AttemptTimeout => Refusal::AttemptTimeout,

@@ -31,7 +31,7 @@ pub(crate) fn after_failure(policy: &RetryPolicy, failure: &Failure) -> bool {
 fn reasons(error: &Error) -> RetryOn {
     const NO_RESPONSE: RetryOn = RetryOn::NO_RESPONSE;
     match &error.kind {
-        Kind::Connect(_) | Kind::ConnectTimeout => {
+        Kind::Connect(_) | Kind::Tls(_) | Kind::ConnectTimeout => {
             NO_RESPONSE | RetryOn::CONNECT_FAILURE | RetryOn::RESET_BEFORE_REQUEST
         }
         Kind::Refused => NO_RESPONSE | RetryOn::REFUSED_STREAM,

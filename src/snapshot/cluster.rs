@@ -1,8 +1,10 @@
 //! Clusters: the endpoints that requests for one service and port go to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::BackendTls;
 use super::traffic::Traffic;
 
 /// A service on one port, resolved.
@@ -19,10 +21,12 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// Distinct, sorted.
     pub endpoints: Vec<SocketAddr>,
-    /// How long one connect may take.
+    /// How long one connect may take, with its handshake if there is one.
     pub connect_timeout: Duration,
     /// What a DestinationRule or the weights of its endpoints ask for; `None` for the defaults.
     pub traffic: Option<Box<Traffic>>,
+    /// How its endpoints are spoken TLS with, if they are.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// The protocol towards an endpoint, from the port's name or `appProtocol`.

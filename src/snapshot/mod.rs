@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backend_tls;
 mod cluster;
 mod cors;
 mod edit;
@@ -28,6 +29,7 @@ mod route;
 mod traffic;
 mod trie;
 
+pub use backend_tls::BackendTls;
 pub use cluster::{Cluster, UpstreamProtocol};
 pub use cors::Cors;
 pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};

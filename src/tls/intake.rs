@@ -9,6 +9,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use rustls::CertificateError;
+
 use super::handshake::{Handshake, Progress, Side};
 use super::record;
 use crate::io::Stream;
@@ -19,7 +21,6 @@ pub(crate) const HANDSHAKE_BYTES_MAX: usize = 2 * (64 + 16) * 1024;
 
 /// First bytes of records.
 pub(super) const HANDSHAKE: u8 = 22;
-#[cfg_attr(not(test), allow(dead_code, reason = "`upstream` begins to use it next"))]
 pub(super) const ALERT: u8 = 21;
 
 /// Why there is no TLS stream, at the client's side; `hello` has words for the server's.
@@ -46,9 +47,28 @@ impl fmt::Display for HandshakeError {
             Self::Unused => f.write_str("the connection was closed after the ClientHello"),
             Self::Closed => f.write_str("the connection was closed during the handshake"),
             Self::TooLong => write!(f, "the handshake is over {HANDSHAKE_BYTES_MAX} bytes"),
-            Self::Tls(error) => error.fmt(f),
+            Self::Tls(rustls::Error::InvalidCertificate(why)) => write_refusal(why, f),
+            Self::Tls(error) => fmt::Display::fmt(error, f),
             Self::Io(error) => write!(f, "the connection broke during the handshake: {error}"),
         }
+    }
+}
+
+/// Why the server's certificate was refused, in words where rustls has but a name.
+fn write_refusal(why: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if let CertificateError::Other(other) = why {
+        return fmt::Display::fmt(other, f);
+    }
+    let known = [
+        (CertificateError::UnknownIssuer, "it is not from a CA that is trusted here"),
+        (CertificateError::Expired, "it, or a CA above it, is expired"),
+        (CertificateError::NotValidYet, "it, or a CA above it, is not valid yet"),
+        (CertificateError::Revoked, "it is revoked"),
+        (CertificateError::InvalidPurpose, "it is not made for servers"),
+    ];
+    match known.iter().find(|(known, _)| known == why) {
+        Some((_, words)) => write!(f, "the certificate is refused: {words}"),
+        None => write!(f, "the certificate is refused: {why}"),
     }
 }
 

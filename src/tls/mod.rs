@@ -12,7 +12,6 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg_attr(not(test), allow(dead_code, reason = "`upstream` begins to use it next"))]
 mod connect;
 mod handshake;
 mod hello;
@@ -24,9 +23,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "`upstream` begins to use it next")]
 pub(crate) use connect::connect;
 pub(crate) use hello::{AcceptError, Hello, Unaccepted, accept};
-#[allow(unused_imports, reason = "`upstream` begins to use it next")]
+#[cfg(test)]
 pub(crate) use intake::HandshakeError;
 pub(crate) use stream::TlsStream;

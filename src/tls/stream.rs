@@ -11,9 +11,11 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use crate::io::Stream;
+use bytes::Bytes;
+
+use crate::io::{Stream, Take};
 
 use super::record;
 use super::session::{Fault, Received, Session};
@@ -299,6 +301,32 @@ impl<S: Stream> Stream for TlsStream<S> {
             let _: io::Result<()> = self.inner.append(|out| session.close(out));
         }
         self.inner.close_write();
+    }
+}
+
+impl<S: Stream> Take for TlsStream<S> {
+    type Piece = Bytes;
+
+    /// What was collected goes as it is; what lies in the stream below, among other records, is
+    /// copied.
+    fn take(&mut self, n: usize) -> Bytes {
+        let lent = self.lent.expect("took more than was lent");
+        let range = lent.start..lent.start + n;
+        assert!(n > 0 && range.end <= lent.end, "took nothing, or more than was lent");
+        if matches!(lent.place, Place::Collected) && range.end == lent.end {
+            self.lent = None;
+            return Bytes::from(std::mem::take(&mut self.collected)).slice(range);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let taken = match lent.place {
+            Place::Collected => Bytes::copy_from_slice(&self.collected[range]),
+            Place::Below(_) => match self.inner.poll_fill(&mut cx) {
+                Poll::Ready(Ok(below)) => Bytes::copy_from_slice(&below[range]),
+                Poll::Ready(Err(_)) | Poll::Pending => unreachable!("lent until it is consumed"),
+            },
+        };
+        self.consume(n);
+        taken
     }
 }
 

@@ -9,6 +9,7 @@ use http_body::{Frame, SizeHint};
 use crate::io::{Connect, Net, Take};
 
 use super::error::Error;
+use super::transport::Piece;
 use super::{h1, h2};
 
 /// The response body of an exchange whose request body is a `B`.
@@ -31,10 +32,19 @@ impl<N: Net, B> Body<N, B> {
     }
 }
 
-/// Data of a response: where it was received, if it came by HTTP/1.1.
+/// Data of a response: where it was received, if it came by HTTP/1.1 without TLS.
 pub(crate) enum Data<N: Net> {
     Bytes(Bytes),
     Piece(<<N as Connect>::Stream as Take>::Piece),
+}
+
+impl<N: Net> From<Piece<<<N as Connect>::Stream as Take>::Piece>> for Data<N> {
+    fn from(piece: Piece<<<N as Connect>::Stream as Take>::Piece>) -> Self {
+        match piece {
+            Piece::Plain(piece) => Self::Piece(piece),
+            Piece::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
 }
 
 impl<N: Net> Buf for Data<N> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A request that an endpoint did not answer, or not to the end.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) enum Kind {
     NoEndpoint,
     /// The connect failed (`UF`).
     Connect(io::Error),
+    /// There is no TLS with it, and why (`UF`).
+    Tls(Arc<str>),
     /// The connect took longer than the cluster allows (`UF`).
     ConnectTimeout,
     /// The endpoint ended or broke the connection too early (`UC`).
@@ -58,6 +61,25 @@ impl Error {
         Self { kind: Kind::Timeout, remote: None, retry: Retry::Never }
     }
 
+    /// What the connection's security failed of, for the log.
+    pub(crate) fn of_tls(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Tls(reason) => Some(format!("TLS error: {reason}")),
+            // As `tls` reports what it does not understand, and the peer's alert.
+            Kind::Reset(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Some(format!("TLS error: {error}"))
+            }
+            Kind::Reset(_)
+            | Kind::NoEndpoint
+            | Kind::Connect(_)
+            | Kind::ConnectTimeout
+            | Kind::Refused
+            | Kind::BadResponse(_)
+            | Kind::Timeout
+            | Kind::RequestBody => None,
+        }
+    }
+
     /// An error before anything of the request was sent.
     pub(super) fn unsent(remote: Option<SocketAddr>, kind: Kind) -> Self {
         Self { kind, remote, retry: Retry::IfUnsent }
@@ -69,6 +91,7 @@ impl fmt::Display for Error {
         match &self.kind {
             Kind::NoEndpoint => f.write_str("the service has no endpoint; is it running?"),
             Kind::Connect(error) => write!(f, "connect failed: {error}"),
+            Kind::Tls(reason) => write!(f, "TLS error: {reason}"),
             Kind::ConnectTimeout => f.write_str("connect timed out"),
             Kind::Reset(error) => write!(f, "the endpoint ended the connection: {error}"),
             Kind::Refused => f.write_str("the endpoint refused the stream"),

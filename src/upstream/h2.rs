@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -23,13 +24,14 @@ use http_body::{Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 
 use crate::io::Net;
-use crate::snapshot::{Cluster, Field, Limits};
+use crate::snapshot::{Cluster, Limits};
 
 use super::adapt::{Adapted, Tasks};
 use super::body::Body;
 use super::error::{Error, Kind, Retry};
 use super::patience::Patience;
 use super::pool::{Active, Pools};
+use super::transport::Transport;
 use super::{Exchange, To};
 
 /// Shared connections of one worker to one endpoint.
@@ -49,7 +51,14 @@ pub(super) struct Connections {
     /// Connects that failed, for those who waited for one of them.
     failures: Cell<u64>,
     /// Why the last one failed; `None` for its timeout.
-    failure: Cell<Option<io::ErrorKind>>,
+    failure: RefCell<Option<Failure>>,
+}
+
+/// Why a connect failed.
+#[derive(Clone)]
+enum Failure {
+    Io(io::ErrorKind),
+    Tls(Arc<str>),
 }
 
 /// One connection.
@@ -74,11 +83,11 @@ where
     N: Net,
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
 {
-    let active = pools.choose(to.cluster, to.avoid)?;
+    let active = pools.choose(to, head)?;
     let mut stream = open_stream(pools, &active, to.cluster, to.limits).await?;
     let remote = active.remote;
     let progress = Rc::<Progress>::default();
-    let mut request = outgoing(head, to.own, body, &progress, remote)?;
+    let mut request = outgoing(head, to, body, &progress, remote)?;
     let mut patience = Watch::new(&pools.net, to.limits.stream_idle_timeout, progress);
     loop {
         let fresh = stream.fresh;
@@ -135,7 +144,7 @@ async fn answer<N: Net>(
 /// The request as hyper wants it: absolute, without framing fields, the body boxed.
 fn outgoing<B>(
     head: &Parts,
-    own: &[Field<'_>],
+    to: To<'_>,
     body: B,
     progress: &Rc<Progress>,
     remote: SocketAddr,
@@ -150,7 +159,8 @@ where
         .or_else(|| parts.uri.authority().cloned())
         .or_else(|| Authority::from_maybe_shared(remote.to_string()).ok());
     let mut uri = parts.uri.into_parts();
-    uri.scheme = Some(Scheme::HTTP);
+    let is_secured = to.cluster.tls.is_some();
+    uri.scheme = Some(if is_secured { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = authority;
     uri.path_and_query = uri.path_and_query.or(Some(::http::uri::PathAndQuery::from_static("/")));
     // Only a path that is neither empty nor `*` nor begins with a slash gets here wrong.
@@ -158,7 +168,7 @@ where
     for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {
         parts.headers.remove(name);
     }
-    for (name, value) in own {
+    for (name, value) in to.own {
         parts.headers.insert(*name, (*value).clone());
     }
     let body: Outgoing = Box::pin(Observed { body, progress: Rc::clone(progress) });
@@ -218,7 +228,7 @@ async fn connect<N: Net>(
 
 /// Runs `connection` until it ends and keeps `streams_max` up to date.
 async fn drive<N: Net>(
-    connection: Connection<Adapted<N::Stream>, Outgoing, Tasks<N>>,
+    connection: Connection<Adapted<Transport<N::Stream>>, Outgoing, Tasks<N>>,
     streams_max: Rc<Cell<usize>>,
 ) {
     let mut connection = pin!(connection);
@@ -240,7 +250,10 @@ fn kind(error: &hyper::Error) -> Kind {
             return Kind::Refused;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Kind::Reset(error.kind().into());
+            // What TLS says of it is to be told.
+            let is_told = error.kind() == io::ErrorKind::InvalidData;
+            let told = is_told.then(|| io::Error::new(error.kind(), error.to_string()));
+            return Kind::Reset(told.unwrap_or_else(|| error.kind().into()));
         }
         cause = error.source();
     }
@@ -279,9 +292,10 @@ impl Connections {
     /// Tells those who wait for this connect.
     fn failed(&self, error: &Error) {
         self.failures.set(self.failures.get() + 1);
-        self.failure.set(match &error.kind {
-            Kind::Connect(error) | Kind::Reset(error) => Some(error.kind()),
-            Kind::BadResponse(_) => Some(io::ErrorKind::InvalidData),
+        self.failure.replace(match &error.kind {
+            Kind::Connect(error) | Kind::Reset(error) => Some(Failure::Io(error.kind())),
+            Kind::BadResponse(_) => Some(Failure::Io(io::ErrorKind::InvalidData)),
+            Kind::Tls(reason) => Some(Failure::Tls(Arc::clone(reason))),
             Kind::ConnectTimeout
             | Kind::NoEndpoint
             | Kind::Refused
@@ -292,8 +306,12 @@ impl Connections {
 
     /// The last failure.
     fn failure(&self, remote: SocketAddr) -> Error {
-        let kind = self.failure.get().map(|kind| Kind::Connect(kind.into()));
-        Error::unsent(Some(remote), kind.unwrap_or(Kind::ConnectTimeout))
+        let kind = match self.failure.borrow().clone() {
+            Some(Failure::Io(kind)) => Kind::Connect(kind.into()),
+            Some(Failure::Tls(reason)) => Kind::Tls(reason),
+            None => Kind::ConnectTimeout,
+        };
+        Error::unsent(Some(remote), kind)
     }
 
     fn poll_connected(&self, cx: &Context<'_>) -> Poll<()> {
@@ -466,7 +484,7 @@ mod tests {
     use super::*;
     use crate::io::Spawn;
     use crate::io::pipe::Chunking;
-    use crate::snapshot::UpstreamProtocol;
+    use crate::snapshot::{Field, UpstreamProtocol};
     use crate::upstream::Upstreams;
     use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry};
     use ::http::{HeaderMap, HeaderValue};
@@ -559,7 +577,9 @@ mod tests {
         let (head, ()) = Request::get("/").header("x-a", "1").body(()).unwrap().into_parts();
         let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
         let own: [Field<'_>; 1] = [(&header::VIA, &value)];
-        let sent = outgoing(&head, &own, Fed::whole([]), &Rc::default(), remote).unwrap();
+        let (cluster, limits) = (cluster(1, UpstreamProtocol::Http2), Limits::default());
+        let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &own };
+        let sent = outgoing(&head, to, Fed::whole([]), &Rc::default(), remote).unwrap();
         assert_eq!(
             (&sent.headers()["x-a"], &sent.headers()["via"]),
             (&head.headers["x-a"], &value)

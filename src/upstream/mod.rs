@@ -1,4 +1,4 @@
-//! Connections to endpoints: pools, choice of endpoint, HTTP/1.1 and HTTP/2 towards them.
+//! Connections to endpoints: pools, choice of endpoint, TLS, HTTP/1.1 and HTTP/2 towards them.
 //!
 //! - [`Upstreams`] is one worker's twin of `snapshot::Cluster`: what it keeps belongs to endpoints,
 //!   so a reload changes nothing of it.
@@ -21,11 +21,13 @@ mod h1;
 mod h2;
 mod patience;
 mod pool;
+mod transport;
 #[cfg(test)]
 pub(crate) mod world;
 
 pub(crate) use body::{Body, Data};
 pub(crate) use error::{Error, Kind, Retry};
+pub(crate) use transport::Transport;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -61,7 +63,7 @@ pub(crate) enum Upgraded<N: Net> {
         /// The 101 head.
         response: Response<()>,
         /// The connection.
-        stream: N::Stream,
+        stream: Transport<N::Stream>,
         /// The endpoint.
         remote: SocketAddr,
         /// Counts it as one request at its endpoint until it is dropped.
@@ -131,7 +133,7 @@ impl<N: Net> Upstreams<N> {
     {
         match to.cluster.protocol {
             UpstreamProtocol::Http1 => {
-                let lease = self.lease(to).await?;
+                let lease = self.lease(to, head).await?;
                 h1::send(&self.0, lease, to, head, body).await
             }
             // Boxed: most requests do not carry the room for it.
@@ -145,12 +147,12 @@ impl<N: Net> Upstreams<N> {
     /// # Errors
     /// As [`send`](Self::send).
     pub(crate) async fn upgrade(&self, to: To<'_>, head: &Parts) -> Result<Upgraded<N>, Error> {
-        let lease = self.lease(to).await?;
+        let lease = self.lease(to, head).await?;
         h1::upgrade(&self.0, lease, to, head).await
     }
 
-    async fn lease(&self, to: To<'_>) -> Result<Lease<N>, Error> {
-        let active = self.0.choose(to.cluster, to.avoid)?;
+    async fn lease(&self, to: To<'_>, head: &Parts) -> Result<Lease<N>, Error> {
+        let active = self.0.choose(to, head)?;
         self.0.lease(active, to.cluster).await
     }
 }

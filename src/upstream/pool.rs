@@ -1,6 +1,8 @@
 //! What one worker keeps per endpoint: idle connections and the number of requests under way.
 //!
-//! - Keyed by address and protocol, not by cluster, so it survives reloads.
+//! - Keyed by address, protocol and how connections are secured, not by cluster, so it survives
+//!   reloads; a connection that was opened under another TLS policy, or for another name, is never
+//!   used.
 //! - Idle connections are taken newest first, so that surplus ones age and close.
 //! - A connection on which the peer closed, or spoke unasked, is never used again: it is checked
 //!   before each reuse, and a sweep finds the others within [`SWEEP_PERIOD`].
@@ -12,6 +14,7 @@
 //!                 \-> unclean exchange: dropped
 //! ```
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -20,13 +23,15 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use ::http::request::Parts;
+
 use crate::io::{Net, Stream, timeout};
 use crate::snapshot::{Cluster, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
 
-use super::Bounds;
 use super::error::{Error, Kind};
-use super::h2;
+use super::transport::{Secured, Transport, host_name, unnamed};
+use super::{Bounds, To, h2};
 
 /// How often idle connections are looked at.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -34,13 +39,18 @@ pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 /// How often two endpoints are drawn while both are to be avoided, as in Istio.
 const DRAWS_MAX: u32 = 5;
 
-type Key = (SocketAddr, UpstreamProtocol);
+/// Address, protocol, and the number of the TLS policy; 0 without TLS.
+type Key = (SocketAddr, UpstreamProtocol, u64);
+
+type Endpoints<N> = HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>;
 
 /// The endpoints that one worker has used lately.
 pub(super) struct Pools<N: Net> {
     pub(super) net: N,
     telemetry: Rc<WorkerTelemetry>,
-    endpoints: RefCell<HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>>,
+    endpoints: RefCell<Endpoints<N>>,
+    /// Those that are asked for the name in the request's host, by that.
+    named: RefCell<HashMap<Box<str>, Endpoints<N>>>,
     random: Cell<u64>,
     sweeping: Cell<bool>,
 }
@@ -48,9 +58,11 @@ pub(super) struct Pools<N: Net> {
 /// One endpoint.
 pub(super) struct Endpoint<N: Net> {
     pub(super) remote: SocketAddr,
+    /// How its connections are secured.
+    secured: Option<Secured>,
     active: Cell<usize>,
     /// Oldest first.
-    idle: RefCell<Vec<Idle<N::Stream>>>,
+    idle: RefCell<Vec<Idle<Transport<N::Stream>>>>,
     pub(super) shared: h2::Connections,
 }
 
@@ -65,7 +77,7 @@ pub(super) struct Active<N: Net>(Rc<Endpoint<N>>);
 
 /// A connection that one exchange has for itself.
 pub(super) struct Lease<N: Net> {
-    pub(super) stream: N::Stream,
+    pub(super) stream: Transport<N::Stream>,
     pub(super) active: Active<N>,
     /// It has carried an exchange before.
     pub(super) reused: bool,
@@ -77,6 +89,7 @@ impl<N: Net> Pools<N> {
             net,
             telemetry,
             endpoints: RefCell::default(),
+            named: RefCell::default(),
             // Only balance depends on it. xorshift stays at zero if it starts there.
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             sweeping: Cell::new(false),
@@ -88,33 +101,32 @@ impl<N: Net> Pools<N> {
     }
 
     /// Counts a request at the less busy of two random endpoints, not one of `avoid` if possible.
-    pub(super) fn choose(
-        &self,
-        cluster: &Cluster,
-        avoid: &[SocketAddr],
-    ) -> Result<Active<N>, Error> {
+    pub(super) fn choose(&self, to: To<'_>, head: &Parts) -> Result<Active<N>, Error> {
+        let To { cluster, avoid, .. } = to;
         if cluster.endpoints.is_empty() {
             return Err(Error::unsent(None, Kind::NoEndpoint));
         }
-        let mut key = self.draw(cluster, avoid);
+        let name = name(cluster, head)?;
+        let mut key = self.draw(cluster, name.as_deref(), avoid);
         for _ in 1..DRAWS_MAX {
             if !avoid.contains(&key.0) {
                 break;
             }
-            key = self.draw(cluster, avoid);
+            key = self.draw(cluster, name.as_deref(), avoid);
         }
-        Ok(self.count(key))
+        self.count(key, cluster, name.as_deref())
     }
 
     /// The better of two random endpoints; there is at least one.
-    fn draw(&self, cluster: &Cluster, avoid: &[SocketAddr]) -> Key {
+    fn draw(&self, cluster: &Cluster, name: Option<&str>, avoid: &[SocketAddr]) -> Key {
         let endpoints = &cluster.endpoints;
         let start = self.random(endpoints.len());
         // Distinct from `start` where there are two.
         let step = 1 + self.random((endpoints.len() - 1).max(1));
+        let policy = cluster.tls.as_ref().map_or(0, |tls| tls.number());
         let candidates = [start, start + step]
-            .map(|index| (endpoints[index % endpoints.len()], cluster.protocol));
-        let load = |key: &Key| (avoid.contains(&key.0), self.active(key));
+            .map(|index| (endpoints[index % endpoints.len()], cluster.protocol, policy));
+        let load = |key: &Key| (avoid.contains(&key.0), self.active(key, name));
         let [first, second] = candidates;
         if load(&second) < load(&first) { second } else { first }
     }
@@ -140,13 +152,13 @@ impl<N: Net> Pools<N> {
         active: Active<N>,
         cluster: &Cluster,
     ) -> Result<Lease<N>, Error> {
-        let connecting = self.net.connect(active.remote);
+        let connecting = active.connect(&self.net);
         let kind = match timeout(&self.net, cluster.connect_timeout, connecting).await {
             Ok(Ok(stream)) => {
                 self.counters().upstream_connects.increment();
                 return Ok(Lease { stream, active, reused: false });
             }
-            Ok(Err(error)) => Kind::Connect(error),
+            Ok(Err(kind)) => kind,
             Err(_) => Kind::ConnectTimeout,
         };
         self.counters().upstream_connect_failures.increment();
@@ -176,13 +188,26 @@ impl<N: Net> Pools<N> {
         self.net.spawn(sweep_until_empty(self.net.clone(), Rc::downgrade(self)));
     }
 
-    fn active(&self, key: &Key) -> usize {
-        self.endpoints.borrow().get(key).map_or(0, |endpoint| endpoint.active.get())
+    fn active(&self, key: &Key, name: Option<&str>) -> usize {
+        let active = |endpoints: &Endpoints<N>| {
+            endpoints.get(key).map_or(0, |endpoint| endpoint.active.get())
+        };
+        match name {
+            None => active(&self.endpoints.borrow()),
+            Some(name) => self.named.borrow().get(name).map_or(0, active),
+        }
     }
 
-    fn count(&self, key: Key) -> Active<N> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        Active::new(endpoints.entry(key).or_insert_with(|| Rc::new(Endpoint::new(key.0))))
+    fn count(&self, key: Key, cluster: &Cluster, name: Option<&str>) -> Result<Active<N>, Error> {
+        let Some(name) = name else {
+            return count_in(&mut self.endpoints.borrow_mut(), key, cluster, None);
+        };
+        let mut named = self.named.borrow_mut();
+        if !named.contains_key(name) {
+            named.insert(name.into(), Endpoints::default());
+        }
+        let endpoints = named.get_mut(name).expect("it is there now");
+        count_in(endpoints, key, cluster, Some(name))
     }
 
     /// Less than `bound`, which is not zero.
@@ -198,9 +223,41 @@ impl<N: Net> Pools<N> {
     /// Drops what is dead or expired; whether anything is left to look at.
     fn sweep(&self) -> bool {
         let now = self.net.now();
-        self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.sweep(now));
-        !self.endpoints.borrow().is_empty()
+        let mut endpoints = self.endpoints.borrow_mut();
+        endpoints.retain(|_, endpoint| endpoint.sweep(now));
+        let mut named = self.named.borrow_mut();
+        named.retain(|_, endpoints| {
+            endpoints.retain(|_, endpoint| endpoint.sweep(now));
+            !endpoints.is_empty()
+        });
+        !endpoints.is_empty() || !named.is_empty()
     }
+}
+
+/// The name in the request's host, where that is what endpoints are asked for.
+fn name<'a>(cluster: &Cluster, head: &'a Parts) -> Result<Option<Cow<'a, str>>, Error> {
+    match &cluster.tls {
+        Some(tls) if tls.name.is_none() => match host_name(head) {
+            Some(name) => Ok(Some(name)),
+            None => Err(Error::unsent(None, unnamed())),
+        },
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn count_in<N: Net>(
+    endpoints: &mut Endpoints<N>,
+    key: Key,
+    cluster: &Cluster,
+    name: Option<&str>,
+) -> Result<Active<N>, Error> {
+    if let Some(endpoint) = endpoints.get(&key) {
+        return Ok(Active::new(endpoint));
+    }
+    let secured = cluster.tls.as_ref().map(|tls| Secured::new(tls, name)).transpose();
+    let secured = secured.map_err(|kind| Error::unsent(Some(key.0), kind))?;
+    let endpoint = Rc::new(Endpoint::new(key.0, secured));
+    Ok(Active::new(endpoints.entry(key).or_insert(endpoint)))
 }
 
 async fn sweep_until_empty<N: Net>(net: N, pools: Weak<Pools<N>>) {
@@ -215,17 +272,28 @@ async fn sweep_until_empty<N: Net>(net: N, pools: Weak<Pools<N>>) {
 }
 
 impl<N: Net> Endpoint<N> {
-    fn new(remote: SocketAddr) -> Self {
+    fn new(remote: SocketAddr, secured: Option<Secured>) -> Self {
         Self {
             remote,
+            secured,
             active: Cell::new(0),
             idle: RefCell::default(),
             shared: h2::Connections::default(),
         }
     }
 
+    /// Opens a connection.
+    async fn connect(&self, net: &N) -> Result<Transport<N::Stream>, Kind> {
+        let stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
+        match &self.secured {
+            None => Ok(Transport::Plain(stream)),
+            // Boxed: most connects do not carry the room for it.
+            Some(secured) => Box::pin(secured.shake(stream, self.remote)).await,
+        }
+    }
+
     /// The newest idle connection that still lives.
-    fn take_idle(&self, now: Instant) -> Option<N::Stream> {
+    fn take_idle(&self, now: Instant) -> Option<Transport<N::Stream>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let mut newest = idle.pop()?;

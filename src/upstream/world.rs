@@ -195,6 +195,7 @@ pub(crate) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
         endpoints: (1..=endpoints).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect(),
         connect_timeout: Duration::from_secs(10),
         traffic: None,
+        tls: None,
     }
 }
 
@@ -291,7 +292,7 @@ pub(crate) fn bare(method: &str) -> Request<Fed> {
 }
 
 /// All that `end` can read now.
-pub(crate) fn read(end: &mut End) -> String {
+pub(crate) fn read(end: &mut impl Stream) -> String {
     let mut all = Vec::new();
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(Ok(lent)) = end.poll_fill(&mut cx) {
@@ -305,6 +306,6 @@ pub(crate) fn read(end: &mut End) -> String {
     String::from_utf8(all).unwrap()
 }
 
-pub(crate) fn write(end: &mut End, bytes: impl AsRef<[u8]>) {
+pub(crate) fn write(end: &mut impl Stream, bytes: impl AsRef<[u8]>) {
     end.write(&[IoSlice::new(bytes.as_ref())]).unwrap();
 }

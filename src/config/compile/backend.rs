@@ -218,6 +218,7 @@ impl<'a> Backends<'a> {
             },
             connect_timeout: policy.pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             traffic: traffic(policy, &endpoints, weights, old),
+            tls: None,
             endpoints,
         })
     }

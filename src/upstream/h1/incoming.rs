@@ -18,6 +18,7 @@ use super::super::body::Data;
 use super::super::error::{Error, Kind, early_end};
 use super::super::patience::Patience;
 use super::super::pool::{Lease, Pools};
+use super::super::transport::Transport;
 use super::chunked::Decoder;
 use super::head::Framing;
 use super::request::{BodyFailed, Upload};
@@ -41,7 +42,7 @@ struct Open<N: Net, B> {
     bounds: Bounds,
 }
 
-type PieceOf<N> = <<N as Connect>::Stream as Take>::Piece;
+type PieceOf<N> = <Transport<<N as Connect>::Stream> as Take>::Piece;
 
 /// What has still to come.
 enum Rest {
@@ -96,7 +97,7 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Incoming<N, B> {
                 self.settle();
                 let trailers = if data.is_none() { self.trailers.take() } else { None };
                 let frame = data
-                    .map(|piece| Frame::data(Data::Piece(piece)))
+                    .map(|piece| Frame::data(Data::from(piece)))
                     .or_else(|| trailers.map(Frame::trailers));
                 Poll::Ready(frame.map(Ok))
             }

@@ -27,6 +27,7 @@ use super::body::Body;
 use super::error::{Error, Kind, Retry, early_end};
 use super::patience::Patience;
 use super::pool::{Lease, Pools};
+use super::transport::Transport;
 use super::{Bounds, Counted, Exchange, Nothing, To, Upgraded};
 
 use self::head::{Head, Reader};
@@ -160,7 +161,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
     /// Sends what can be sent of the body while it waits for a head.
     fn poll_head<N: Net>(
         &mut self,
-        stream: &mut N::Stream,
+        stream: &mut Transport<N::Stream>,
         reader: &mut Reader,
         patience: &mut Patience<N>,
         cx: &mut Context<'_>,

@@ -667,8 +667,8 @@ spec:
         assert!(examples > 0);
         for entry in fs::read_dir(&config).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            // `tests/gateway/kubernetes.rs` has the manifests.
-            let known = ["examples", "fields.md", "kubernetes", "ringgate.yaml"];
+            // `tests/gateway/` has manifests and dashboard.
+            let known = ["examples", "fields.md", "grafana", "kubernetes", "ringgate.yaml"];
             assert!(known.contains(&name.as_str()), "{name} is not loaded");
         }
     }

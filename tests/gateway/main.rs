@@ -22,6 +22,7 @@ mod demo;
 mod destination_rule;
 mod drain;
 mod fields;
+mod grafana;
 mod headers;
 mod http1;
 mod http2;

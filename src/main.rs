@@ -4,6 +4,8 @@
 
 #[path = "main/demo.rs"]
 mod demo;
+#[path = "main/orders.rs"]
+mod orders;
 #[path = "main/run.rs"]
 mod run;
 

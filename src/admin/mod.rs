@@ -5,17 +5,21 @@
 //!   error at start.
 //! - One thread of its own serves them; it reads what workers count and asks them for copies, and
 //!   never makes one wait. A worker that does not answer is waited for a bounded time.
-//! - Read-only: GET and HEAD. Keys are never shown.
+//! - What it shows is read by GET and HEAD, what it does is asked for by POST. Keys are never
+//!   shown.
 //!
 //! Deliberately not here: TLS and authentication; the administration listens on loopback.
 
 #![forbid(unsafe_code)]
 
 mod certs;
+mod command;
 mod config_dump;
 mod page;
 mod scrape;
 mod serve;
+
+pub use command::Command;
 
 use std::fmt;
 use std::io;
@@ -55,6 +59,8 @@ pub struct State {
     pub scrape: Box<dyn Fn() -> mpsc::Receiver<(usize, Series)> + Send>,
     /// Whether traffic should come here.
     pub readiness: Box<dyn Fn() -> Readiness + Send>,
+    /// Carries out, or begins to, what the operator asks for.
+    pub command: Box<dyn Fn(Command) + Send>,
     /// What is bound now.
     pub listeners: Box<dyn Fn() -> Vec<BoundListener> + Send>,
     /// Who the metrics are of.

@@ -9,14 +9,14 @@ use ::http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::scrape::Scraper;
-use super::{BoundListener, State, certs, config_dump};
+use super::{BoundListener, Command, State, certs, command, config_dump};
 use crate::snapshot::{Action, Cluster, ListenerKey, RouteTable, Serves, Snapshot};
 use crate::telemetry::{SharedCounters, prometheus, rfc3339};
 
 const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Every page of the administration, with a word on it.
+/// Every page of the administration, with a word on it; [`command::PATHS`] are no pages.
 const INDEX: [(&str, &str); 9] = [
     ("/certs", "certificates: names, serial, validity, and which are missing and why"),
     ("/clusters", "where requests are forwarded to: clusters and their endpoints"),
@@ -83,10 +83,16 @@ impl Pages {
         (path == "/healthz/ready").then(|| self.ready())
     }
 
-    /// A page of the metrics port.
+    /// Carries out `command`.
+    pub(super) fn obey(&self, command: Command) {
+        (self.state.command)(command);
+    }
+
+    /// A page of the metrics port. Readiness is here too, for who has one port for both.
     pub(super) async fn metrics(&self, path: &str) -> Option<Page> {
         match path {
             "/stats/prometheus" | "/metrics" => Some(self.prometheus().await),
+            "/healthz/ready" => Some(self.ready()),
             _ => None,
         }
     }
@@ -191,10 +197,13 @@ fn index() -> String {
     let rows = INDEX.map(|(path, about)| {
         format!("<tr><td><a href=\"{path}\">{path}</a></td><td>{about}</td></tr>\n")
     });
+    let commands = command::PATHS
+        .map(|(path, about)| format!("<tr><td>POST {path}</td><td>{about}</td></tr>\n"));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><title>ringgate</title></head><body>\n\
-         <h1>ringgate</h1>\n<table>\n{}</table>\n</body></html>\n",
-        rows.concat()
+         <h1>ringgate</h1>\n<table>\n{}{}</table>\n</body></html>\n",
+        rows.concat(),
+        commands.concat()
     )
 }
 

@@ -1,5 +1,6 @@
 //! The administration's thread: accepts, and answers by port and path.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -16,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::State;
-use super::page::Pages;
+use super::page::{Pages, TEXT};
+use super::{Command, State, command};
 
 /// Of one port; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -82,20 +83,29 @@ async fn accept(port: Port, listener: tokio::net::TcpListener, pages: Rc<Pages>)
 }
 
 async fn serve_connection(port: Port, stream: TcpStream, pages: Rc<Pages>) {
-    let service = service_fn(|request| answer(port, &pages, request));
+    let last = Cell::new(None);
+    let service = service_fn(|request| answer(port, &pages, &last, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     // How a client ends its connection is its own affair.
     let _ = connection.await;
+    if let Some(command) = last.take() {
+        pages.obey(command);
+    }
 }
 
+/// `last` is carried out when the connection has ended.
 async fn answer(
     port: Port,
     pages: &Pages,
+    last: &Cell<Option<Command>>,
     request: Request<Incoming>,
 ) -> Result<Response<String>, Infallible> {
+    if port == Port::Admin && command::is_known(request.uri().path()) {
+        return Ok(obey(pages, last, &request));
+    }
     let page = match port {
         Port::Admin => pages.admin(request.uri()).await,
         Port::Status => pages.status(request.uri().path()),
@@ -103,15 +113,46 @@ async fn answer(
     };
     let Some(page) = page else {
         let text = "no such page; the administration lists its pages at /\n";
-        return Ok(response(StatusCode::NOT_FOUND, "text/plain", text.to_owned()));
+        return Ok(response(StatusCode::NOT_FOUND, TEXT, text.to_owned()));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let text = "only GET and HEAD: nothing can be changed here\n".to_owned();
-        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", text);
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Ok(response);
+        return Ok(only("GET, HEAD"));
     }
     Ok(response(page.status, page.content_type, page.text))
+}
+
+fn obey(
+    pages: &Pages,
+    last: &Cell<Option<Command>>,
+    request: &Request<Incoming>,
+) -> Response<String> {
+    if request.method() != Method::POST {
+        return only("POST");
+    }
+    if !command::is_own(request.headers()) {
+        let text = "a page of another origin gives no commands\n";
+        return response(StatusCode::FORBIDDEN, TEXT, text.to_owned());
+    }
+    let command = match command::parse(request.uri()) {
+        Ok(command) => command,
+        Err(text) => return response(StatusCode::BAD_REQUEST, TEXT, text),
+    };
+    let mut response = response(StatusCode::OK, TEXT, "OK\n".to_owned());
+    if command == Command::Quit {
+        last.set(Some(command));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    } else {
+        pages.obey(command);
+    }
+    response
+}
+
+/// For any other method than `methods`.
+fn only(methods: &'static str) -> Response<String> {
+    let text = format!("only {methods}\n");
+    let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
 }
 
 fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<String> {

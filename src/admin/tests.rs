@@ -73,6 +73,7 @@ fn state() -> State {
             receiver
         }),
         readiness: Box::new(|| Readiness { ready: true, reasons: Vec::new() }),
+        command: Box::new(|_| ()),
         listeners: Box::new(|| {
             vec![BoundListener { key: KEY, address: "127.0.0.1:8443".parse().unwrap() }]
         }),
@@ -121,12 +122,37 @@ fn each_port_has_its_own_pages() {
         (status, "/stats/prometheus", 404),
         (metrics, "/stats/prometheus", 200),
         (metrics, "/metrics", 200),
+        (metrics, "/healthz/ready", 200),
         (metrics, "/certs", 404),
     ] {
         assert_eq!(ask(address, "GET", path).0, expected, "{path}");
     }
     assert_eq!(ask(all, "POST", "/ready").0, 405);
     assert_eq!(ask(all, "HEAD", "/ready"), (200, String::new()));
+}
+
+#[test]
+fn commands_are_posted_and_only_to_the_administration() {
+    let (given, commands) = std::sync::mpsc::channel();
+    let command = move |command| given.send(command).unwrap();
+    let admin = start(State { command: Box::new(command), ..state() });
+    let AdminConfig { admin: all, status, metrics } = admin.addresses();
+    for (path, _) in command::PATHS {
+        assert_eq!(ask(all, "GET", path).0, 405, "{path}");
+        for other in [status, metrics] {
+            assert_eq!(ask(other, "POST", path).0, 404, "{path}");
+        }
+    }
+    assert!(commands.try_recv().is_err());
+    assert_eq!(ask(all, "POST", "/logging?level=loud").0, 400);
+    for (path, expected) in [
+        ("/healthcheck/fail", Command::HealthCheck { fail: true }),
+        ("/drain_listeners?graceful", Command::DrainListeners { graceful: true }),
+        ("/quitquitquit", Command::Quit),
+    ] {
+        assert_eq!(ask(all, "POST", path), (200, "OK\n".to_owned()));
+        assert_eq!(commands.recv_timeout(Duration::from_secs(10)), Ok(expected));
+    }
 }
 
 #[test]

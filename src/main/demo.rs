@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use ringgate::demo::{self, Backend, Certificates, Ports};
 use ringgate::settings::Settings;
 
-use crate::run::{Failure, on_control_thread, serve, start_log};
+use crate::orders::{LogLevel, start_log};
+use crate::run::{Failure, on_control_thread, serve};
 
 /// The flags of the command.
 #[derive(Debug, clap::Args)]
@@ -38,8 +39,7 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
 
 /// Serves the demo until Ctrl-C.
 pub(crate) fn demo(flags: &Flags) -> ExitCode {
-    start_log();
-    match try_demo(flags) {
+    match try_demo(flags, start_log()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringgate demo: {error}");
@@ -48,7 +48,7 @@ pub(crate) fn demo(flags: &Flags) -> ExitCode {
     }
 }
 
-fn try_demo(flags: &Flags) -> Result<(), Failure> {
+fn try_demo(flags: &Flags, log: LogLevel) -> Result<(), Failure> {
     flags.check_ports()?;
     let place = Place::open(flags.dir.as_deref())?;
     let dir = place.path();
@@ -66,7 +66,7 @@ fn try_demo(flags: &Flags) -> Result<(), Failure> {
         .map_err(cannot("write resources"))?;
     let load = || Settings::load(&resources.settings).map_err(|error| error.to_string());
     let settings = load().map_err(Failure::new)?;
-    on_control_thread(serve(settings, load, || {
+    on_control_thread(serve(settings, load, log, || {
         println!("{}", demo::instructions(ports, &certificates.ca, dir));
     }))
 }

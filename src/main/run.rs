@@ -9,13 +9,14 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use ringgate::admin::{Admin, AdminConfig, BoundListener, Readiness, State};
+use ringgate::admin::{Admin, AdminConfig, BoundListener, Command, Readiness, State};
 use ringgate::config::Control;
 use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
@@ -23,12 +24,14 @@ use ringgate::telemetry::prometheus::Reporter;
 use ringgate::telemetry::{AccessLog, LogFormat};
 use ringgate::worker::{self, Applied, Fleet};
 
+use crate::orders::{Asked, LogLevel, Orders, start_log};
+
 /// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
 pub(crate) const EXIT_USAGE: u8 = 64;
 
 /// Serves as `path` says until a signal ends it.
 pub(crate) fn run(path: &Path) -> ExitCode {
-    start_log();
+    let log = start_log();
     let settings = match Settings::load(path) {
         Ok(settings) => settings,
         Err(error) => {
@@ -37,18 +40,13 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         }
     };
     let reload = || Settings::load(path).map_err(|error| error.to_string());
-    match on_control_thread(serve(settings, reload, || {})) {
+    match on_control_thread(serve(settings, reload, log, || {})) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringgate run: {error}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// The program's own messages go to standard error, the access log to its own file.
-pub(crate) fn start_log() {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
 }
 
 /// Runs `story` on this thread, which becomes the control thread.
@@ -81,22 +79,25 @@ fn failure(error: impl fmt::Display) -> Failure {
     Failure(error.to_string())
 }
 
-/// Serves `settings` until a signal ends it. `reload` reads the settings again; `ready` is called
-/// once everything is up.
+/// Serves `settings` until the operator ends it. `reload` reads the settings again; `ready` is
+/// called once everything is up.
 pub(crate) async fn serve(
     settings: Settings,
     reload: impl Fn() -> Result<Settings, String>,
+    log: LogLevel,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let mut signals = Signals::new().map_err(failure)?;
+    let mut orders = Orders::new().map_err(failure)?;
     let mut control = Control::start(&settings).await.map_err(failure)?;
-    let mut gateway = Gateway::start(&settings, &control.current())?;
+    let mut gateway = Gateway::start(&settings, &control.current(), &orders, log)?;
     ready();
     loop {
         tokio::select! {
             snapshot = control.changed() => gateway.publish(&snapshot),
-            signal = signals.next() => match signal {
+            () = closing(gateway.closing) => gateway.close(),
+            asked = orders.next() => match asked {
                 Asked::Reload => gateway.reload(&mut control, reload()),
+                Asked::Close { graceful } => gateway.start_closing(&control.current(), graceful),
                 Asked::End => break,
             },
         }
@@ -105,33 +106,11 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// What a signal asks for.
-enum Asked {
-    Reload,
-    End,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-        }
+/// Waits until it is time to close the listeners.
+async fn closing(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -143,6 +122,10 @@ struct Gateway {
     shared: Arc<Shared>,
     admin: Admin,
     log: Option<AccessLog>,
+    /// When the listeners are to be closed.
+    closing: Option<Instant>,
+    /// The operator had the listeners closed, or will have.
+    is_retired: bool,
 }
 
 /// What the administration's thread sees of the control thread.
@@ -150,10 +133,28 @@ struct Gateway {
 struct Shared {
     listeners: ArcSwap<Vec<BoundListener>>,
     readiness: ArcSwap<Readiness>,
+    /// The operator wants it to be not ready.
+    fails_health_check: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn readiness(&self) -> Readiness {
+        let mut readiness = self.readiness.load().as_ref().clone();
+        if self.fails_health_check.load(Relaxed) {
+            readiness.ready = false;
+            readiness.reasons.push("somebody has posted to /healthcheck/fail".to_owned());
+        }
+        readiness
+    }
 }
 
 impl Gateway {
-    fn start(settings: &Settings, first: &Arc<Snapshot>) -> Result<Self, Failure> {
+    fn start(
+        settings: &Settings,
+        first: &Arc<Snapshot>,
+        orders: &Orders,
+        level: LogLevel,
+    ) -> Result<Self, Failure> {
         let mut publisher = Publisher::default();
         publisher.publish(Arc::clone(first));
         let log = start_access_log(settings)?;
@@ -161,10 +162,13 @@ impl Gateway {
         let (fleet, driver) =
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
         tracing::info!("workers: {} on {driver}", config.cores.len());
-        let shared = Arc::new(Shared::default());
-        let state = state(&settings.gateway, &publisher, &fleet, log.as_ref(), &shared);
+        let fails_health_check = orders.fails_health_check();
+        let shared = Arc::new(Shared { fails_health_check, ..Shared::default() });
+        let command = orders.commands(level);
+        let state = state(&settings.gateway, &publisher, &fleet, log.as_ref(), &shared, command);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
-        let mut gateway = Self { publisher, fleet, shared, admin, log };
+        let mut gateway =
+            Self { publisher, fleet, shared, admin, log, closing: None, is_retired: false };
         gateway.announce();
         gateway.apply(first);
         gateway.announce_readiness();
@@ -203,7 +207,28 @@ impl Gateway {
         let listeners =
             listeners.map(|(key, address)| BoundListener { key: *key, address: *address });
         self.shared.listeners.store(Arc::new(listeners.collect()));
-        self.shared.readiness.store(Arc::new(readiness(&applied)));
+        let readiness = if self.is_retired { draining() } else { readiness(&applied) };
+        self.shared.readiness.store(Arc::new(readiness));
+    }
+
+    /// Stops being ready, and closes the listeners: at once, or when load balancers have had the
+    /// time of a drain to notice.
+    fn start_closing(&mut self, snapshot: &Snapshot, graceful: bool) {
+        self.is_retired = true;
+        self.shared.readiness.store(Arc::new(draining()));
+        if !graceful {
+            return self.close();
+        }
+        let limit = snapshot.limits.drain_timeout;
+        tracing::info!("closing the listeners in {} s", limit.as_secs_f32());
+        self.closing = Some(Instant::now() + limit);
+    }
+
+    fn close(&mut self) {
+        self.closing = None;
+        self.fleet.close();
+        self.shared.listeners.store(Arc::default());
+        tracing::info!("closed the listeners; open requests may finish");
     }
 
     fn reload(&mut self, control: &mut Control, settings: Result<Settings, String>) {
@@ -225,8 +250,7 @@ impl Gateway {
         let limit = snapshot.limits.drain_timeout;
         tracing::info!("draining, for at most {} s", limit.as_secs_f32());
         self.fleet.start_drain(limit);
-        let reasons = vec!["draining".to_owned()];
-        self.shared.readiness.store(Arc::new(Readiness { ready: false, reasons }));
+        self.shared.readiness.store(Arc::new(draining()));
         self.fleet.finish();
         tracing::info!("done");
     }
@@ -286,6 +310,10 @@ fn readiness(applied: &Applied) -> Readiness {
     Readiness { ready: reasons.is_empty(), reasons }
 }
 
+fn draining() -> Readiness {
+    Readiness { ready: false, reasons: vec!["draining".to_owned()] }
+}
+
 fn start_access_log(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
     let Some(path) = &settings.access_log.path else {
         return Ok(None);
@@ -335,6 +363,7 @@ fn state(
     fleet: &Fleet,
     log: Option<&AccessLog>,
     shared: &Arc<Shared>,
+    command: impl Fn(Command) + Send + 'static,
 ) -> State {
     let (source, scraper) = (publisher.source(), fleet.scraper());
     let (listening, readiness) = (Arc::clone(shared), Arc::clone(shared));
@@ -350,7 +379,8 @@ fn state(
             });
             receiver
         }),
-        readiness: Box::new(move || readiness.readiness.load().as_ref().clone()),
+        readiness: Box::new(move || readiness.readiness()),
+        command: Box::new(command),
         listeners: Box::new(move || listening.listeners.load().as_ref().clone()),
         reporter: reporter(gateway),
         started: SystemTime::now(),

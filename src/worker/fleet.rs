@@ -36,6 +36,8 @@ pub struct Config {
 pub struct Fleet {
     workers: Vec<Hand>,
     listeners: BTreeMap<ListenerKey, SocketAddr>,
+    /// No listener is opened any more.
+    is_closed: bool,
 }
 
 /// Where a worker reports whether its runtime started.
@@ -96,7 +98,7 @@ impl Fleet {
         source: &Source,
         log: Option<&AccessLog>,
     ) -> Result<(Self, runtime::Running), StartError> {
-        let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new() };
+        let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new(), is_closed: false };
         let mut report = None;
         let mut balances = balances(config).into_iter();
         for (index, core) in config.cores.iter().enumerate() {
@@ -114,7 +116,8 @@ impl Fleet {
     pub fn apply(&mut self, snapshot: &Snapshot) -> Applied {
         let mut applied = Applied::default();
         let mut orders: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
-        for listener in &snapshot.listeners {
+        let wanted = if self.is_closed { &[][..] } else { &snapshot.listeners };
+        for listener in wanted {
             if self.listeners.contains_key(&listener.key) {
                 continue;
             }
@@ -182,9 +185,20 @@ impl Fleet {
         Scraper { workers: self.workers.iter().map(|worker| worker.orders.clone()).collect() }
     }
 
-    /// Stops accepting; open requests may finish within `limit`, and are the last of their
-    /// connections. Returns when every worker has begun.
+    /// Stops accepting for good; open requests may finish, and are the last of their connections.
+    /// Returns when every worker has begun.
+    pub fn close(&mut self) {
+        self.is_closed = true;
+        self.listeners.clear();
+        self.order_drain(None);
+    }
+
+    /// The same, and the workers end when all is done, at the latest after `limit`.
     pub fn start_drain(&self, limit: Duration) {
+        self.order_drain(Some(limit));
+    }
+
+    fn order_drain(&self, limit: Option<Duration>) {
         let (started, reports) = channel::unbounded();
         for worker in &self.workers {
             let order = Order::Drain { limit, started: started.clone() };

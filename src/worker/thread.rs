@@ -37,8 +37,9 @@ pub(super) enum Order {
     },
     /// Send a copy of the labelled series.
     Scrape(Box<dyn FnOnce(Series) + Send>),
-    /// Stop accepting, report, finish what is open within `limit`, then end the thread.
-    Drain { limit: Duration, started: channel::Sender<()> },
+    /// Stop accepting, have open requests be the last of their connections, and report. With a
+    /// `limit` also end the thread: when all is done, at the latest after that.
+    Drain { limit: Option<Duration>, started: channel::Sender<()> },
 }
 
 impl fmt::Debug for Order {
@@ -125,8 +126,10 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
                 worker.drain.start();
                 // As above.
                 let _: Result<(), _> = started.send(());
-                finish(&worker, limit).await;
-                break;
+                if let Some(limit) = limit {
+                    finish(&worker, limit).await;
+                    break;
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::harness::backend::Backend;
+use crate::harness::client::Client;
 use crate::harness::gateway::{Driver, Gateway, on_each_driver};
 use crate::harness::h2::{H2, block_on};
 use crate::harness::{PATIENCE, eventually, yaml};
@@ -86,4 +87,98 @@ fn what_never_ends_is_cut_at_the_end_of_the_drain() {
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.wait().code(), Some(0));
     assert!(start.elapsed() < PATIENCE);
+}
+
+fn post(gateway: &Gateway, path: &str) -> u16 {
+    let mut client = Client::plain(gateway.admin(), "localhost").unwrap();
+    client.request("POST", path, "content-length: 0\r\n", b"").unwrap().status
+}
+
+#[test]
+fn a_failed_health_check_is_not_ready_and_serves() {
+    let backend = Backend::start("a");
+    let gateway = start(Driver::Auto, &backend);
+    assert_eq!(post(&gateway, "/healthcheck/fail"), 200);
+    assert_eq!(readiness(&gateway), Some(503));
+    let why = gateway.admin_get("/ready").text();
+    assert!(why.contains("/healthcheck/fail"), "{why}");
+    assert_eq!(gateway.get(HOST, "/status/200").status, 200);
+    assert_eq!(post(&gateway, "/healthcheck/ok"), 200);
+    assert_eq!(readiness(&gateway), Some(200));
+}
+
+#[test]
+fn drained_listeners_stay_closed_and_open_requests_finish() {
+    on_each_driver(|driver| {
+        let backend = Backend::start("a");
+        let mut gateway = start(driver, &backend);
+        let address = gateway.address(443);
+        let mut client = gateway.client(HOST);
+        client.send(b"GET /hold HTTP/1.1\r\nhost: web.test\r\n\r\n").unwrap();
+        backend.wait_requests(1);
+        assert_eq!(post(&gateway, "/drain_listeners"), 200);
+        eventually("the port refuses", || TcpStream::connect(address).is_err());
+        assert_eq!(readiness(&gateway), Some(503));
+        backend.release();
+        let response = client.response("GET").unwrap();
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+        // A change of the resources does not open them again.
+        gateway.write_resource(
+            "more.yaml",
+            &yaml::gateway("more", &yaml::http_server(80, &["*"], true)),
+        );
+        gateway.signal(Signal::HUP);
+        eventually("a change is applied", || {
+            gateway.admin_get("/config_dump").text().contains("_80")
+        });
+        assert!(TcpStream::connect(address).is_err());
+        assert_eq!(gateway.admin_get("/listeners").text(), "");
+        assert_eq!(readiness(&gateway), Some(503));
+        assert!(gateway.is_running());
+        assert_eq!(post(&gateway, "/quitquitquit"), 200);
+        assert_eq!(gateway.wait().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_graceful_drain_is_not_ready_first_and_serves_until_the_listeners_close() {
+    let backend = Backend::start("a");
+    let gateway = Gateway::builder()
+        .serving(HOST, &yaml::backend("backend.test", backend.port()))
+        .settings("limits: { drain_timeout: 1s }\n")
+        .start();
+    let address = gateway.address(443);
+    let asked = Instant::now();
+    assert_eq!(post(&gateway, "/drain_listeners?graceful"), 200);
+    eventually("readiness is gone", || readiness(&gateway) == Some(503));
+    let mut served = 0;
+    eventually("the port refuses", || {
+        let is_open = gateway.try_client(HOST).is_ok_and(|mut client| {
+            client.request("GET", "/name", "", b"").is_ok_and(|answer| answer.status == 200)
+        });
+        served += usize::from(is_open);
+        !is_open && TcpStream::connect(address).is_err()
+    });
+    assert!(asked.elapsed() >= std::time::Duration::from_secs(1));
+    assert!(served > 0, "it served until then");
+}
+
+#[test]
+fn the_process_logs_as_much_as_it_is_told_to() {
+    let backend = Backend::start("a");
+    let gateway = start(Driver::Auto, &backend);
+    assert_eq!(post(&gateway, "/logging?level=error"), 200);
+    let more = |port: u16| yaml::gateway("more", &yaml::http_server(port, &["*"], true));
+    let bound = |port: u16| {
+        let listeners = gateway.admin_get("/listeners").text();
+        let line = listeners.lines().find(|line| line.contains(&format!("_{port}::")))?.to_owned();
+        Some(format!("listening on {} ", line.split("::").nth(1).unwrap()))
+    };
+    gateway.write_resource("more.yaml", &more(80));
+    eventually("a port is bound", || bound(80).is_some());
+    let silent = bound(80).unwrap();
+    assert_eq!(post(&gateway, "/logging?level=info"), 200);
+    gateway.write_resource("more.yaml", &more(8443));
+    eventually("the next is, and logged", || bound(8443).is_some_and(|line| gateway.logged(&line)));
+    assert!(!gateway.logged(&silent), "it was told to be silent");
 }

@@ -1,0 +1,124 @@
+//! What a POST to the administration asks for.
+//!
+//! - A command that ends the process is carried out when its answer has been sent, every other
+//!   before.
+//! - A browser that shows a foreign page may not give commands: what names an origin other than the
+//!   administration itself is refused.
+
+use ::http::{HeaderMap, Uri, header};
+use tracing::level_filters::LevelFilter;
+
+/// Each path with a word on it.
+pub(super) const PATHS: [(&str, &str); 5] = [
+    ("/drain_listeners", "close the listeners; ?graceful: after limits.drain_timeout"),
+    ("/healthcheck/fail", "be not ready, and go on serving"),
+    ("/healthcheck/ok", "take that back"),
+    ("/logging", "?level=error, warning, info or off: what the process logs"),
+    ("/quitquitquit", "end as after SIGTERM"),
+];
+
+/// What the operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Close the listeners and let connections end.
+    DrainListeners {
+        /// Not at once: first only stop being ready.
+        graceful: bool,
+    },
+    /// Stop or start being ready.
+    HealthCheck {
+        /// Be not ready.
+        fail: bool,
+    },
+    /// Log this much.
+    Log(LevelFilter),
+    /// End as after SIGTERM.
+    Quit,
+}
+
+/// Whether `path` takes commands.
+pub(super) fn is_known(path: &str) -> bool {
+    PATHS.iter().any(|(known, _)| *known == path)
+}
+
+/// The command, or what is wrong with it.
+pub(super) fn parse(uri: &Uri) -> Result<Command, String> {
+    let query = uri.query().unwrap_or_default();
+    match uri.path() {
+        "/drain_listeners" => {
+            let graceful = query.split('&').any(|parameter| parameter == "graceful");
+            Ok(Command::DrainListeners { graceful })
+        }
+        "/healthcheck/fail" => Ok(Command::HealthCheck { fail: true }),
+        "/healthcheck/ok" => Ok(Command::HealthCheck { fail: false }),
+        "/logging" => level(query).map(Command::Log),
+        "/quitquitquit" => Ok(Command::Quit),
+        path => Err(format!("{path} takes no commands\n")),
+    }
+}
+
+fn level(query: &str) -> Result<LevelFilter, String> {
+    let name = query.split('&').find_map(|parameter| parameter.strip_prefix("level="));
+    match name {
+        Some("off") => Ok(LevelFilter::OFF),
+        Some("error" | "critical") => Ok(LevelFilter::ERROR),
+        Some("warning" | "warn") => Ok(LevelFilter::WARN),
+        Some("info" | "debug" | "trace") => Ok(LevelFilter::INFO),
+        Some(other) => Err(format!("there is no level {other}; there are {LEVELS}\n")),
+        None => Err(format!("name a level: /logging?level=LEVEL; there are {LEVELS}\n")),
+    }
+}
+
+const LEVELS: &str = "off, error, warning, info";
+
+/// Whether the request comes from where it goes to, or from no page at all.
+pub(super) fn is_own(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
+    origin.is_some() && origin == host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::http::HeaderValue;
+
+    fn parsed(uri: &'static str) -> Result<Command, String> {
+        parse(&Uri::from_static(uri))
+    }
+
+    #[test]
+    fn every_path_is_a_command() {
+        for (path, _) in PATHS {
+            let known = parse(&path.parse().unwrap());
+            assert_eq!(known.is_ok(), path != "/logging", "{path}");
+        }
+        assert!(parsed("/certs").is_err());
+    }
+
+    #[test]
+    fn parameters_are_read() {
+        let graceful = Command::DrainListeners { graceful: true };
+        assert_eq!(parsed("/drain_listeners?graceful"), Ok(graceful));
+        assert_eq!(parsed("/drain_listeners?skip_exit&graceful"), Ok(graceful));
+        assert_eq!(parsed("/logging?level=warning"), Ok(Command::Log(LevelFilter::WARN)));
+        assert!(parsed("/logging?level=loud").unwrap_err().contains("off, error"));
+        assert!(parsed("/logging").unwrap_err().contains("?level="));
+    }
+
+    #[test]
+    fn a_foreign_page_gives_no_commands() {
+        let from = |origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:15000"));
+            headers.extend(origin.map(|o| (header::ORIGIN, HeaderValue::from_static(o))));
+            is_own(&headers)
+        };
+        assert!(from(None), "curl");
+        assert!(from(Some("http://127.0.0.1:15000")));
+        for foreign in ["http://evil.test", "https://127.0.0.1:15000", "null"] {
+            assert!(!from(Some(foreign)), "{foreign}");
+        }
+    }
+}

@@ -14,17 +14,19 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_yaml::Spanned;
 
+use super::compose::compose;
+
 /// Largest file that is parsed. `kubectl get -o yaml` of a large namespace stays far below it.
 pub(crate) const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
 
 /// Nodes of one document, aliases expanded: a document of [`FILE_BYTES_MAX`] has fewer.
-const NODES_MAX: usize = 1_000_000;
+pub(super) const NODES_MAX: usize = 1_000_000;
 
 /// Nodes that aliases may add to one document; people write a few hundred.
 const ALIASED_NODES_MAX: usize = 100_000;
 
 /// Nesting of one document; Kubernetes' resources stay below 20.
-const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 
 /// One value of a document.
 #[derive(Clone, PartialEq)]
@@ -120,11 +122,20 @@ pub(crate) fn split(content: &[u8]) -> Result<Vec<Part>, SyntaxError> {
 /// # Errors
 /// It is no YAML, or takes more than the limits above.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
-    match serde_yaml::from_str_with_options::<Node>(text, options()) {
-        Ok(Node { value: Value::Null, .. }) => Ok(None),
-        Ok(node) => Ok(Some(node)),
-        Err(error) => Err(explain(text, &error)),
-    }
+    let node = match compose(text) {
+        Some(node) => node,
+        None => deserialize(text)?,
+    };
+    Ok((node.value != Value::Null).then_some(node))
+}
+
+/// Reads a document in the way that knows all of YAML.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn deserialize(text: &str) -> Result<Node, SyntaxError> {
+    let read = serde_yaml::from_str_with_options(text, options());
+    read.map_err(|error| explain(text, &error))
 }
 
 fn options() -> serde_yaml::Options {
@@ -139,7 +150,6 @@ fn options() -> serde_yaml::Options {
         },
         duplicate_keys: serde_yaml::DuplicateKeyPolicy::Error,
         with_snippet: false,
-        emit_comments: false,
         strict_booleans: true,
     }
 }

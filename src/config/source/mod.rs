@@ -1,6 +1,7 @@
 //! Where resources come from: files, found, read and watched.
 
 mod burst;
+mod compose;
 pub(crate) mod directory;
 pub(crate) mod document;
 mod link;

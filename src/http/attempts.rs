@@ -32,6 +32,8 @@ pub(crate) struct Attempts<'a, N: Net> {
     pub(crate) limits: &'a Limits,
     pub(crate) policy: &'a RetryPolicy,
     pub(crate) body: Replay,
+    /// What leads it to an endpoint where the cluster hashes requests.
+    pub(crate) key: Option<u64>,
     /// It asks for another protocol.
     pub(crate) upgrades: bool,
     /// It is gRPC, whose own status counts.
@@ -41,8 +43,17 @@ pub(crate) struct Attempts<'a, N: Net> {
 /// What came of a request.
 pub(crate) struct Outcome<N: Net> {
     pub(crate) answer: Result<Answer<N>, Failure>,
-    /// It was worth another attempt, and there was none left.
-    pub(crate) is_exhausted: bool,
+    /// Why it was not tried again where it was worth that.
+    pub(crate) spent: Option<Spent>,
+}
+
+/// Why there was no other attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spent {
+    /// None was left.
+    Attempts,
+    /// The cluster has as many retries under way as it may have.
+    Retries,
 }
 
 /// A response.
@@ -69,7 +80,7 @@ impl<N: Net> Attempts<'_, N> {
             }
             let Some(deadline) = deadline else { return Poll::Pending };
             let passed = deadline.poll_passed(cx);
-            passed.map(|()| Outcome { answer: Err(Failure::Timeout), is_exhausted: false })
+            passed.map(|()| Outcome { answer: Err(Failure::Timeout), spent: None })
         })
         .await
     }
@@ -81,16 +92,23 @@ impl<N: Net> Attempts<'_, N> {
     ) -> Outcome<N> {
         let mut tried = Vec::new();
         let mut attempt = 1;
+        let mut retrying = None;
         loop {
             let answer = match first.take() {
                 Some(answer) => answer,
                 None => self.attempt(head, &tried).await,
             };
             if !self.wants_another(&answer) || !self.body.can_repeat() {
-                return Outcome { answer, is_exhausted: false };
+                return Outcome { answer, spent: None };
             }
             if attempt > self.policy.retries {
-                return Outcome { answer, is_exhausted: self.policy.retries > 0 };
+                let spent = (self.policy.retries > 0).then_some(Spent::Attempts);
+                return Outcome { answer, spent };
+            }
+            drop(retrying.take());
+            retrying = self.gateway.upstreams.begin_retry(self.cluster);
+            if retrying.is_none() {
+                return Outcome { answer, spent: Some(Spent::Retries) };
             }
             if self.policy.avoids_tried {
                 tried.extend(endpoint(&answer));
@@ -120,7 +138,8 @@ impl<N: Net> Attempts<'_, N> {
     }
 
     async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
-        let to = To { cluster: self.cluster, limits: self.limits, avoid, own: &[] };
+        let (cluster, limits, key) = (self.cluster, self.limits, self.key);
+        let to = To { cluster, limits, avoid, own: &[], key };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;

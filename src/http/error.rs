@@ -107,6 +107,13 @@ fn of_upstream(error: &upstream::Error) -> Answer {
             details: "no_healthy_upstream",
             text: "no healthy upstream",
         },
+        Kind::Overflow => Answer {
+            status: UNAVAILABLE,
+            flags: Flags::UPSTREAM_OVERFLOW,
+            details: "upstream_reset_before_response_started{overflow}",
+            text: "upstream connect error or disconnect/reset before headers. reset reason: \
+                   overflow",
+        },
         Kind::Connect(_) => Answer {
             status: UNAVAILABLE,
             flags: Flags::UPSTREAM_CONNECT_FAILURE,

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::attempts::{Answer, Attempts, Outcome};
+use super::affinity::Affinity;
+use super::attempts::{Answer, Attempts, Outcome, Spent};
 use super::body::{RequestBody, ResponseBody, Source};
 use super::cors;
 use super::deadline::Deadline;
@@ -85,9 +86,10 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Whether the route has nothing for the request but its cluster.
+    /// Whether the route has nothing for the request but its cluster, and that no rules.
     fn is_plain(&self) -> bool {
-        self.extras.is_none() && self.edits.is_none()
+        let has_rules = self.cluster.is_some_and(|cluster| cluster.traffic.is_some());
+        self.extras.is_none() && self.edits.is_none() && !has_rules
     }
 
     fn retries(&self) -> &'a RetryPolicy {
@@ -261,7 +263,8 @@ impl<N: Net> Forwarder<N> {
             return responder.refuse(&Refusal::NoCluster);
         };
         let attempts = self.attempts(way, cluster, incoming, &responder.entry);
-        let to = To { cluster, limits: &way.view.limits, avoid: &[], own: &vouched.fields() };
+        let to =
+            To { cluster, limits: &way.view.limits, avoid: &[], own: &vouched.fields(), key: None };
         let sending = self.gateway.upstreams.send(to, head, attempts.body.outgoing());
         let first = match sending.await {
             Ok(exchange) if !attempts.wants_another_after(&exchange.response) => {
@@ -290,7 +293,11 @@ impl<N: Net> Forwarder<N> {
             attempts.upgrades = true;
             head.headers.insert(UPGRADE, protocol);
         }
-        self.persist(attempts, way.extras, None, head, responder).await
+        let affinity = Affinity::of(cluster, head, self.downstream.remote);
+        attempts.key = affinity.key;
+        let mut response = self.persist(attempts, way.extras, None, head, responder).await;
+        affinity.remind(response.headers_mut());
+        response
     }
 
     fn attempts<'a>(
@@ -305,7 +312,8 @@ impl<N: Net> Forwarder<N> {
         let body = Replay::new(body, limits.retry_body_bytes_max);
         let (policy, is_grpc) = (way.retries(), entry.is_grpc());
         let gateway = &*self.gateway;
-        Attempts { gateway, cluster, limits, policy, body, upgrades: false, is_grpc }
+        let (upgrades, key) = (false, None);
+        Attempts { gateway, cluster, limits, policy, body, key, upgrades, is_grpc }
     }
 
     /// Sends a request as often and as long as its route has it; `first` came of the first attempt.
@@ -361,8 +369,10 @@ impl<N: Net> Forwarder<N> {
             },
             Err(failure) => Self::fail(failure, responder),
         };
-        if outcome.is_exhausted {
-            entry.flag(Flags::UPSTREAM_RETRY_LIMIT);
+        match outcome.spent {
+            Some(Spent::Attempts) => entry.flag(Flags::UPSTREAM_RETRY_LIMIT),
+            Some(Spent::Retries) => entry.flag(Flags::UPSTREAM_OVERFLOW),
+            None => {}
         }
         response.body_mut().limit(deadline);
         response

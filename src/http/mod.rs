@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod affinity;
 mod attempts;
 mod body;
 mod cors;

@@ -19,6 +19,8 @@ use crate::io::Net;
 use crate::snapshot::{Abort, DirectResponse, Redirect, RedirectPort};
 use crate::telemetry::request::Flags;
 
+/// Tells clients that know Envoy that it is of no use to ask again at once.
+const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Makes responses to one request.
@@ -35,7 +37,12 @@ impl<N: Net> Responder<N> {
         let answer = refusal.answer();
         self.entry.answered(answer.status, answer.flags, answer.details);
         let code = GRPC_CODES[grpc_status(answer.status)];
-        self.fail(answer.status, code, answer.text)
+        let mut response = self.fail(answer.status, code, answer.text);
+        if answer.flags == Flags::UPSTREAM_OVERFLOW {
+            let overloaded = HeaderValue::from_static("true");
+            response.headers_mut().insert(X_ENVOY_OVERLOADED, overloaded);
+        }
+        response
     }
 
     /// Fails on purpose.

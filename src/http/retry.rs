@@ -40,7 +40,7 @@ fn reasons(error: &Error) -> RetryOn {
         }
         Kind::Reset(_) | Kind::BadResponse(_) => NO_RESPONSE,
         // There is nobody to ask, the route's patience is spent, or the client is gone.
-        Kind::NoEndpoint | Kind::Timeout | Kind::RequestBody => RetryOn::NONE,
+        Kind::NoEndpoint | Kind::Overflow | Kind::Timeout | Kind::RequestBody => RetryOn::NONE,
     }
 }
 

@@ -83,6 +83,17 @@ pub trait Stream: 'static {
     fn close_write(&mut self);
 }
 
+/// How a silent connection is probed; `None` leaves it to the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// Probes without an answer until it counts as broken.
+    pub max: Option<u32>,
+    /// Silence until the first.
+    pub after: Option<Duration>,
+    /// From one to the next.
+    pub interval: Option<Duration>,
+}
+
 /// A stream whose received bytes can be kept beyond the next call without a copy.
 pub trait Take: Stream {
     /// Bytes that left the stream.
@@ -99,10 +110,19 @@ pub trait Take: Stream {
 /// Opens streams.
 pub trait Connect: Clone + 'static {
     /// What a successful connect yields.
-    type Stream: Take;
+    type Stream: Take + Probed;
 
     /// Connects to `to`. There is no timeout in it; dropping the future gives up.
     fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static;
+}
+
+/// A stream that something is said to the kernel about.
+pub trait Probed {
+    /// Has a silent peer probed, so that a connection to one that is gone breaks.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    fn probe(&self, probes: Probes) -> io::Result<()>;
 }
 
 /// Starts tasks on this thread.

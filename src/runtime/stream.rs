@@ -13,10 +13,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Buf;
+use rustix::net::sockopt;
 
-use crate::io::{Stream, Take};
+use crate::io::{Probed, Probes, Stream, Take};
 
 use super::buffers::Chunk;
 use super::engine::Engine;
@@ -42,7 +44,7 @@ impl TcpStream {
     /// Connects to `to`.
     pub(super) async fn connect(engine: Rc<Engine>, to: SocketAddr) -> io::Result<Self> {
         let fd = engine.driver.stream_socket(to)?;
-        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        sockopt::set_tcp_nodelay(&fd, true)?;
         let stream = Self::adopt(&engine, fd)?;
         engine.supplies.count(|counters| counters.connects += 1);
         engine.driver.connect(&stream.socket, to)?;
@@ -100,6 +102,25 @@ impl TcpStream {
     /// Bytes written that the kernel has not taken.
     pub(super) fn unsent(&self) -> usize {
         self.socket.state.borrow().unsent()
+    }
+}
+
+impl Probed for TcpStream {
+    fn probe(&self, probes: Probes) -> io::Result<()> {
+        let fd = &self.socket.fd;
+        // The kernel counts in whole seconds, from one.
+        let whole = |time: Duration| Duration::from_secs(time.as_secs().max(1));
+        sockopt::set_socket_keepalive(fd, true)?;
+        if let Some(max) = probes.max {
+            sockopt::set_tcp_keepcnt(fd, max)?;
+        }
+        if let Some(after) = probes.after {
+            sockopt::set_tcp_keepidle(fd, whole(after))?;
+        }
+        if let Some(interval) = probes.interval {
+            sockopt::set_tcp_keepintvl(fd, whole(interval))?;
+        }
+        Ok(())
     }
 }
 

@@ -34,8 +34,23 @@ pub struct Traffic {
     pub policy: TrafficPolicy,
     /// Of the endpoints, in their order; none if all are the same.
     pub weights: Box<[u32]>,
+    /// Each weight and all before it together.
+    pub sums: Box<[u64]>,
     /// For [`Balance::Hash`], if there is an endpoint.
     pub table: Option<Arc<HashTable>>,
+}
+
+impl Traffic {
+    /// For endpoints with `weights`, if they are not all the same.
+    #[must_use]
+    pub fn new(policy: TrafficPolicy, weights: Box<[u32]>, table: Option<Arc<HashTable>>) -> Self {
+        let add = |sum: &mut u64, weight: &u32| {
+            *sum += u64::from(*weight);
+            Some(*sum)
+        };
+        let sums = weights.iter().scan(0, add).collect();
+        Self { policy, weights, sums, table }
+    }
 }
 
 /// How an endpoint is chosen.

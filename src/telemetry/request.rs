@@ -145,9 +145,13 @@ impl Flags {
     /// `FI`: it was aborted on purpose.
     pub const FAULT_INJECTED: Self = Self(1 << 12);
 
-    const NAMES: [(Self, &'static str); 13] = [
+    /// `UO`: the cluster has as much under way as it may have.
+    pub const UPSTREAM_OVERFLOW: Self = Self(1 << 13);
+
+    const NAMES: [(Self, &'static str); 14] = [
         (Self::NO_HEALTHY_UPSTREAM, "UH"),
         (Self::UPSTREAM_CONNECT_FAILURE, "UF"),
+        (Self::UPSTREAM_OVERFLOW, "UO"),
         (Self::NO_ROUTE, "NR"),
         (Self::NO_CLUSTER, "NC"),
         (Self::UPSTREAM_TERMINATION, "UC"),

@@ -21,6 +21,8 @@ pub(crate) struct Error {
 pub(crate) enum Kind {
     /// The cluster has no endpoint (`UH`).
     NoEndpoint,
+    /// The cluster has as much under way as it may have (`UO`).
+    Overflow,
     /// The connect failed (`UF`).
     Connect(io::Error),
     /// There is no TLS with it, and why (`UF`).
@@ -71,6 +73,7 @@ impl Error {
             }
             Kind::Reset(_)
             | Kind::NoEndpoint
+            | Kind::Overflow
             | Kind::Connect(_)
             | Kind::ConnectTimeout
             | Kind::Refused
@@ -90,6 +93,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::NoEndpoint => f.write_str("the service has no endpoint; is it running?"),
+            Kind::Overflow => f.write_str("the cluster has as much under way as it may have"),
             Kind::Connect(error) => write!(f, "connect failed: {error}"),
             Kind::Tls(reason) => write!(f, "TLS error: {reason}"),
             Kind::ConnectTimeout => f.write_str("connect timed out"),

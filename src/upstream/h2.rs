@@ -24,15 +24,16 @@ use http_body::{Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 
 use crate::io::Net;
-use crate::snapshot::{Cluster, Limits};
+use crate::snapshot::PoolLimits;
 
 use super::adapt::{Adapted, Tasks};
 use super::body::Body;
 use super::error::{Error, Kind, Retry};
 use super::patience::Patience;
-use super::pool::{Active, Pools};
+use super::pool::{Active, Lease, Pools};
+use super::tally::{Count, Life};
 use super::transport::Transport;
-use super::{Exchange, To};
+use super::{Bounds, Exchange, To};
 
 /// Shared connections of one worker to one endpoint.
 const CONNECTIONS_MAX: usize = 8;
@@ -70,6 +71,8 @@ struct Shared {
     /// When it may be closed; the sweep moves it while streams are open.
     expires: Cell<Instant>,
     idle_timeout: Duration,
+    /// Its part in the limits of its cluster, if it has any.
+    life: Option<Box<Life>>,
 }
 
 /// Sends a request to an endpoint of `to` and returns at the response head.
@@ -84,7 +87,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
 {
     let active = pools.choose(to, head)?;
-    let mut stream = open_stream(pools, &active, to.cluster, to.limits).await?;
+    let mut stream = open_stream(pools, &active, to).await?;
     let remote = active.remote;
     let progress = Rc::<Progress>::default();
     let mut request = outgoing(head, to, body, &progress, remote)?;
@@ -110,7 +113,7 @@ where
                 return Err(Error { retry, ..Error::at(remote, kind) });
             }
         }
-        stream = open_stream(pools, &active, to.cluster, to.limits).await?;
+        stream = open_stream(pools, &active, to).await?;
     }
 }
 
@@ -179,16 +182,26 @@ where
 async fn open_stream<N: Net>(
     pools: &Rc<Pools<N>>,
     active: &Active<N>,
-    cluster: &Cluster,
-    limits: &Limits,
+    to: To<'_>,
 ) -> Result<Stream, Error> {
+    let pool = to.cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
+    let mut pending = None;
     loop {
-        if let Some(shared) = active.shared.with_room() {
+        let now = pools.net.now();
+        if let Some(shared) = active
+            .shared
+            .with_room(now, pool, |open| open < CONNECTIONS_MAX && active.may_open(pool))
+        {
             pools.counters().upstream_reused.increment();
             return Ok(Stream::new(shared, false));
         }
+        if let (None, Some(pool), Some(tally)) = (&pending, pool, active.tally()) {
+            let held = tally.hold(Count::Pending, pool.pending_max);
+            let overflow = || Error::unsent(Some(active.remote), Kind::Overflow);
+            pending = Some(held.ok_or_else(overflow)?);
+        }
         if let Some(_connecting) = Connecting::begin(&active.shared) {
-            let connected = connect(pools, active, cluster, limits).await;
+            let connected = connect(pools, active, to).await;
             let shared = connected.inspect_err(|error| active.shared.failed(error))?;
             active.shared.open.borrow_mut().push(Rc::clone(&shared));
             pools.start_sweeping();
@@ -206,11 +219,12 @@ async fn open_stream<N: Net>(
 async fn connect<N: Net>(
     pools: &Rc<Pools<N>>,
     active: &Active<N>,
-    cluster: &Cluster,
-    limits: &Limits,
+    to: To<'_>,
 ) -> Result<Rc<Shared>, Error> {
+    let To { cluster, limits, .. } = to;
     let net = &pools.net;
-    let stream = pools.connect(active.again(), cluster).await?.stream;
+    let life = active.life(cluster, net.now());
+    let Lease { stream, life, .. } = pools.connect(active.again(), cluster, life).await?;
     let shaken = Builder::new(Tasks(net.clone()))
         .initial_stream_window_size(limits.h2_stream_window_bytes)
         .initial_connection_window_size(limits.h2_connection_window_bytes)
@@ -221,9 +235,9 @@ async fn connect<N: Net>(
         shaken.map_err(|error| Error::unsent(Some(active.remote), kind(&error)))?;
     let streams_max = Rc::new(Cell::new(connection.current_max_send_streams()));
     net.spawn(drive(connection, Rc::clone(&streams_max)));
-    let idle_timeout = limits.upstream_idle_timeout;
-    let expires = Cell::new(net.now() + idle_timeout);
-    Ok(Rc::new(Shared { sender, streams: Cell::new(0), streams_max, expires, idle_timeout }))
+    let idle_timeout = Bounds::new(to).idle_timeout;
+    let (expires, streams) = (Cell::new(net.now() + idle_timeout), Cell::new(0));
+    Ok(Rc::new(Shared { sender, streams, streams_max, expires, idle_timeout, life }))
 }
 
 /// Runs `connection` until it ends and keeps `streams_max` up to date.
@@ -274,16 +288,30 @@ impl Connections {
             if shared.streams.get() > 0 {
                 shared.expires.set(now + shared.idle_timeout);
             }
-            now < shared.expires.get() && !shared.sender.is_closed()
+            now < shared.expires.get() && !shared.is_spent(now)
         });
     }
 
-    /// The first connection that can take a stream; the least busy one if there can be no more.
-    fn with_room(&self) -> Option<Rc<Shared>> {
-        let mut open = self.open.borrow_mut();
-        open.retain(|shared| !shared.sender.is_closed());
-        let free = open.iter().find(|shared| shared.streams.get() < shared.streams_max.get());
-        if free.is_none() && open.len() < CONNECTIONS_MAX {
+    /// The first connection that can take a stream; the least busy one if there can be no more than
+    /// there are, which `may_open` tells of their number.
+    fn with_room(
+        &self,
+        now: Instant,
+        limits: Option<&PoolLimits>,
+        may_open: impl FnOnce(usize) -> bool,
+    ) -> Option<Rc<Shared>> {
+        let spent: Vec<_> = {
+            let mut open = self.open.borrow_mut();
+            open.extract_if(.., |shared| shared.is_spent(now)).collect()
+        };
+        drop(spent);
+        let open = self.open.borrow();
+        let own_max = limits.and_then(|limits| limits.streams_max);
+        let own_max = own_max.map_or(usize::MAX, |max| max as usize);
+        let has_room =
+            |shared: &&Rc<Shared>| shared.streams.get() < shared.streams_max.get().min(own_max);
+        let free = open.iter().find(has_room);
+        if free.is_none() && (open.is_empty() || may_open(open.len())) {
             return None;
         }
         free.or_else(|| open.iter().min_by_key(|shared| shared.streams.get())).cloned()
@@ -298,6 +326,7 @@ impl Connections {
             Kind::Tls(reason) => Some(Failure::Tls(Arc::clone(reason))),
             Kind::ConnectTimeout
             | Kind::NoEndpoint
+            | Kind::Overflow
             | Kind::Refused
             | Kind::Timeout
             | Kind::RequestBody => None,
@@ -320,6 +349,13 @@ impl Connections {
         }
         self.waiting.borrow_mut().push(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+impl Shared {
+    /// Whether it takes no more streams.
+    fn is_spent(&self, now: Instant) -> bool {
+        self.sender.is_closed() || self.life.as_ref().is_some_and(|life| life.is_over(now))
     }
 }
 
@@ -350,6 +386,9 @@ struct Stream {
 impl Stream {
     fn new(shared: Rc<Shared>, fresh: bool) -> Self {
         shared.streams.set(shared.streams.get() + 1);
+        if let Some(life) = &shared.life {
+            life.carry();
+        }
         Self { shared, fresh }
     }
 }
@@ -484,7 +523,7 @@ mod tests {
     use super::*;
     use crate::io::Spawn;
     use crate::io::pipe::Chunking;
-    use crate::snapshot::{Field, UpstreamProtocol};
+    use crate::snapshot::{Cluster, Field, Limits, UpstreamProtocol};
     use crate::upstream::Upstreams;
     use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry};
     use ::http::{HeaderMap, HeaderValue};
@@ -515,7 +554,7 @@ mod tests {
             let limits = self.limits.clone();
             let (head, body) = request.into_parts();
             Box::pin(async move {
-                let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[] };
+                let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[], key: None };
                 upstreams.send(to, &head, body).await
             })
         }
@@ -578,7 +617,7 @@ mod tests {
         let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
         let own: [Field<'_>; 1] = [(&header::VIA, &value)];
         let (cluster, limits) = (cluster(1, UpstreamProtocol::Http2), Limits::default());
-        let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &own };
+        let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &own, key: None };
         let sent = outgoing(&head, to, Fed::whole([]), &Rc::default(), remote).unwrap();
         assert_eq!(
             (&sent.headers()["x-a"], &sent.headers()["via"]),

@@ -15,13 +15,17 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod adapt;
+mod balance;
 mod body;
 mod error;
 mod h1;
 mod h2;
+mod outlier;
 mod patience;
 mod pool;
+mod tally;
 mod transport;
+mod warmup;
 #[cfg(test)]
 pub(crate) mod world;
 
@@ -33,14 +37,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::http::{Response, request::Parts};
+use ::http::{Response, Version, request::Parts};
 use bytes::Bytes;
 
 use crate::io::Net;
-use crate::snapshot::{Cluster, Field, Limits, UpstreamProtocol};
+use crate::snapshot::{Cluster, Field, Limits, ProtocolChoice, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 
+use self::outlier::Outcome;
 use self::pool::{Active, Lease, Pools};
+use self::tally::{Held, Life};
 
 /// One worker's connections to all endpoints.
 pub(crate) struct Upstreams<N: Net>(Rc<Pools<N>>);
@@ -77,6 +83,13 @@ pub(crate) enum Upgraded<N: Net> {
 #[must_use]
 pub(crate) struct Counted<N: Net> {
     _active: Active<N>,
+    _life: Option<Box<Life>>,
+}
+
+/// A retry under way, where its cluster counts them.
+#[must_use]
+pub(crate) struct Retrying {
+    _held: Option<Held>,
 }
 
 /// The body of a request without one.
@@ -91,6 +104,23 @@ pub(crate) struct To<'a> {
     pub(crate) avoid: &'a [SocketAddr],
     /// Fields that are sent with the request, beside those in its head.
     pub(crate) own: &'a [Field<'a>],
+    /// What leads it to an endpoint where the cluster hashes requests.
+    pub(crate) key: Option<u64>,
+}
+
+impl To<'_> {
+    /// What the endpoint is spoken to in for a request with `head`.
+    fn protocol(&self, head: &Parts) -> UpstreamProtocol {
+        match &self.cluster.traffic {
+            Some(traffic) if traffic.policy.pool.protocol == ProtocolChoice::OfClient => {
+                match head.version {
+                    Version::HTTP_2 => UpstreamProtocol::Http2,
+                    _ => UpstreamProtocol::Http1,
+                }
+            }
+            Some(_) | None => self.cluster.protocol,
+        }
+    }
 }
 
 /// The limits of one exchange, taken out of the snapshot.
@@ -131,14 +161,48 @@ impl<N: Net> Upstreams<N> {
     where
         B: http_body::Body<Data = Bytes> + Unpin + 'static,
     {
-        match to.cluster.protocol {
+        let result = match to.protocol(head) {
             UpstreamProtocol::Http1 => {
                 let lease = self.lease(to, head).await?;
                 h1::send(&self.0, lease, to, head, body).await
             }
             // Boxed: most requests do not carry the room for it.
             UpstreamProtocol::Http2 => Box::pin(h2::send(&self.0, to, head, body)).await,
+        };
+        if to.cluster.traffic.is_some() {
+            self.note(to.cluster, &result);
         }
+        result
+    }
+
+    /// Tells outlier detection what came of a request that was sent.
+    fn note<B>(&self, cluster: &Cluster, result: &Result<Exchange<N, B>, Error>) {
+        let (endpoint, outcome) = match result {
+            Ok(exchange) => (Some(exchange.remote), Outcome::of(exchange.response.status())),
+            Err(error) => match error.kind {
+                // Noted where it happened.
+                Kind::Connect(_) | Kind::Tls(_) | Kind::ConnectTimeout => return,
+                // No fault of the endpoint.
+                Kind::NoEndpoint | Kind::Overflow | Kind::RequestBody => return,
+                Kind::Reset(_) | Kind::Refused | Kind::BadResponse(_) | Kind::Timeout => {
+                    (error.remote, Outcome::NoAnswer)
+                }
+            },
+        };
+        if let Some(endpoint) = endpoint {
+            self.0.note(cluster, endpoint, outcome);
+        }
+    }
+
+    /// The limits of clusters are shared by so many workers.
+    pub(crate) fn shared_by(self, workers: usize) -> Self {
+        self.0.share_limits(u32::try_from(workers).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// One more retry of a request for `cluster`; `None` if there are too many under way.
+    pub(crate) fn begin_retry(&self, cluster: &Cluster) -> Option<Retrying> {
+        self.0.hold_retry(cluster).map(|held| Retrying { _held: held })
     }
 
     /// Sends a request for another protocol, which its `upgrade` header names (`websocket` if it
@@ -153,18 +217,20 @@ impl<N: Net> Upstreams<N> {
 
     async fn lease(&self, to: To<'_>, head: &Parts) -> Result<Lease<N>, Error> {
         let active = self.0.choose(to, head)?;
-        self.0.lease(active, to.cluster).await
+        self.0.lease(active, to).await
     }
 }
 
 impl Bounds {
-    fn new(limits: &Limits) -> Self {
+    fn new(To { limits, cluster, .. }: To<'_>) -> Self {
+        let traffic = cluster.traffic.as_ref();
+        let idle_timeout = traffic.and_then(|traffic| traffic.policy.pool.idle_timeout);
         Self {
             head_bytes_max: limits.head_bytes_max,
             header_fields_max: limits.header_fields_max,
             stream_idle_timeout: limits.stream_idle_timeout,
             idle_max: limits.upstream_idle_max,
-            idle_timeout: limits.upstream_idle_timeout,
+            idle_timeout: idle_timeout.unwrap_or(limits.upstream_idle_timeout),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! - A connection on which the peer closed, or spoke unasked, is never used again: it is checked
 //!   before each reuse, and a sweep finds the others within [`SWEEP_PERIOD`].
 //! - An endpoint that nobody uses and that keeps nothing is forgotten by the sweep.
+//! - A cluster that a DestinationRule says something about has endpoints of its own, so that what
+//!   is counted for it is its own; all others share theirs.
 //!
 //! ```text
 //!   connect -> leased -> idle -> leased -> ...
@@ -25,11 +27,14 @@ use std::time::{Duration, Instant};
 
 use ::http::request::Parts;
 
-use crate::io::{Net, Stream, timeout};
-use crate::snapshot::{Cluster, UpstreamProtocol};
+use crate::io::{Connect, Net, Probed as _, Probes, Stream, timeout};
+use crate::snapshot::{Cluster, Keepalive, PoolLimits, Traffic, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
 
+use super::balance::{self, Standing};
 use super::error::{Error, Kind};
+use super::outlier::Outcome;
+use super::tally::{Count, Held, Life, Tally};
 use super::transport::{Secured, Transport, host_name, unnamed};
 use super::{Bounds, To, h2};
 
@@ -44,15 +49,34 @@ type Key = (SocketAddr, UpstreamProtocol, u64);
 
 type Endpoints<N> = HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>;
 
+/// A connection that was kept, and its part in the limits of its cluster.
+type Kept<N> = (Transport<<N as Connect>::Stream>, Option<Box<Life>>);
+
 /// The endpoints that one worker has used lately.
 pub(super) struct Pools<N: Net> {
     pub(super) net: N,
     telemetry: Rc<WorkerTelemetry>,
+    /// Those of all clusters without rules.
+    shelf: Shelf<N>,
+    /// Clusters with rules, by name.
+    clusters: RefCell<HashMap<Box<str>, Rc<Own<N>>, foldhash::fast::RandomState>>,
+    /// How many workers share the limits of a cluster.
+    workers: Cell<u32>,
+    random: Cell<u64>,
+    sweeping: Cell<bool>,
+}
+
+/// A cluster with rules.
+struct Own<N: Net> {
+    shelf: Shelf<N>,
+    tally: Rc<Tally>,
+}
+
+/// Endpoints.
+struct Shelf<N: Net> {
     endpoints: RefCell<Endpoints<N>>,
     /// Those that are asked for the name in the request's host, by that.
     named: RefCell<HashMap<Box<str>, Endpoints<N>>>,
-    random: Cell<u64>,
-    sweeping: Cell<bool>,
 }
 
 /// One endpoint.
@@ -61,6 +85,8 @@ pub(super) struct Endpoint<N: Net> {
     /// How its connections are secured.
     secured: Option<Secured>,
     active: Cell<usize>,
+    /// Connections, where they are counted.
+    pub(super) open: Rc<Cell<u32>>,
     /// Oldest first.
     idle: RefCell<Vec<Idle<Transport<N::Stream>>>>,
     pub(super) shared: h2::Connections,
@@ -68,16 +94,23 @@ pub(super) struct Endpoint<N: Net> {
 
 struct Idle<S> {
     stream: S,
+    life: Option<Box<Life>>,
     expires: Instant,
 }
 
 /// One request under way at an endpoint: counted as long as this lives.
 #[must_use]
-pub(super) struct Active<N: Net>(Rc<Endpoint<N>>);
+pub(super) struct Active<N: Net> {
+    endpoint: Rc<Endpoint<N>>,
+    /// In the cluster's count, if it has one.
+    held: Option<Held>,
+}
 
 /// A connection that one exchange has for itself.
 pub(super) struct Lease<N: Net> {
     pub(super) stream: Transport<N::Stream>,
+    /// Its part in the limits of its cluster, if it has any.
+    pub(super) life: Option<Box<Life>>,
     pub(super) active: Active<N>,
     /// It has carried an exchange before.
     pub(super) reused: bool,
@@ -88,8 +121,9 @@ impl<N: Net> Pools<N> {
         Rc::new(Self {
             net,
             telemetry,
-            endpoints: RefCell::default(),
-            named: RefCell::default(),
+            shelf: Shelf::default(),
+            clusters: RefCell::default(),
+            workers: Cell::new(1),
             // Only balance depends on it. xorshift stays at zero if it starts there.
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             sweeping: Cell::new(false),
@@ -100,50 +134,145 @@ impl<N: Net> Pools<N> {
         self.telemetry.counters()
     }
 
-    /// Counts a request at the less busy of two random endpoints, not one of `avoid` if possible.
+    /// The limits of clusters are shared by so many workers.
+    pub(super) fn share_limits(&self, workers: u32) {
+        self.workers.set(workers.max(1));
+    }
+
+    /// Counts a request at an endpoint, not one of `avoid` if possible: at the less busy of two
+    /// random ones, or as its cluster has it.
     pub(super) fn choose(&self, to: To<'_>, head: &Parts) -> Result<Active<N>, Error> {
         let To { cluster, avoid, .. } = to;
         if cluster.endpoints.is_empty() {
             return Err(Error::unsent(None, Kind::NoEndpoint));
         }
         let name = name(cluster, head)?;
-        let mut key = self.draw(cluster, name.as_deref(), avoid);
+        let kind = (to.protocol(head), policy_number(cluster));
+        if let Some(traffic) = &cluster.traffic {
+            return self.choose_by(traffic, to, kind, name.as_deref());
+        }
+        let mut key = self.draw(cluster, kind, name.as_deref(), avoid);
         for _ in 1..DRAWS_MAX {
             if !avoid.contains(&key.0) {
                 break;
             }
-            key = self.draw(cluster, name.as_deref(), avoid);
+            key = self.draw(cluster, kind, name.as_deref(), avoid);
         }
-        self.count(key, cluster, name.as_deref())
+        Ok(Active::new(&self.shelf.endpoint(key, cluster, name.as_deref())?, None))
     }
 
     /// The better of two random endpoints; there is at least one.
-    fn draw(&self, cluster: &Cluster, name: Option<&str>, avoid: &[SocketAddr]) -> Key {
-        let endpoints = &cluster.endpoints;
-        let start = self.random(endpoints.len());
-        // Distinct from `start` where there are two.
-        let step = 1 + self.random((endpoints.len() - 1).max(1));
-        let policy = cluster.tls.as_ref().map_or(0, |tls| tls.number());
-        let candidates = [start, start + step]
-            .map(|index| (endpoints[index % endpoints.len()], cluster.protocol, policy));
-        let load = |key: &Key| (avoid.contains(&key.0), self.active(key, name));
-        let [first, second] = candidates;
-        if load(&second) < load(&first) { second } else { first }
+    fn draw(
+        &self,
+        cluster: &Cluster,
+        (protocol, policy): (UpstreamProtocol, u64),
+        name: Option<&str>,
+        avoid: &[SocketAddr],
+    ) -> Key {
+        let key = |place: usize| (cluster.endpoints[place], protocol, policy);
+        let place = balance::less_busy(cluster.endpoints.len(), self, |place| {
+            let key = key(place);
+            (avoid.contains(&key.0), self.shelf.active(&key, name))
+        });
+        key(place)
+    }
+
+    /// Counts a request at the endpoint that `traffic` has it for.
+    fn choose_by(
+        &self,
+        traffic: &Traffic,
+        to: To<'_>,
+        (protocol, policy): (UpstreamProtocol, u64),
+        name: Option<&str>,
+    ) -> Result<Active<N>, Error> {
+        let (now, own) = (self.net.now(), self.own(to.cluster));
+        own.tally.see(to.cluster, now);
+        let held = own.tally.hold(Count::Request, traffic.policy.pool.requests_max);
+        let held = held.ok_or_else(|| Error::unsent(None, Kind::Overflow))?;
+        let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
+        let turn = own.tally.next_turn();
+        let place = view.choose(turn, self);
+        let place = place.ok_or_else(|| Error::unsent(None, Kind::NoEndpoint))?;
+        let key = (to.cluster.endpoints[place], protocol, policy);
+        Ok(Active::new(&own.shelf.endpoint(key, to.cluster, name)?, Some(held)))
+    }
+
+    /// What is kept of `cluster`, which has rules.
+    fn own(&self, cluster: &Cluster) -> Rc<Own<N>> {
+        if let Some(own) = self.clusters.borrow().get(cluster.name.as_str()) {
+            return Rc::clone(own);
+        }
+        let turn = balance::Random::below(self, u64::from(u32::MAX));
+        let tally = Tally::new(self.workers.get(), turn, self.net.now());
+        let own = Rc::new(Own { shelf: Shelf::default(), tally });
+        self.clusters.borrow_mut().insert(cluster.name.as_str().into(), Rc::clone(&own));
+        own
+    }
+
+    /// Notes what came of a request at `endpoint`, where its cluster wants to know.
+    pub(super) fn note(&self, cluster: &Cluster, endpoint: SocketAddr, outcome: Outcome) {
+        if cluster.traffic.as_ref().is_some_and(|traffic| traffic.policy.outliers.is_some()) {
+            self.own(cluster).tally.note(cluster, (endpoint, outcome), self.net.now());
+        }
+    }
+
+    /// One more retry of a request for `cluster`, if there may be one.
+    pub(super) fn hold_retry(&self, cluster: &Cluster) -> Option<Option<Held>> {
+        let Some(traffic) = &cluster.traffic else { return Some(None) };
+        let (limit, budget) = (traffic.policy.pool.retries_max, traffic.policy.retry_budget);
+        self.own(cluster).tally.hold_retry(limit, budget).map(Some)
     }
 
     /// Takes an idle connection of `active`'s endpoint, or connects.
-    pub(super) async fn lease(
+    pub(super) async fn lease(&self, active: Active<N>, to: To<'_>) -> Result<Lease<N>, Error> {
+        if let Some((stream, life)) = active.take_idle(self.net.now()) {
+            self.counters().upstream_reused.increment();
+            return Ok(Lease { stream, life, active, reused: true });
+        }
+        match &to.cluster.traffic {
+            None => self.connect(active, to.cluster, None).await,
+            // Boxed: most requests do not carry the room for it.
+            Some(traffic) => Box::pin(self.lease_within(active, to, &traffic.policy.pool)).await,
+        }
+    }
+
+    /// Connects if there may be one more connection, else waits for one.
+    async fn lease_within(
         &self,
         active: Active<N>,
+        to: To<'_>,
+        limits: &PoolLimits,
+    ) -> Result<Lease<N>, Error> {
+        let tally = active.tally().expect("a cluster with rules counts");
+        let pending = tally.hold(Count::Pending, limits.pending_max);
+        let remote = active.remote;
+        let _pending = pending.ok_or_else(|| Error::unsent(Some(remote), Kind::Overflow))?;
+        loop {
+            let now = self.net.now();
+            if let Some(life) = Life::begin(&tally, &active.open, limits, now) {
+                return self.connect(active, to.cluster, Some(life)).await;
+            }
+            let waiting = tally.wait(remote);
+            if timeout(&self.net, to.limits.stream_idle_timeout, waiting).await.is_err() {
+                return Err(Error::unsent(Some(remote), Kind::Timeout));
+            }
+            if let Some((stream, life)) = active.take_idle(self.net.now()) {
+                self.counters().upstream_reused.increment();
+                return Ok(Lease { stream, life, active, reused: true });
+            }
+        }
+    }
+
+    /// Opens a connection in the place of that of `lease`, which is dead.
+    pub(super) async fn replace(
+        &self,
+        lease: Lease<N>,
         cluster: &Cluster,
     ) -> Result<Lease<N>, Error> {
-        match active.take_idle(self.net.now()) {
-            Some(stream) => {
-                self.counters().upstream_reused.increment();
-                Ok(Lease { stream, active, reused: true })
-            }
-            None => self.connect(active, cluster).await,
-        }
+        let Lease { stream, life, active, reused: _ } = lease;
+        drop((stream, life));
+        let life = active.life(cluster, self.net.now());
+        self.connect(active, cluster, life).await
     }
 
     /// Opens a new connection to `active`'s endpoint.
@@ -151,31 +280,40 @@ impl<N: Net> Pools<N> {
         &self,
         active: Active<N>,
         cluster: &Cluster,
+        life: Option<Box<Life>>,
     ) -> Result<Lease<N>, Error> {
-        let connecting = active.connect(&self.net);
+        let connecting = active.connect(&self.net, cluster);
         let kind = match timeout(&self.net, cluster.connect_timeout, connecting).await {
             Ok(Ok(stream)) => {
                 self.counters().upstream_connects.increment();
-                return Ok(Lease { stream, active, reused: false });
+                return Ok(Lease { stream, life, active, reused: false });
             }
             Ok(Err(kind)) => kind,
             Err(_) => Kind::ConnectTimeout,
         };
         self.counters().upstream_connect_failures.increment();
+        self.note(cluster, active.remote, Outcome::NoAnswer);
         Err(Error::unsent(Some(active.remote), kind))
     }
 
     /// Keeps `lease` for the next request.
     pub(super) fn keep(self: &Rc<Self>, lease: Lease<N>, bounds: Bounds) {
-        let mut idle = lease.active.idle.borrow_mut();
-        if bounds.idle_max == 0 {
+        let Lease { stream, life, active, reused: _ } = lease;
+        let now = self.net.now();
+        if let Some(life) = &life {
+            life.carry();
+        }
+        if bounds.idle_max == 0 || life.as_ref().is_some_and(|life| life.is_over(now)) {
             return;
         }
-        if idle.len() >= bounds.idle_max {
-            idle.remove(0);
+        let mut idle = active.idle.borrow_mut();
+        let surplus = (idle.len() >= bounds.idle_max).then(|| idle.remove(0));
+        idle.push(Idle { stream, life, expires: now + bounds.idle_timeout });
+        drop(idle);
+        drop(surplus);
+        if let Some(tally) = active.tally() {
+            tally.call(Some(active.remote));
         }
-        let expires = self.net.now() + bounds.idle_timeout;
-        idle.push(Idle { stream: lease.stream, expires });
         self.start_sweeping();
     }
 
@@ -188,6 +326,117 @@ impl<N: Net> Pools<N> {
         self.net.spawn(sweep_until_empty(self.net.clone(), Rc::downgrade(self)));
     }
 
+    /// Drops what is dead or expired; whether anything is left to look at.
+    fn sweep(&self) -> bool {
+        let now = self.net.now();
+        self.clusters.borrow_mut().retain(|_, own| {
+            let is_used = own.shelf.sweep(now);
+            is_used || own.tally.is_needed(now)
+        });
+        let is_used = self.shelf.sweep(now);
+        is_used || !self.clusters.borrow().is_empty()
+    }
+}
+
+impl<N: Net> balance::Random for Pools<N> {
+    fn below(&self, bound: u64) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x % bound
+    }
+}
+
+/// What is known about the endpoints of a cluster with rules.
+struct View<'a, N: Net> {
+    own: &'a Own<N>,
+    traffic: &'a Traffic,
+    to: To<'a>,
+    kind: (UpstreamProtocol, u64),
+    name: Option<&'a str>,
+    now: Instant,
+}
+
+impl<N: Net> View<'_, N> {
+    fn choose(&self, turn: u64, random: &impl balance::Random) -> Option<usize> {
+        let key = self.to.key;
+        let (outliers, endpoints) = (&self.own.tally.outliers, &self.to.cluster.endpoints);
+        let panics = self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
+            detection.healthy_percent_min > 0
+                && outliers.borrow().panics(detection, endpoints, self.now)
+        });
+        if panics {
+            return balance::choose(self.traffic, &All(self), key, turn, random);
+        }
+        balance::choose(self.traffic, self, key, turn, random)
+    }
+
+    fn is_avoided(&self, place: usize) -> bool {
+        self.to.avoid.contains(&self.to.cluster.endpoints[place])
+    }
+}
+
+impl<N: Net> balance::Endpoints for View<'_, N> {
+    fn len(&self) -> usize {
+        self.to.cluster.endpoints.len()
+    }
+
+    fn standing(&self, place: usize) -> Standing {
+        let is_out = self.traffic.policy.outliers.is_some() && {
+            let outliers = self.own.tally.outliers.borrow();
+            outliers.is_out(self.to.cluster.endpoints[place], self.now)
+        };
+        match (is_out, self.is_avoided(place)) {
+            (true, _) => Standing::Out,
+            (false, true) => Standing::Avoided,
+            (false, false) => Standing::Good,
+        }
+    }
+
+    fn load(&self, place: usize) -> usize {
+        let (protocol, policy) = self.kind;
+        let key = (self.to.cluster.endpoints[place], protocol, policy);
+        self.own.shelf.active(&key, self.name)
+    }
+
+    fn warmth(&self, place: usize) -> f64 {
+        let Some(warmup) = &self.traffic.policy.warmup else { return 1.0 };
+        let newcomers = self.own.tally.newcomers.borrow();
+        newcomers.warmth(warmup, self.to.cluster.endpoints[place], self.now)
+    }
+}
+
+/// The same where too few are in for any to be left out.
+struct All<'a, 'b, N: Net>(&'a View<'b, N>);
+
+impl<N: Net> balance::Endpoints for All<'_, '_, N> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn standing(&self, place: usize) -> Standing {
+        if self.0.is_avoided(place) { Standing::Avoided } else { Standing::Good }
+    }
+
+    fn load(&self, place: usize) -> usize {
+        self.0.load(place)
+    }
+
+    fn warmth(&self, place: usize) -> f64 {
+        self.0.warmth(place)
+    }
+}
+
+impl<N: Net> Default for Shelf<N> {
+    fn default() -> Self {
+        Self { endpoints: RefCell::default(), named: RefCell::default() }
+    }
+}
+
+impl<N: Net> Shelf<N> {
+    /// Requests under way at the endpoint of `key`, for `name` where it is asked for one.
     fn active(&self, key: &Key, name: Option<&str>) -> usize {
         let active = |endpoints: &Endpoints<N>| {
             endpoints.get(key).map_or(0, |endpoint| endpoint.active.get())
@@ -198,31 +447,26 @@ impl<N: Net> Pools<N> {
         }
     }
 
-    fn count(&self, key: Key, cluster: &Cluster, name: Option<&str>) -> Result<Active<N>, Error> {
+    /// The endpoint of `key`.
+    fn endpoint(
+        &self,
+        key: Key,
+        cluster: &Cluster,
+        name: Option<&str>,
+    ) -> Result<Rc<Endpoint<N>>, Error> {
         let Some(name) = name else {
-            return count_in(&mut self.endpoints.borrow_mut(), key, cluster, None);
+            return endpoint_in(&mut self.endpoints.borrow_mut(), key, cluster, None);
         };
         let mut named = self.named.borrow_mut();
         if !named.contains_key(name) {
             named.insert(name.into(), Endpoints::default());
         }
         let endpoints = named.get_mut(name).expect("it is there now");
-        count_in(endpoints, key, cluster, Some(name))
-    }
-
-    /// Less than `bound`, which is not zero.
-    fn random(&self, bound: usize) -> usize {
-        let mut x = self.random.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random.set(x);
-        usize::try_from(x % bound as u64).expect("less than a usize")
+        endpoint_in(endpoints, key, cluster, Some(name))
     }
 
     /// Drops what is dead or expired; whether anything is left to look at.
-    fn sweep(&self) -> bool {
-        let now = self.net.now();
+    fn sweep(&self, now: Instant) -> bool {
         let mut endpoints = self.endpoints.borrow_mut();
         endpoints.retain(|_, endpoint| endpoint.sweep(now));
         let mut named = self.named.borrow_mut();
@@ -232,6 +476,11 @@ impl<N: Net> Pools<N> {
         });
         !endpoints.is_empty() || !named.is_empty()
     }
+}
+
+/// The number of a cluster's TLS policy; 0 without TLS.
+fn policy_number(cluster: &Cluster) -> u64 {
+    cluster.tls.as_ref().map_or(0, |tls| tls.number())
 }
 
 /// The name in the request's host, where that is what endpoints are asked for.
@@ -245,19 +494,19 @@ fn name<'a>(cluster: &Cluster, head: &'a Parts) -> Result<Option<Cow<'a, str>>, 
     }
 }
 
-fn count_in<N: Net>(
+fn endpoint_in<N: Net>(
     endpoints: &mut Endpoints<N>,
     key: Key,
     cluster: &Cluster,
     name: Option<&str>,
-) -> Result<Active<N>, Error> {
+) -> Result<Rc<Endpoint<N>>, Error> {
     if let Some(endpoint) = endpoints.get(&key) {
-        return Ok(Active::new(endpoint));
+        return Ok(Rc::clone(endpoint));
     }
     let secured = cluster.tls.as_ref().map(|tls| Secured::new(tls, name)).transpose();
     let secured = secured.map_err(|kind| Error::unsent(Some(key.0), kind))?;
     let endpoint = Rc::new(Endpoint::new(key.0, secured));
-    Ok(Active::new(endpoints.entry(key).or_insert(endpoint)))
+    Ok(Rc::clone(endpoints.entry(key).or_insert(endpoint)))
 }
 
 async fn sweep_until_empty<N: Net>(net: N, pools: Weak<Pools<N>>) {
@@ -277,14 +526,19 @@ impl<N: Net> Endpoint<N> {
             remote,
             secured,
             active: Cell::new(0),
+            open: Rc::default(),
             idle: RefCell::default(),
             shared: h2::Connections::default(),
         }
     }
 
     /// Opens a connection.
-    async fn connect(&self, net: &N) -> Result<Transport<N::Stream>, Kind> {
+    async fn connect(&self, net: &N, cluster: &Cluster) -> Result<Transport<N::Stream>, Kind> {
         let stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
+        let traffic = cluster.traffic.as_ref();
+        if let Some(keepalive) = traffic.and_then(|traffic| traffic.policy.pool.keepalive) {
+            stream.probe(keepalive.into()).map_err(Kind::Connect)?;
+        }
         match &self.secured {
             None => Ok(Transport::Plain(stream)),
             // Boxed: most connects do not carry the room for it.
@@ -293,19 +547,23 @@ impl<N: Net> Endpoint<N> {
     }
 
     /// The newest idle connection that still lives.
-    fn take_idle(&self, now: Instant) -> Option<Transport<N::Stream>> {
-        let mut idle = self.idle.borrow_mut();
+    fn take_idle(&self, now: Instant) -> Option<Kept<N>> {
         loop {
-            let mut newest = idle.pop()?;
+            let mut newest = self.idle.borrow_mut().pop()?;
             if newest.lives(now) {
-                return Some(newest.stream);
+                return Some((newest.stream, newest.life));
             }
         }
     }
 
     /// Drops what is dead or expired; whether the endpoint is worth remembering.
     fn sweep(&self, now: Instant) -> bool {
-        self.idle.borrow_mut().retain_mut(|idle| idle.lives(now));
+        let dead: Vec<_> = {
+            let mut idle = self.idle.borrow_mut();
+            idle.extract_if(.., |idle| !idle.lives(now)).collect()
+        };
+        // Who waits for a connection is called by this, and looks here.
+        drop(dead);
         self.shared.sweep(now);
         self.active.get() > 0 || !self.idle.borrow().is_empty() || !self.shared.is_empty()
     }
@@ -315,19 +573,38 @@ impl<S: Stream> Idle<S> {
     /// Neither expired nor closed, and the peer said nothing unasked.
     fn lives(&mut self, now: Instant) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        now < self.expires && matches!(self.stream.poll_fill(&mut cx), Poll::Pending)
+        now < self.expires
+            && self.life.as_ref().is_none_or(|life| !life.is_over(now))
+            && matches!(self.stream.poll_fill(&mut cx), Poll::Pending)
     }
 }
 
 impl<N: Net> Active<N> {
-    fn new(endpoint: &Rc<Endpoint<N>>) -> Self {
+    fn new(endpoint: &Rc<Endpoint<N>>, held: Option<Held>) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
-        Self(Rc::clone(endpoint))
+        Self { endpoint: Rc::clone(endpoint), held }
     }
 
     /// Counts one more at the same endpoint.
     pub(super) fn again(&self) -> Self {
-        Self::new(&self.0)
+        Self::new(&self.endpoint, None)
+    }
+
+    /// What is counted for its cluster.
+    pub(super) fn tally(&self) -> Option<Rc<Tally>> {
+        self.held.as_ref().map(Held::tally)
+    }
+
+    /// Whether the limits of its cluster leave room for one more connection.
+    pub(super) fn may_open(&self, limits: Option<&PoolLimits>) -> bool {
+        let tally = self.tally().zip(limits);
+        tally.is_none_or(|(tally, limits)| tally.has_room(limits))
+    }
+
+    /// The part of one more connection in the limits of its cluster, whether there is room or not.
+    pub(super) fn life(&self, cluster: &Cluster, now: Instant) -> Option<Box<Life>> {
+        let (tally, traffic) = (self.tally()?, cluster.traffic.as_ref()?);
+        Some(Life::new(&tally, &self.open, &traffic.policy.pool, now))
     }
 }
 
@@ -335,12 +612,18 @@ impl<N: Net> std::ops::Deref for Active<N> {
     type Target = Endpoint<N>;
 
     fn deref(&self) -> &Endpoint<N> {
-        &self.0
+        &self.endpoint
     }
 }
 
 impl<N: Net> Drop for Active<N> {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        self.endpoint.active.set(self.endpoint.active.get() - 1);
+    }
+}
+
+impl From<Keepalive> for Probes {
+    fn from(Keepalive { probes, time, interval }: Keepalive) -> Self {
+        Self { max: probes, after: time, interval }
     }
 }

@@ -262,7 +262,7 @@ mod tests {
 
         async fn send(&self, cluster: &Cluster, request: Request<Fed>) -> Sent {
             let (head, body) = request.into_parts();
-            let to = To { cluster, limits: &self.limits, avoid: &[], own: &[] };
+            let to = To { cluster, limits: &self.limits, avoid: &[], own: &[], key: None };
             self.upstreams.send(to, &head, body).await
         }
 
@@ -416,7 +416,7 @@ mod tests {
         let cluster = site.cluster(None, UpstreamProtocol::Http1);
         let (mut head, _) = bare("GET").into_parts();
         head.headers.insert("upgrade", "websocket".parse().unwrap());
-        let to = To { cluster: &cluster, limits: &client.limits, avoid: &[], own: &[] };
+        let to = To { cluster: &cluster, limits: &client.limits, avoid: &[], own: &[], key: None };
         let mut asking = Box::pin(client.upstreams.upgrade(to, &head));
         assert!(client.world.settle(&mut asking).is_pending());
         let mut accepting = Box::pin(site.accept(&client.world));

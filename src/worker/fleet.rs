@@ -263,6 +263,7 @@ impl Hand {
         let (report, started) = channel::bounded(1);
         let counters = Counters::shared();
         let start = Start {
+            workers: config.cores.len(),
             core,
             runtime: config.runtime.clone(),
             snapshots: source.clone(),

@@ -54,6 +54,8 @@ impl fmt::Debug for Order {
 
 /// What a worker is started with.
 pub(super) struct Start {
+    /// How many workers there are.
+    pub(super) workers: usize,
     pub(super) core: Option<core_affinity::CoreId>,
     pub(super) runtime: runtime::Config,
     pub(super) snapshots: Source,
@@ -89,7 +91,7 @@ impl Start {
             mirrors: Mirrors::default(),
             net: handle,
             snapshots: self.snapshots.subscribe().into(),
-            upstreams: Upstreams::new(handle, Rc::clone(&telemetry)),
+            upstreams: Upstreams::new(handle, Rc::clone(&telemetry)).shared_by(self.workers),
             telemetry,
         };
         let (balance, incoming) = self.balance.unzip();

@@ -97,3 +97,93 @@ fn a_subset_of_a_service_is_chosen_by_the_labels_of_its_pods() {
     gateway.write_resource("pods.yaml", &pod("v1"));
     eventually("the pod is in the subset", || get(&gateway, "/name").text() == "pod");
 }
+
+/// A gateway with one worker in front of `backends`, whose cluster has `policy`: lines of a
+/// `trafficPolicy`, as one map.
+fn with_policy(backends: &[&Backend], policy: &str) -> Builder {
+    let names: Vec<_> = (1..=backends.len()).map(|number| format!("v{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let policy = rule(&format!("  trafficPolicy: {policy}\n"));
+    builder(backends, &names).workers(1).resource("rule.yaml", &policy)
+}
+
+/// Sends a request that the backend holds, and waits until it is there.
+fn hold(gateway: &Gateway, backend: &Backend) -> Client {
+    let before = backend.requests();
+    let mut client = client(gateway);
+    client.send(format!("GET /hold HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+    backend.wait_requests(before + 1);
+    client
+}
+
+/// Sends a request that is not answered yet.
+fn ask(gateway: &Gateway, path: &str) -> Client {
+    let mut client = client(gateway);
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+    client
+}
+
+fn assert_overflow(response: &Response) {
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header("x-envoy-overloaded"), Some("true"));
+    assert!(response.text().ends_with("reset reason: overflow"), "{}", response.text());
+}
+
+/// How many requests of the cluster wait for a connection.
+fn active(gateway: &Gateway) -> usize {
+    let page = gateway.admin_get("/stats/prometheus").text();
+    let line = page.lines().find(|line| line.starts_with("envoy_http_downstream_rq_active"));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn more_than_the_connections_and_who_may_wait_for_one_is_an_overflow() {
+    let backend = Backend::start("a");
+    let policy = "{ connectionPool: { tcp: { maxConnections: 1 }, http: { \
+                  http1MaxPendingRequests: 1 } } }";
+    let gateway = with_policy(&[&backend], policy).start();
+    let mut first = hold(&gateway, &backend);
+    let mut second = ask(&gateway, "/name");
+    eventually("the second waits", || active(&gateway) == 2);
+    assert_overflow(&get(&gateway, "/name"));
+    backend.release();
+    assert_eq!(first.response("GET").unwrap().status, 200);
+    assert_eq!(second.response("GET").unwrap().text(), "a");
+    assert_eq!(get(&gateway, "/name").text(), "a");
+    assert_eq!(backend.connections(), 1);
+    let log = gateway.access_log(4);
+    let expected = " 503 UO upstream_reset_before_response_started{overflow} ";
+    assert!(log.iter().any(|line| line.contains(expected)), "{log:#?}");
+}
+
+#[test]
+fn each_in_turn() {
+    let backends = ["a", "b", "c"].map(Backend::start);
+    let [a, b, c] = &backends;
+    let policy = "{ loadBalancer: { simple: ROUND_ROBIN } }";
+    let gateway = with_policy(&[a, b, c], policy).start();
+    let mut client = client(&gateway);
+    for _ in 0..12 {
+        client.get("/name");
+    }
+    assert_eq!(backends.each_ref().map(Backend::requests), [4, 4, 4]);
+}
+
+#[test]
+fn an_endpoint_that_fails_is_left_out_for_a_while() {
+    let backend = Backend::start("a");
+    let policy = "{ outlierDetection: { consecutive5xxErrors: 2, interval: 100ms, \
+                  baseEjectionTime: 500ms, maxEjectionPercent: 100 } }";
+    let gateway = with_policy(&[&backend], policy).start();
+    let mut client = client(&gateway);
+    let mut fail = |n: usize| {
+        for _ in 0..n {
+            assert_eq!(client.get("/status/500").status, 500);
+        }
+        client.get("/name")
+    };
+    assert_eq!(fail(1).text(), "a", "one is not enough");
+    let refused = fail(2);
+    assert_eq!((refused.status, refused.text().as_str()), (503, "no healthy upstream"));
+    eventually("it is back", || get(&gateway, "/name").status == 200);
+}

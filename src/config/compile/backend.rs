@@ -424,7 +424,7 @@ fn traffic(
         }
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
     };
-    Some(Box::new(Traffic { policy, weights, table }))
+    Some(Box::new(Traffic::new(policy, weights, table)))
 }
 
 /// The port that the endpoints of `slice` have for a Service's.

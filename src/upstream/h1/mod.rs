@@ -50,7 +50,7 @@ where
 {
     let framing = Framing::of(&body, &head.method);
     let upload = Upload::new(body, framing);
-    let (own, bounds) = (to.own, Bounds::new(to.limits));
+    let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: false, bounds };
     let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
     let remote = lease.active.remote;
@@ -68,7 +68,7 @@ pub(super) async fn upgrade<N: Net>(
     head: &Parts,
 ) -> Result<Upgraded<N>, Error> {
     let upload = Upload::new(Nothing, Framing::None);
-    let (own, bounds) = (to.own, Bounds::new(to.limits));
+    let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: true, bounds };
     let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -76,7 +76,7 @@ pub(super) async fn upgrade<N: Net>(
         return Ok(Upgraded::Refused(Box::new(exchange)));
     }
     let remote = lease.active.remote;
-    let (stream, active) = (lease.stream, Counted { _active: lease.active });
+    let (stream, active) = (lease.stream, Counted { _active: lease.active, _life: lease.life });
     Ok(Upgraded::Switched { response: head.response, stream, remote, active })
 }
 
@@ -106,7 +106,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         }
         pools.counters().upstream_retries.increment();
         // Drops the dead connection, keeps the request counted.
-        let mut lease = pools.connect(lease.active, cluster).await?;
+        let mut lease = pools.replace(lease, cluster).await?;
         match self.exchange(&pools.net, &mut lease).await {
             Ok(head) => Ok((lease, head)),
             Err(error) => Err(self.last_word(error)),

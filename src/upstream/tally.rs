@@ -1,0 +1,386 @@
+//! What one worker counts for a cluster that a DestinationRule says something about.
+//!
+//! - A limit is the whole gateway's, so each worker has its part of it, at least one.
+//! - What is counted is given back when its token is dropped, whatever became of it.
+//! - Who waits for a connection is called in the order of coming: by a connection to the same
+//!   endpoint that is free, or by one anywhere that is gone.
+//!
+//! Deliberately not here: connections themselves, and which endpoint is chosen.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::snapshot::{Cluster, PoolLimits, RetryBudget};
+
+use super::outlier::{Outcome, Outliers};
+use super::warmup::Newcomers;
+
+/// How long a cluster is remembered that nobody asks for.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
+
+/// One cluster's counts and records.
+pub(super) struct Tally {
+    /// How many workers share the limits.
+    workers: u32,
+    requests: Cell<u32>,
+    pending: Cell<u32>,
+    connections: Cell<u32>,
+    retries: Cell<u32>,
+    turn: Cell<u64>,
+    pub(super) outliers: RefCell<Outliers>,
+    pub(super) newcomers: RefCell<Newcomers>,
+    waiting: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Where the list of endpoints was that was seen last.
+    seen: Cell<(usize, usize)>,
+    used: Cell<Instant>,
+}
+
+/// What can be counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Count {
+    Request,
+    Pending,
+    Connection,
+    Retry,
+}
+
+/// One of what is counted, as long as it lives.
+#[must_use]
+pub(super) struct Held {
+    tally: Rc<Tally>,
+    count: Count,
+}
+
+/// A connection's part in the limits of its cluster.
+pub(super) struct Life {
+    held: Held,
+    /// Those of its endpoint.
+    own: Rc<Cell<u32>>,
+    /// When it is too old for another request.
+    retires: Option<Instant>,
+    /// How many more requests it may carry.
+    left: Cell<Option<u32>>,
+}
+
+impl Tally {
+    pub(super) fn new(workers: u32, turn: u64, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            workers,
+            requests: Cell::default(),
+            pending: Cell::default(),
+            connections: Cell::default(),
+            retries: Cell::default(),
+            turn: Cell::new(turn),
+            outliers: RefCell::new(Outliers::new(now)),
+            newcomers: RefCell::default(),
+            waiting: RefCell::default(),
+            seen: Cell::default(),
+            used: Cell::new(now),
+        })
+    }
+
+    /// The part of a limit that one worker has.
+    fn part(&self, limit: u32) -> u32 {
+        limit.div_ceil(self.workers)
+    }
+
+    fn counter(&self, count: Count) -> &Cell<u32> {
+        match count {
+            Count::Request => &self.requests,
+            Count::Pending => &self.pending,
+            Count::Connection => &self.connections,
+            Count::Retry => &self.retries,
+        }
+    }
+
+    /// One more, unless there are as many as this worker's part of `limit`.
+    pub(super) fn hold(self: &Rc<Self>, count: Count, limit: Option<u32>) -> Option<Held> {
+        let is_full = limit.is_some_and(|max| self.counter(count).get() >= self.part(max));
+        (!is_full).then(|| self.held(count))
+    }
+
+    fn held(self: &Rc<Self>, count: Count) -> Held {
+        let counter = self.counter(count);
+        counter.set(counter.get() + 1);
+        Held { tally: Rc::clone(self), count }
+    }
+
+    /// One more retry, if there may be one.
+    pub(super) fn hold_retry(
+        self: &Rc<Self>,
+        limit: Option<u32>,
+        budget: Option<RetryBudget>,
+    ) -> Option<Held> {
+        let Some(budget) = budget else { return self.hold(Count::Retry, limit) };
+        let share = f64::from(self.requests.get()) * budget.percent / 100.0;
+        let least = f64::from(self.part(budget.retries_min));
+        (f64::from(self.retries.get()) < share.max(least)).then(|| self.held(Count::Retry))
+    }
+
+    /// Whether there may be one more connection than there are.
+    pub(super) fn has_room(&self, limits: &PoolLimits) -> bool {
+        limits.connections_max.is_none_or(|max| self.connections.get() < self.part(max))
+    }
+
+    /// The number of the next request.
+    pub(super) fn next_turn(&self) -> u64 {
+        self.turn.replace(self.turn.get().wrapping_add(1))
+    }
+
+    /// Somebody asks for `cluster` now; takes note of its endpoints where they are others.
+    pub(super) fn see(&self, cluster: &Cluster, now: Instant) {
+        self.used.set(now);
+        let endpoints = cluster.endpoints.as_slice();
+        let list = (endpoints.as_ptr().addr(), endpoints.len());
+        if self.seen.replace(list) != list {
+            self.newcomers.borrow_mut().see(endpoints, now);
+            self.outliers.borrow_mut().retain(endpoints);
+        }
+    }
+
+    /// Notes what came of a request at an endpoint of `cluster`.
+    pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) {
+        let traffic = cluster.traffic.as_ref();
+        if let Some(detection) = traffic.and_then(|traffic| traffic.policy.outliers.as_ref()) {
+            self.outliers.borrow_mut().note(detection, &cluster.endpoints, at, now);
+        }
+    }
+
+    /// Whether there is anything to remember.
+    pub(super) fn is_needed(&self, now: Instant) -> bool {
+        let counts = [Count::Request, Count::Pending, Count::Connection, Count::Retry];
+        counts.iter().any(|count| self.counter(*count).get() > 0)
+            || now < self.used.get() + FORGET_AFTER
+            || self.outliers.borrow().any_out(now)
+    }
+
+    /// Returns when a connection to `endpoint` may be had; it is for whoever looks first.
+    pub(super) async fn wait(&self, endpoint: SocketAddr) {
+        let waiter =
+            Rc::new(Waiter { endpoint, waker: RefCell::default(), state: Cell::default() });
+        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
+        let place = Place { tally: self, waiter: &waiter };
+        poll_fn(|cx| {
+            if waiter.state.get() != State::Waiting {
+                waiter.state.set(State::Served);
+                return Poll::Ready(());
+            }
+            waiter.waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        drop(place);
+    }
+
+    /// Calls the first who waits, for `endpoint` if that is what there is a connection to.
+    pub(super) fn call(&self, endpoint: Option<SocketAddr>) {
+        let mut waiting = self.waiting.borrow_mut();
+        let is_for = |waiter: &Rc<Waiter>| endpoint.is_none_or(|at| at == waiter.endpoint);
+        let first = waiting.iter().position(is_for).and_then(|place| waiting.remove(place));
+        drop(waiting);
+        if let Some(waiter) = first {
+            waiter.state.set(State::Called(endpoint));
+            if let Some(waker) = waiter.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Held {
+    /// What it is counted in.
+    pub(super) fn tally(&self) -> Rc<Tally> {
+        Rc::clone(&self.tally)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let counter = self.tally.counter(self.count);
+        counter.set(counter.get() - 1);
+    }
+}
+
+impl Life {
+    /// For a connection to an endpoint that has `own`, if there may be one. An endpoint without any
+    /// may always have one, as in Envoy: who waits for it would wait forever.
+    pub(super) fn begin(
+        tally: &Rc<Tally>,
+        own: &Rc<Cell<u32>>,
+        limits: &PoolLimits,
+        now: Instant,
+    ) -> Option<Box<Self>> {
+        (own.get() == 0 || tally.has_room(limits)).then(|| Self::new(tally, own, limits, now))
+    }
+
+    /// The same, whatever the limit.
+    pub(super) fn new(
+        tally: &Rc<Tally>,
+        own: &Rc<Cell<u32>>,
+        limits: &PoolLimits,
+        now: Instant,
+    ) -> Box<Self> {
+        own.set(own.get() + 1);
+        Box::new(Self {
+            held: tally.held(Count::Connection),
+            own: Rc::clone(own),
+            retires: limits.connection_age_max.and_then(|age| now.checked_add(age)),
+            left: Cell::new(limits.requests_per_connection_max),
+        })
+    }
+
+    /// Counts a request that is sent on it.
+    pub(super) fn carry(&self) {
+        self.left.set(self.left.get().map(|left| left.saturating_sub(1)));
+    }
+
+    /// Whether it may carry no more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.left.get() == Some(0) || self.retires.is_some_and(|at| now >= at)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.own.set(self.own.get() - 1);
+        // The count is given back after this: whoever is called looks only then.
+        self.held.tally.call(None);
+    }
+}
+
+/// Somebody who waits for a connection.
+struct Waiter {
+    endpoint: SocketAddr,
+    waker: RefCell<Option<Waker>>,
+    state: Cell<State>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Waiting,
+    /// By a connection to this endpoint, or by a place for any.
+    Called(Option<SocketAddr>),
+    Served,
+}
+
+/// A place in the queue. Who leaves after being called has the next one called.
+struct Place<'a> {
+    tally: &'a Tally,
+    waiter: &'a Rc<Waiter>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        match self.waiter.state.get() {
+            State::Waiting => {
+                let mut waiting = self.tally.waiting.borrow_mut();
+                waiting.retain(|other| !Rc::ptr_eq(other, self.waiter));
+            }
+            State::Called(endpoint) => self.tally.call(endpoint),
+            State::Served => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::Context;
+
+    fn tally(workers: u32) -> Rc<Tally> {
+        Tally::new(workers, 0, Instant::now())
+    }
+
+    fn endpoint(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], port))
+    }
+
+    fn is_ready(future: &mut Pin<Box<impl Future>>) -> bool {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn each_worker_has_its_part_of_a_limit_and_gives_back_what_it_holds() {
+        for (workers, limit, part) in [(1, 3, 3), (2, 3, 2), (4, 3, 1), (8, 1, 1)] {
+            let tally = tally(workers);
+            let held: Vec<_> =
+                std::iter::from_fn(|| tally.hold(Count::Request, Some(limit))).collect();
+            assert_eq!(held.len(), part, "{limit} of {workers}");
+            drop(held);
+            assert!(tally.hold(Count::Request, Some(limit)).is_some());
+        }
+        assert!(tally(1).hold(Count::Request, None).is_some());
+    }
+
+    #[test]
+    fn a_budget_allows_a_share_of_the_requests_but_always_some() {
+        let tally = tally(1);
+        let budget = Some(RetryBudget { percent: 20.0, retries_min: 3 });
+        let retries = |tally: &Rc<Tally>| {
+            let held: Vec<_> = std::iter::from_fn(|| tally.hold_retry(Some(1), budget)).collect();
+            held.len()
+        };
+        assert_eq!(retries(&tally), 3);
+        let requests: Vec<_> = (0..100).map(|_| tally.hold(Count::Request, None)).collect();
+        assert_eq!(retries(&tally), 20);
+        drop(requests);
+        assert_eq!(retries(&tally), 3);
+    }
+
+    #[test]
+    fn a_connection_ends_by_age_or_by_what_it_carried() {
+        let (tally, own, now) = (tally(1), Rc::default(), Instant::now());
+        let limits = PoolLimits {
+            connections_max: Some(1),
+            connection_age_max: Some(Duration::from_secs(10)),
+            requests_per_connection_max: Some(2),
+            ..PoolLimits::default()
+        };
+        let life = Life::begin(&tally, &own, &limits, now).unwrap();
+        assert!(Life::begin(&tally, &own, &limits, now).is_none());
+        assert!(Life::begin(&tally, &Rc::default(), &limits, now).is_some(), "an endpoint's first");
+        life.carry();
+        assert!(!life.is_over(now));
+        assert!(life.is_over(now + Duration::from_secs(10)));
+        life.carry();
+        assert!(life.is_over(now));
+        drop(life);
+        assert!(Life::begin(&tally, &own, &limits, now).is_some());
+    }
+
+    #[test]
+    fn who_waits_is_called_in_order_and_for_its_endpoint() {
+        let tally = tally(1);
+        let mut waits: Vec<_> =
+            [1, 2, 1].into_iter().map(|port| Box::pin(tally.wait(endpoint(port)))).collect();
+        for wait in &mut waits {
+            assert!(!is_ready(wait));
+        }
+        tally.call(Some(endpoint(2)));
+        assert!(!is_ready(&mut waits[0]) && is_ready(&mut waits[1]) && !is_ready(&mut waits[2]));
+        tally.call(None);
+        assert!(!is_ready(&mut waits[2]) && is_ready(&mut waits[0]));
+    }
+
+    #[test]
+    fn who_leaves_after_being_called_passes_it_on() {
+        let tally = tally(1);
+        let [mut first, mut second] = [0; 2].map(|_| Box::pin(tally.wait(endpoint(1))));
+        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        tally.call(Some(endpoint(1)));
+        drop(first);
+        assert!(is_ready(&mut second));
+        let mut third = Box::pin(tally.wait(endpoint(1)));
+        assert!(!is_ready(&mut third));
+        drop(third);
+        assert!(tally.waiting.borrow().is_empty());
+    }
+}

@@ -1,6 +1,8 @@
 //! Mutual TLS: which clients get in, what they are told otherwise, and that no ticket, no missing
 //! file and no reload lets in who would not get in by a handshake.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls::HandshakeKind;
 
 use crate::harness::backend::Backend;
@@ -362,4 +364,54 @@ fn a_mutual_host_stays_mutual_while_its_gateway_is_rewritten() {
     eventually("it is reported", || site.gateway.logged("there is no field `caCertificate`"));
     let opened = within(QUIET, || site.get(&site.gateway.tls()).is_ok());
     assert!(!opened, "a typing error opens nothing");
+}
+
+#[test]
+fn a_config_map_may_hold_the_ca_and_a_secret_goes_before_it() {
+    let site = Site::new(Driver::Auto, "MUTUAL", "      caCertCredentialName: client-ca\n");
+    let gateway = &site.gateway;
+    let why = "there is no Secret or ConfigMap `client-ca` in namespace istio-system";
+    eventually("the log says what is missing", || gateway.logged(why));
+    let object = |kind: &str, field: &str, key: &str, text: &str| {
+        format!(
+            "apiVersion: v1\nkind: {kind}\n\
+             metadata: {{ name: client-ca, namespace: istio-system }}\n\
+             {field}: {{ {key}: {text:?} }}\n"
+        )
+    };
+    let other = Authority::new();
+    let [ours, theirs] = [&site.clients, &other].map(|ca| site.client(&ca.leaf(&["a"])));
+    let gets_in = |tls: &Tls| site.get(tls).is_ok_and(|response| response.status == 200);
+    // Of two in one file, one is nobody's business.
+    let stranger = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: strange }\n\
+                    data: [ 1 ]\nbinaryData: { ca.crt: \"%\" }\n";
+    let ca = object("ConfigMap", "data", "ca.crt", &site.clients.pem());
+    gateway.write_resource("ca.yaml", &yaml::documents(&[stranger.to_owned(), ca]));
+    eventually("its clients get in", || gets_in(&ours));
+    site.refuses(&theirs, UNKNOWN_CA);
+    let dump = gateway.admin_get("/config_dump").text();
+    assert!(!dump.contains("strange"), "{dump}");
+    let certificates = gateway.admin_get("/certs").text();
+    assert!(certificates.contains("configmap istio-system/client-ca"), "{certificates}");
+
+    let binary = STANDARD.encode(other.pem());
+    gateway.write_resource("ca.yaml", &object("ConfigMap", "binaryData", "cacert", &binary));
+    eventually("those of the other CA get in", || gets_in(&theirs));
+    site.refuses(&ours, UNKNOWN_CA);
+
+    gateway.write_resource("ca.yaml", &object("ConfigMap", "data", "other", "text"));
+    let why = "found config map, but didn't have expected keys (cacert) or (ca.crt)";
+    eventually("the log says what it lacks", || gateway.logged(why));
+    assert!(gets_in(&theirs) && !gets_in(&ours), "as before");
+    gateway.remove_resource("ca.yaml");
+    eventually("its absence shows", || {
+        gateway.admin_get("/config_dump").text().contains("there is no Secret or ConfigMap")
+    });
+    assert!(gets_in(&theirs) && !gets_in(&ours), "as before");
+
+    gateway.write_resource("map.yaml", &object("ConfigMap", "data", "cacert", &other.pem()));
+    let secret = object("Secret", "stringData", "cacert", &site.clients.pem());
+    gateway.write_resource("secret.yaml", &secret);
+    eventually("the Secret goes before", || gets_in(&ours));
+    site.refuses(&theirs, UNKNOWN_CA);
 }

@@ -14,7 +14,7 @@ use super::{
     ServerRequest, TlsRules,
 };
 use crate::config::model::{
-    ClientAuth, ClientCa, Credential, Key, Kind, Secret, Server, Spec, Tls, did_you_mean,
+    ClientAuth, ClientCa, ConfigMap, Credential, Key, Kind, Secret, Server, Spec, Tls, did_you_mean,
 };
 use crate::config::parallel;
 use crate::crypto::{Digest, PairPem};
@@ -429,12 +429,22 @@ impl Vault<'_> {
 
     fn trust_source(&self, clients: &ClientAuth) -> TrustSource {
         let crl = clients.crl.as_ref().map(|path| Arc::clone(&path.value));
-        TrustSource(self.ca_source(clients), crl)
+        let ca = match &clients.ca {
+            ClientCa::File(path) => Arc::clone(&path.value),
+            ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
+                self.secret_source(&name.value)
+            }
+        };
+        TrustSource(ca, crl)
     }
 
+    /// The file, Secret or ConfigMap of the CA, as it is shown.
     fn ca_source(&self, clients: &ClientAuth) -> Arc<str> {
         match &clients.ca {
             ClientCa::File(path) => Arc::clone(&path.value),
+            ClientCa::Secret(name) if self.config_map_of_ca(&name.value).is_some() => {
+                format!("configmap {}/{}", self.namespace, name.value).into()
+            }
             ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
                 self.secret_source(&name.value)
             }
@@ -451,7 +461,8 @@ impl Vault<'_> {
                 Ok(same.map_or(Found::Files(files), |pair| Found::Pair(pair.clone())))
             }
             Credential::Secret(name) => {
-                let loaded = self.find_in_secret(&name.value, |secret| secret.pair.clone())?;
+                let pair = |secret: &Secret| secret.pair.clone();
+                let loaded = self.find_in_secret("Secret", &name.value, pair)?;
                 Ok(Found::Pair(Pair { loaded, files: None }))
             }
         }
@@ -460,8 +471,15 @@ impl Vault<'_> {
     fn find_trust(&mut self, clients: &ClientAuth) -> Result<ClientTrust, Unfit> {
         let trust = match &clients.ca {
             ClientCa::File(path) => self.read(&path.value).map(|ca| ClientTrust { ca, crl: None }),
-            ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
-                self.find_in_secret(&self.ca_secret(&clients.ca, &name.value), Secret::trust)
+            ClientCa::Secret(name) => match self.config_map_of_ca(&name.value) {
+                Some(map) => map.trust().map_err(|reason| {
+                    Unfit::wrong(format!("{}: {reason}", self.ca_place(clients)))
+                }),
+                None => self.find_in_secret("Secret or ConfigMap", &name.value, Secret::trust),
+            },
+            ClientCa::OfCredential(name) => {
+                let name = self.ca_secret(&clients.ca, &name.value);
+                self.find_in_secret("Secret", &name, Secret::trust)
             }
         };
         let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose();
@@ -519,6 +537,9 @@ impl Vault<'_> {
     fn ca_place(&self, clients: &ClientAuth) -> String {
         let ca = match &clients.ca {
             ClientCa::File(path) => path.value.to_string(),
+            ClientCa::Secret(name) if self.config_map_of_ca(&name.value).is_some() => {
+                self.title(&self.key(Kind::ConfigMap, &name.value))
+            }
             ClientCa::Secret(name) | ClientCa::OfCredential(name) => {
                 self.secret_title(&self.ca_secret(&clients.ca, &name.value))
             }
@@ -531,20 +552,36 @@ impl Vault<'_> {
 
     /// The Secret, and where it stands.
     fn secret_title(&self, name: &str) -> String {
-        format!("Secret {}/{name}{}", self.namespace, self.secret_place(name))
-    }
-
-    /// Where the Secret stands, in brackets.
-    fn secret_place(&self, name: &str) -> String {
-        if let Some(placed) = self.resources.get(&self.secret_key(name)) {
-            return format!(" ({})", placed.origin(placed.resource.line));
+        let key = self.key(Kind::Secret, name);
+        match self.mounted.0.get(name) {
+            Some((path, _)) if self.resources.get(&key).is_none() => {
+                format!("{key} ({})", path.display())
+            }
+            _ => self.title(&key),
         }
-        let mounted = self.mounted.0.get(name);
-        mounted.map_or_else(String::new, |(path, _)| format!(" ({})", path.display()))
     }
 
+    /// The resource, and where it stands.
+    fn title(&self, key: &Key) -> String {
+        let placed = self.resources.get(key);
+        let place = placed.map(|placed| format!(" ({})", placed.origin(placed.resource.line)));
+        format!("{key}{}", place.unwrap_or_default())
+    }
+
+    /// The ConfigMap that `caCertCredentialName: name` means: a Secret goes before it.
+    fn config_map_of_ca(&self, name: &str) -> Option<&ConfigMap> {
+        if self.secret(name).is_some() {
+            return None;
+        }
+        let placed = self.resources.get(&self.key(Kind::ConfigMap, name))?;
+        let Spec::ConfigMap(map) = &placed.resource.spec else { return None };
+        Some(map)
+    }
+
+    /// What is looked for is `what`.
     fn find_in_secret<T>(
         &mut self,
+        what: &str,
         name: &str,
         choose: impl FnOnce(&Secret) -> Result<T, String>,
     ) -> Result<T, Unfit> {
@@ -552,7 +589,7 @@ impl Vault<'_> {
             let namespace = self.namespace;
             let place = format!("namespace {namespace}, the gateway's own");
             let elsewhere = self.elsewhere(name);
-            let what = format!("there is no Secret `{name}` in {place}{elsewhere}");
+            let what = format!("there is no {what} `{name}` in {place}{elsewhere}");
             return Err(Unfit::absent(what));
         };
         choose(secret)
@@ -578,13 +615,13 @@ impl Vault<'_> {
         }
     }
 
-    fn secret_key(&self, name: &str) -> Key {
-        Key { kind: Kind::Secret, namespace: self.namespace.into(), name: name.into() }
+    fn key(&self, kind: Kind, name: &str) -> Key {
+        Key { kind, namespace: self.namespace.into(), name: name.into() }
     }
 
     /// A document wins over a directory.
     fn secret(&self, name: &str) -> Option<&Secret> {
-        let placed = self.resources.get(&self.secret_key(name));
+        let placed = self.resources.get(&self.key(Kind::Secret, name));
         match placed.map(|placed| &placed.resource.spec) {
             Some(Spec::Secret(secret)) => Some(secret),
             _ => self.mounted.0.get(name).map(|(_, secret)| secret),

@@ -383,7 +383,8 @@ fn gateway(placed: &Placed) -> Option<&Gateway> {
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Pod(_)
-        | Spec::Secret(_) => None,
+        | Spec::Secret(_)
+        | Spec::ConfigMap(_) => None,
     }
 }
 

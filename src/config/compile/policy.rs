@@ -84,7 +84,8 @@ fn rule(resource: &Resource) -> Option<&DestinationRule> {
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Pod(_)
-        | Spec::Secret(_) => None,
+        | Spec::Secret(_)
+        | Spec::ConfigMap(_) => None,
     }
 }
 

@@ -188,6 +188,7 @@ pub(super) fn virtual_service(placed: &Placed) -> Option<&VirtualService> {
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Pod(_)
-        | Spec::Secret(_) => None,
+        | Spec::Secret(_)
+        | Spec::ConfigMap(_) => None,
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct Difference {
     pub(super) listeners: bool,
     /// What decides where services are, and how they are reached.
     pub(super) backends: bool,
-    /// Secrets, by their names.
+    /// Secrets and ConfigMaps, by their names.
     pub(super) secrets: BTreeSet<Arc<str>>,
     /// Any of them, or what is wrong with any.
     pub(super) anything: bool,
@@ -105,7 +105,7 @@ impl Difference {
             | Kind::DestinationRule
             | Kind::EndpointSlice
             | Kind::Pod => self.backends = true,
-            Kind::Secret => drop(self.secrets.insert(Arc::clone(&key.name))),
+            Kind::Secret | Kind::ConfigMap => drop(self.secrets.insert(Arc::clone(&key.name))),
         }
     }
 }

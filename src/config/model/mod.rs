@@ -10,6 +10,7 @@
 
 #[allow(dead_code, reason = "nothing connects by it yet")]
 mod client_tls;
+mod config_map;
 mod destination_rule;
 mod endpoint_slice;
 mod fields;
@@ -22,6 +23,7 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
+pub(crate) use config_map::ConfigMap;
 pub(crate) use destination_rule::{Balancer, Blocks, DestinationRule, PortPolicy, Subset};
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};

@@ -7,9 +7,12 @@ use std::sync::{Arc, LazyLock};
 use super::fields::{Field, Fields, Finding, Problems, did_you_mean, not_supported};
 use super::virtual_service;
 use super::{
-    DestinationRule, EndpointSlice, Gateway, Pod, Secret, Service, ServiceEntry, VirtualService,
+    ConfigMap, DestinationRule, EndpointSlice, Gateway, Pod, Secret, Service, ServiceEntry,
+    VirtualService,
 };
-use super::{destination_rule, endpoint_slice, gateway, pod, secret, service, service_entry};
+use super::{
+    config_map, destination_rule, endpoint_slice, gateway, pod, secret, service, service_entry,
+};
 use crate::config::compile::Identities;
 use crate::config::source::document::Node;
 use crate::snapshot::Severity;
@@ -33,10 +36,11 @@ pub(crate) enum Kind {
     EndpointSlice,
     Pod,
     Secret,
+    ConfigMap,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Gateway,
         Self::VirtualService,
         Self::ServiceEntry,
@@ -45,6 +49,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::Pod,
         Self::Secret,
+        Self::ConfigMap,
     ];
 
     fn name(self) -> &'static str {
@@ -57,6 +62,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -66,7 +72,7 @@ impl Kind {
             Self::Gateway | Self::VirtualService | Self::ServiceEntry | Self::DestinationRule => {
                 NETWORKING
             }
-            Self::Service | Self::Pod | Self::Secret => "",
+            Self::Service | Self::Pod | Self::Secret | Self::ConfigMap => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
     }
@@ -121,6 +127,7 @@ pub(crate) enum Spec {
     EndpointSlice(EndpointSlice),
     Pod(Pod),
     Secret(Secret),
+    ConfigMap(ConfigMap),
 }
 
 /// What one document yields.
@@ -319,6 +326,7 @@ fn read_spec(
             endpoint_slice::read(fields, problems).map(|spec| whole(Spec::EndpointSlice(spec)))
         }
         Kind::Pod => pod::read(fields, problems).map(|spec| whole(Spec::Pod(spec))),
+        Kind::ConfigMap => Some(whole(Spec::ConfigMap(config_map::read(fields)))),
         Kind::Secret => {
             secret::read(fields, problems, identities).map(|spec| whole(Spec::Secret(spec)))
         }

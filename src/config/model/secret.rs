@@ -102,7 +102,9 @@ fn choose_pair(keys: &BTreeMap<String, Vec<u8>>) -> Result<PairPem<'_>, String> 
 }
 
 /// CA and revocation lists, by either of the names that Istio knows.
-fn choose_trust(keys: &BTreeMap<String, Vec<u8>>) -> Option<Result<ClientTrust, String>> {
+pub(super) fn choose_trust(
+    keys: &BTreeMap<String, Vec<u8>>,
+) -> Option<Result<ClientTrust, String>> {
     let known = [("cacert", "crl"), ("ca.crt", "ca.crl")];
     let (name, ca, crl) =
         known.iter().find_map(|(ca, crl)| Some((ca, keys.get(*ca)?, keys.get(*crl))))?;
@@ -113,6 +115,6 @@ fn choose_trust(keys: &BTreeMap<String, Vec<u8>>) -> Option<Result<ClientTrust, 
     Some(Ok(ClientTrust { ca: ca.as_slice().into(), crl }))
 }
 
-fn names(keys: &BTreeMap<String, Vec<u8>>) -> String {
+pub(super) fn names(keys: &BTreeMap<String, Vec<u8>>) -> String {
     keys.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

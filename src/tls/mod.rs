@@ -28,3 +28,11 @@ pub(crate) use hello::{AcceptError, Hello, Unaccepted, accept};
 #[cfg(test)]
 pub(crate) use intake::HandshakeError;
 pub(crate) use stream::TlsStream;
+
+/// Does for the calling thread what its first handshake would wait for: aws-lc, of which every
+/// provider has something, gathers randomness of its own, which takes some 20 ms.
+pub(crate) fn warm_up() {
+    let mut one = [0];
+    // If there is none, the handshake will say so.
+    let _: Result<(), aws_lc_rs::error::Unspecified> = aws_lc_rs::rand::fill(&mut one);
+}

@@ -21,6 +21,7 @@ use crate::io::{Clock, Spawn, timeout};
 use crate::runtime::{self, Accepted, Handle, Listener, Runtime};
 use crate::snapshot::{ListenerKey, Source};
 use crate::telemetry::{Series, SharedCounters, WorkerLog, WorkerTelemetry};
+use crate::tls;
 use crate::upstream::Upstreams;
 
 /// How often buffered log lines leave and the heartbeat is shown.
@@ -85,6 +86,7 @@ impl Start {
         };
         // As above.
         let _: Result<(), _> = self.started.send(Ok(runtime.backend().clone()));
+        tls::warm_up();
         let handle = runtime.handle();
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {

@@ -15,6 +15,19 @@ use crate::harness::{eventually, outside, yaml};
 
 const HTTPBIN: &str = "httpbin.example.com";
 
+/// What the page shows of the answer to `/status/418`.
+const TEAPOT: &str = r#"
+    -=[ teapot ]=-
+
+       _...._
+     .'  _ _ `.
+    | ."` ^ `". _,
+    \_;`"---"`|//
+      |       ;/
+      \_     _/
+        `"""`
+"#;
+
 /// What the page's generator leaves: a root and an intermediate of nearly the same name as the
 /// leaves, the chain of both, and a leaf each for server and client.
 const GENERATE: &str = r#"set -e
@@ -59,6 +72,7 @@ struct Reader {
     gateway: Gateway,
     directory: tempfile::TempDir,
     _backends: Vec<Backend>,
+    _httpbin: ringgate::demo::Backend,
 }
 
 impl Reader {
@@ -67,18 +81,17 @@ impl Reader {
         outside::tool("openssl")?;
         outside::tool("curl")?;
         let directory = tempfile::tempdir().unwrap();
-        let add = |(mut builder, mut backends): (Builder, Vec<_>), (name, port): &(&str, u16)| {
+        let httpbin = ringgate::demo::Backend::start().unwrap();
+        let builder = serving(Gateway::builder(), "httpbin", 8000, httpbin.address().port());
+        let add = |(builder, mut backends): (Builder, Vec<_>), (name, port): &(&str, u16)| {
             let backend = Backend::start(name);
-            let host = format!("{name}.default.svc.cluster.local");
-            let entry = yaml::backend(&host, backend.port());
-            let entry = entry.replace("number: 80,", &format!("number: {port},"));
-            builder = builder.resource(&format!("{name}-service.yaml"), &entry);
+            let builder = serving(builder, name, *port, backend.port());
             backends.push(backend);
             (builder, backends)
         };
-        let (builder, backends) = services.iter().fold((Gateway::builder(), Vec::new()), add);
-        let gateway = builder.resource("empty.yaml", "").start();
-        Some(Self { gateway, directory, _backends: backends })
+        let (builder, backends) = services.iter().fold((builder, Vec::new()), add);
+        let gateway = builder.start();
+        Some(Self { gateway, directory, _backends: backends, _httpbin: httpbin })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -143,6 +156,13 @@ impl Reader {
     }
 }
 
+/// The Service `name` with the port `port`, which is the process on `at` of this machine.
+fn serving(builder: Builder, name: &str, port: u16, at: u16) -> Builder {
+    let entry = yaml::backend(&format!("{name}.default.svc.cluster.local"), at);
+    let entry = entry.replace("number: 80,", &format!("number: {port},"));
+    builder.resource(&format!("{name}-service.yaml"), &entry)
+}
+
 fn gateway(servers: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1alpha3\nkind: Gateway\nmetadata:\n  name: mygateway\n\
@@ -180,7 +200,7 @@ const HTTPBIN_PATHS: [&str; 2] = ["prefix: /status", "prefix: /delay"];
 
 #[test]
 fn the_page_step_by_step() {
-    let Some(reader) = Reader::new(&[("httpbin", 8000), ("productpage", 9080)]) else { return };
+    let Some(reader) = Reader::new(&[("productpage", 9080)]) else { return };
     reader.shell(GENERATE, &[HTTPBIN]);
 
     // Configure a TLS ingress gateway with a file mount-based approach.
@@ -192,7 +212,8 @@ fn the_page_step_by_step() {
     reader.apply("gateway", &gateway(&simple));
     reader.apply("httpbin", &virtual_service("httpbin", HTTPBIN, &HTTPBIN_PATHS, 8000));
     eventually("the port is bound", || reader.gateway.logged("for Gateway port 443"));
-    let verified = ["SSL certificate verify ok", "HTTP/2 418", "issuer: C=US; ST=Denial; O=Dis"];
+    let issuer = "issuer: C=US; ST=Denial; O=Dis";
+    let verified = ["SSL certificate verify ok", "HTTP/2 418", issuer, TEAPOT];
     let matched = format!("common name: {HTTPBIN} (matched)");
     let trusting = ["--cacert", &chain];
     let said = reader.sees(HTTPBIN, "/status/418", &trusting, &verified);
@@ -212,7 +233,7 @@ fn the_page_step_by_step() {
     let (certificate, key) =
         (format!("{HTTPBIN}/client.cert.pem"), format!("{HTTPBIN}/client.key.pem"));
     let client = ["--cacert", &chain, "--cert", &certificate, "--key", &key];
-    reader.sees(HTTPBIN, "/status/418", &client, &["HTTP/2 418"]);
+    reader.sees(HTTPBIN, "/status/418", &client, &["HTTP/2 418", TEAPOT]);
 
     // Configure a TLS ingress gateway for multiple hosts.
     reader.shell(GENERATE, &["bookinfo.com"]);
@@ -241,7 +262,7 @@ fn the_page_step_by_step() {
     ];
     let said = reader.sees("bookinfo.com", "/productpage", &bookinfo, &expected);
     assert!(said.contains("server: istio-envoy"), "{said}");
-    reader.sees(HTTPBIN, "/status/418", &trusting, &["HTTP/2 418"]);
+    reader.sees(HTTPBIN, "/status/418", &trusting, &["HTTP/2 418", TEAPOT]);
 
     // Troubleshooting: the proxy of the ingress gateway is aware of the certificates.
     let certificates = reader.gateway.admin_get("/certs").text();
@@ -266,7 +287,7 @@ fn credential(mode: &str, name: &str) -> String {
 
 #[test]
 fn the_newest_page_step_by_step() {
-    let Some(reader) = Reader::new(&[("httpbin", 8000), ("helloworld", 5000)]) else { return };
+    let Some(reader) = Reader::new(&[("helloworld", 5000)]) else { return };
     reader.shell(OPENSSL, &[]);
     let pair = |directory: &str, host: &str| {
         (format!("{directory}/{host}.crt"), format!("{directory}/{host}.key"))

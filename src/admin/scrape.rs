@@ -1,6 +1,7 @@
 //! Collects the metrics of all workers, and adds what the administration itself knows.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
@@ -12,6 +13,9 @@ use crate::telemetry::prometheus::{self, Page, label};
 
 /// How long the workers may take to send their copies. A worker that is alive needs a loop turn.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Certificates that are named one by one: there may be tens of thousands.
+const CERTIFICATES_NAMED_MAX: usize = 100;
 
 /// Remembers what each worker sent last: a worker that is late must not make counters fall.
 pub(super) struct Scraper {
@@ -81,6 +85,32 @@ fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {
     let help = "Whole days until the first certificate expires.";
     let days = first.map(|first| (String::new(), certs::days_until(first, now)));
     page.gauge("envoy_server_days_until_first_cert_expiring", help, days);
+    name_certificates(page, snapshot);
+}
+
+/// Says which certificates are missing and why, and when the first of the others expire.
+fn name_certificates(page: &mut Page, snapshot: &Snapshot) {
+    let (mut missing, mut served) = (BTreeSet::new(), BTreeSet::new());
+    for certificate in &snapshot.certificates {
+        let source = label("source", &certificate.source);
+        match &*certificate.state {
+            CertificateState::Missing { reason } => {
+                missing.insert([source, label("reason", reason)].join(","));
+            }
+            CertificateState::Ready(info) => {
+                let expires = info.expires.duration_since(SystemTime::UNIX_EPOCH);
+                let labels = [source, label("serial", &info.serial)].join(",");
+                served.insert((expires.unwrap_or_default().as_secs(), labels));
+            }
+        }
+    }
+    let help = "Always 1; a certificate that cannot be served, and why. The first 100.";
+    let samples = missing.into_iter().take(CERTIFICATES_NAMED_MAX).map(|labels| (labels, 1));
+    page.gauge("ringgate_certificate_missing_info", help, samples);
+    let help = "When a certificate expires, in seconds since 1970. The 100 that expire first.";
+    let samples = served.into_iter().take(CERTIFICATES_NAMED_MAX);
+    let samples = samples.map(|(expires, labels)| (labels, expires));
+    page.gauge("ringgate_certificate_expiration_timestamp_seconds", help, samples);
 }
 
 /// How many are missing, and when the first of the others expires; those that vouch for clients

@@ -34,6 +34,7 @@ mod readme;
 mod reload;
 mod retries;
 mod routing;
+mod secrets;
 mod self_check;
 mod steps;
 mod syscalls;

@@ -46,9 +46,22 @@ impl Authority {
 
     /// A fresh key and a certificate over it for `names`.
     pub fn leaf(&self, names: &[&str]) -> Leaf {
+        self.sign(names, |_| ())
+    }
+
+    /// The same, which was valid until 2021.
+    pub fn expired_leaf(&self, names: &[&str]) -> Leaf {
+        self.sign(names, |params| {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names[0].clone());
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf {

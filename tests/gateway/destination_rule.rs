@@ -1,14 +1,15 @@
-//! DestinationRules at work: subsets, limits, balancing and outlier detection, with real backends.
+//! DestinationRules at work: which holds for whom, and subsets. What they say of connections, the
+//! choice of endpoints and outliers is in files of its own, which begin with what is made here.
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Client, Response};
 use crate::harness::gateway::{Builder, Gateway};
 use crate::harness::{eventually, yaml};
 
-const HOST: &str = "web.test";
+pub const HOST: &str = "web.test";
 
 /// A gateway whose host is served by `backends`, one endpoint each, labelled `v: NAME`.
-fn builder(backends: &[&Backend], names: &[&str]) -> Builder {
+pub fn builder(backends: &[&Backend], names: &[&str]) -> Builder {
     let endpoint = |(backend, name): (&&Backend, &&str)| {
         let port = backend.port();
         format!(
@@ -25,19 +26,44 @@ fn builder(backends: &[&Backend], names: &[&str]) -> Builder {
 }
 
 /// A DestinationRule for the host; `more` is the rest of its spec, indented by two.
-fn rule(more: &str) -> String {
+pub fn rule(more: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: web }}\n\
          spec:\n  host: {HOST}\n{more}"
     )
 }
 
-fn client(gateway: &Gateway) -> Client {
+pub fn client(gateway: &Gateway) -> Client {
     Client::plain(gateway.address(80), HOST).unwrap()
 }
 
-fn get(gateway: &Gateway, path: &str) -> Response {
+pub fn get(gateway: &Gateway, path: &str) -> Response {
     client(gateway).get(path)
+}
+
+/// A gateway with one worker in front of `backends`, whose cluster has `policy`: lines of a
+/// `trafficPolicy`, as one map.
+pub fn with_policy(backends: &[&Backend], policy: &str) -> Builder {
+    let names: Vec<_> = (1..=backends.len()).map(|number| format!("v{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let policy = rule(&format!("  trafficPolicy: {policy}\n"));
+    builder(backends, &names).workers(1).resource("rule.yaml", &policy)
+}
+
+/// Sends a request that the backend holds, and waits until it is there.
+pub fn hold(gateway: &Gateway, backend: &Backend) -> Client {
+    let before = backend.requests();
+    let mut client = client(gateway);
+    client.send(format!("GET /hold HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+    backend.wait_requests(before + 1);
+    client
+}
+
+/// Sends a request that is not answered yet.
+pub fn ask(gateway: &Gateway, path: &str) -> Client {
+    let mut client = client(gateway);
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+    client
 }
 
 #[test]
@@ -98,92 +124,67 @@ fn a_subset_of_a_service_is_chosen_by_the_labels_of_its_pods() {
     eventually("the pod is in the subset", || get(&gateway, "/name").text() == "pod");
 }
 
-/// A gateway with one worker in front of `backends`, whose cluster has `policy`: lines of a
-/// `trafficPolicy`, as one map.
-fn with_policy(backends: &[&Backend], policy: &str) -> Builder {
-    let names: Vec<_> = (1..=backends.len()).map(|number| format!("v{number}")).collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let policy = rule(&format!("  trafficPolicy: {policy}\n"));
-    builder(backends, &names).workers(1).resource("rule.yaml", &policy)
-}
+const ONE_EACH: &str = "{ connectionPool: { http: { maxRequestsPerConnection: 1 } } }";
 
-/// Sends a request that the backend holds, and waits until it is there.
-fn hold(gateway: &Gateway, backend: &Backend) -> Client {
-    let before = backend.requests();
-    let mut client = client(gateway);
-    client.send(format!("GET /hold HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
-    backend.wait_requests(before + 1);
-    client
-}
-
-/// Sends a request that is not answered yet.
-fn ask(gateway: &Gateway, path: &str) -> Client {
-    let mut client = client(gateway);
-    client.send(format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
-    client
-}
-
-fn assert_overflow(response: &Response) {
-    assert_eq!(response.status, 503);
-    assert_eq!(response.header("x-envoy-overloaded"), Some("true"));
-    assert!(response.text().ends_with("reset reason: overflow"), "{}", response.text());
-}
-
-/// How many requests of the cluster wait for a connection.
-fn active(gateway: &Gateway) -> usize {
-    let page = gateway.admin_get("/stats/prometheus").text();
-    let line = page.lines().find(|line| line.starts_with("envoy_http_downstream_rq_active"));
-    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-#[test]
-fn more_than_the_connections_and_who_may_wait_for_one_is_an_overflow() {
+/// Whether [`ONE_EACH`] holds for a host with `rules`; `route` is its rule.
+fn is_limited(rules: &str, route: &str) -> bool {
     let backend = Backend::start("a");
-    let policy = "{ connectionPool: { tcp: { maxConnections: 1 }, http: { \
-                  http1MaxPendingRequests: 1 } } }";
-    let gateway = with_policy(&[&backend], policy).start();
-    let mut first = hold(&gateway, &backend);
-    let mut second = ask(&gateway, "/name");
-    eventually("the second waits", || active(&gateway) == 2);
-    assert_overflow(&get(&gateway, "/name"));
-    backend.release();
-    assert_eq!(first.response("GET").unwrap().status, 200);
-    assert_eq!(second.response("GET").unwrap().text(), "a");
-    assert_eq!(get(&gateway, "/name").text(), "a");
-    assert_eq!(backend.connections(), 1);
-    let log = gateway.access_log(4);
-    let expected = " 503 UO upstream_reset_before_response_started{overflow} ";
-    assert!(log.iter().any(|line| line.contains(expected)), "{log:#?}");
-}
-
-#[test]
-fn each_in_turn() {
-    let backends = ["a", "b", "c"].map(Backend::start);
-    let [a, b, c] = &backends;
-    let policy = "{ loadBalancer: { simple: ROUND_ROBIN } }";
-    let gateway = with_policy(&[a, b, c], policy).start();
+    let gateway = builder(&[&backend], &["v1"])
+        .workers(1)
+        .resource("route.yaml", &yaml::virtual_service("web", "web", &[HOST], route))
+        .resource("rule.yaml", rules)
+        .start();
     let mut client = client(&gateway);
-    for _ in 0..12 {
-        client.get("/name");
+    for _ in 0..2 {
+        assert_eq!(client.get("/name").text(), "a");
     }
-    assert_eq!(backends.each_ref().map(Backend::requests), [4, 4, 4]);
+    backend.connections() == 2
 }
 
 #[test]
-fn an_endpoint_that_fails_is_left_out_for_a_while() {
-    let backend = Backend::start("a");
-    let policy = "{ outlierDetection: { consecutive5xxErrors: 2, interval: 100ms, \
-                  baseEjectionTime: 500ms, maxEjectionPercent: 100 } }";
-    let gateway = with_policy(&[&backend], policy).start();
-    let mut client = client(&gateway);
-    let mut fail = |n: usize| {
-        for _ in 0..n {
-            assert_eq!(client.get("/status/500").status, 500);
-        }
-        client.get("/name")
+fn a_rule_is_for_hosts_namespaces_and_gateways() {
+    let limit = format!("  trafficPolicy: {ONE_EACH}\n");
+    let plain = rule(&limit);
+    let with = |lines: &str| rule(&format!("{lines}{limit}"));
+    let host = |host: &str| plain.replace(&format!("host: {HOST}"), &format!("host: \"{host}\""));
+    let selecting = |labels: &str| {
+        let selector = format!("  workloadSelector: {{ matchLabels: {labels} }}\n");
+        with(&selector).replace("name: web", "name: web, namespace: istio-system")
     };
-    assert_eq!(fail(1).text(), "a", "one is not enough");
-    let refused = fail(2);
-    assert_eq!((refused.status, refused.text().as_str()), (503, "no healthy upstream"));
-    eventually("it is back", || get(&gateway, "/name").status == 200);
+    let cases = [
+        (plain.clone(), true),
+        (host("*.test"), true),
+        (host("*"), true),
+        (host("else.test"), false),
+        (with("  exportTo: [ istio-system ]\n"), true),
+        (with("  exportTo: [ \".\" ]\n"), false),
+        (selecting("{ istio: ingressgateway }"), true),
+        (selecting("{ istio: egressgateway }"), false),
+    ];
+    for (rules, limited) in cases {
+        assert_eq!(is_limited(&rules, &yaml::all_to(HOST)), limited, "{rules}");
+    }
+}
+
+#[test]
+fn a_port_and_a_subset_may_have_a_policy_of_their_own() {
+    let for_port = |port: u16| {
+        let own = &ONE_EACH[2..ONE_EACH.len() - 2];
+        rule(&format!(
+            "  trafficPolicy: {{ retryBudget: {{}}, portLevelSettings: [ {{ port: {{ number: {port} \
+             }}, {own} }} ] }}\n"
+        ))
+    };
+    let subset = rule(&format!(
+        "  subsets: [ {{ name: v1, labels: {{ v: v1 }}, trafficPolicy: {ONE_EACH} }} ]\n"
+    ));
+    let (all, part) = (yaml::all_to(HOST), yaml::all_to(&format!("{HOST}, subset: v1")));
+    for (rules, route, limited) in [
+        (for_port(80), &all, true),
+        (for_port(81), &all, false),
+        (subset.clone(), &part, true),
+        (subset, &all, false),
+    ] {
+        assert_eq!(is_limited(&rules, route), limited, "{rules}\n{route}");
+    }
 }

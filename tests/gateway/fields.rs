@@ -43,6 +43,7 @@ fn row(kind: &'static str, line: &'static str) -> Row {
 fn resource(row: &Row) -> String {
     match row.kind {
         "VirtualService" => virtual_service(row),
+        "DestinationRule" => destination_rule(row),
         kind => panic!("no test for {kind}"),
     }
 }
@@ -85,6 +86,18 @@ fn virtual_service(row: &Row) -> String {
         yaml::backend("web.test", 80),
         DELEGATE.to_owned(),
         SUBSET.to_owned(),
+    ])
+}
+
+fn destination_rule(row: &Row) -> String {
+    let host = if row.field == "host" { "" } else { "  host: web.test\n" };
+    let field = row.example;
+    yaml::documents(&[
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+             metadata: {{ name: web }}\nspec:\n{host}  {field}\n"
+        ),
+        yaml::backend("web.test", 80),
     ])
 }
 

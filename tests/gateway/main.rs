@@ -16,6 +16,7 @@ mod harness;
 
 mod admin;
 mod balance;
+mod balancers;
 mod check;
 mod delegate;
 mod demo;
@@ -29,7 +30,9 @@ mod http2;
 mod kubernetes;
 mod matches;
 mod mutual;
+mod outliers;
 mod page;
+mod pool_limits;
 mod readme;
 mod reload;
 mod retries;

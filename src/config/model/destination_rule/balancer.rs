@@ -184,7 +184,6 @@ fn read_spread(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Sprea
         return None;
     }
     if let Some(old) = old {
-        problems.warn(&old, "`minimumRingSize` is old", "write `ringHash.minimumRingSize`");
         return old.integer(0..=RING_SIZE_MAX, problems).map(Spread::Ring);
     }
     if let Some(maglev) = maglev {

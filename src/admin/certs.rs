@@ -1,5 +1,5 @@
-//! `/certs`: every certificate that a Gateway names, those that vouch for clients among them, in
-//! Envoy's shape; and what is missing.
+//! `/certs`: every certificate that a Gateway or a DestinationRule names, those that vouch for
+//! clients and backends among them, in Envoy's shape; and what is missing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,13 +26,14 @@ pub(super) fn days_until(end: SystemTime, now: SystemTime) -> u64 {
 }
 
 fn ready(certificate: &Certificate, now: SystemTime) -> Option<Value> {
-    let CertificateState::Ready(info) = &*certificate.state else {
-        return None;
+    let chain = match &*certificate.state {
+        CertificateState::Ready(info) => vec![details(&certificate.source, info, now)],
+        CertificateState::Unneeded => Vec::new(),
+        CertificateState::Missing { .. } => return None,
     };
     let authorities: Vec<_> =
         certificate.client_ca.iter().map(|ca| details(&ca.source, &ca.info, now)).collect();
-    let chain = details(&certificate.source, info, now);
-    Some(json!({ "ca_cert": authorities, "cert_chain": [chain] }))
+    Some(json!({ "ca_cert": authorities, "cert_chain": chain }))
 }
 
 fn details(path: &str, info: &CertificateInfo, now: SystemTime) -> Value {

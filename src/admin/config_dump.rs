@@ -243,6 +243,10 @@ fn targets(forward: &Forward) -> Value {
 
 fn cluster(cluster: &Cluster) -> Value {
     let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
+    let tls = cluster.tls.as_ref().map(|tls| {
+        let name = tls.name.as_ref().map(|name| name.to_str());
+        json!({ "sni": name, "ready": tls.config.is_some() })
+    });
     json!({
         "name": cluster.name,
         "host": cluster.host,
@@ -251,6 +255,7 @@ fn cluster(cluster: &Cluster) -> Value {
             UpstreamProtocol::Http2 => "HTTP/2",
         },
         "connect_timeout_ms": cluster.connect_timeout.as_millis().to_string(),
+        "tls": tls,
         "endpoints": endpoints,
     })
 }

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
 use super::{State, certs};
-use crate::snapshot::{CertificateState, Severity, Snapshot};
+use crate::snapshot::{Certificate, CertificateState, Severity, Snapshot};
 use crate::telemetry::Series;
 use crate::telemetry::prometheus::{self, Page, label};
 
@@ -80,7 +81,7 @@ fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {
     let samples = [Severity::Error, Severity::Warning].map(rejected);
     page.gauge("pilot_total_rejected_configs", help, samples);
     let (missing, first) = certificates(snapshot);
-    let help = "Certificates that a Gateway names and that cannot be served.";
+    let help = "Certificates that a Gateway or a DestinationRule names and that cannot be used.";
     page.gauge("ringgate_certificates_missing", help, [(String::new(), missing)]);
     let help = "Whole days until the first certificate expires.";
     let days = first.map(|first| (String::new(), certs::days_until(first, now)));
@@ -102,6 +103,7 @@ fn name_certificates(page: &mut Page, snapshot: &Snapshot) {
                 let labels = [source, label("serial", &info.serial)].join(",");
                 served.insert((expires.unwrap_or_default().as_secs(), labels));
             }
+            CertificateState::Unneeded => {}
         }
     }
     let help = "Always 1; a certificate that cannot be served, and why. The first 100.";
@@ -119,9 +121,12 @@ fn certificates(snapshot: &Snapshot) -> (usize, Option<SystemTime>) {
     let all = || snapshot.certificates.iter();
     let served = all().filter_map(|certificate| match &*certificate.state {
         CertificateState::Ready(info) => Some(info.expires),
-        CertificateState::Missing { .. } => None,
+        CertificateState::Missing { .. } | CertificateState::Unneeded => None,
     });
-    let missing = snapshot.certificates.len() - served.clone().count();
+    let is_missing = |certificate: &&Arc<Certificate>| {
+        matches!(&*certificate.state, CertificateState::Missing { .. })
+    };
+    let missing = all().filter(is_missing).count();
     let authorities =
         all().flat_map(|certificate| &certificate.client_ca).map(|ca| ca.info.expires);
     (missing, served.chain(authorities).min())

@@ -400,7 +400,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::compile::{BuiltServer, LoadedPair, Part, Refusal, ServerRequest};
+    use crate::config::compile::{
+        BackendRules, BuiltBackend, BuiltServer, LoadedPair, Part, Refusal, ServerRequest,
+    };
     use crate::crypto::PairPem;
 
     /// Far longer than anything takes; only a test that fails waits for it.
@@ -416,6 +418,14 @@ mod tests {
 
         fn server(&mut self, _: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
             Err(Refusal { part: Part::Pair(0), reason: "nothing was loaded".to_owned() })
+        }
+
+        fn backend(&mut self, _: &BackendRules<'_>) -> Result<BuiltBackend, Refusal> {
+            Err(Refusal { part: Part::Pair(0), reason: "nothing was loaded".to_owned() })
+        }
+
+        fn system_ca(&mut self) -> Result<Arc<[u8]>, String> {
+            Err("there is none".to_owned())
         }
     }
 

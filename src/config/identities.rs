@@ -1,4 +1,5 @@
-//! Builds the identities of servers with `crypto`, and keeps their ticket keys.
+//! Builds the identities of servers with `crypto`, and keeps their ticket keys; and what
+//! connections to backends are made with.
 //!
 //! - Tickets belong to one server and its rules, the bytes of client CAs and revocation lists among
 //!   them: they stay good across reloads while all are the same, and no other server accepts them.
@@ -13,12 +14,13 @@ use std::time::SystemTime;
 use rustls::server::ProducesTickets;
 
 use super::compile::{
-    BuiltServer, Clients, Identities, LoadedPair, Part, Refusal, ServerRequest, TlsRules,
-    TlsVersions,
+    BackendRules, BuiltBackend, BuiltServer, ClientTrust, Clients, Identities, LoadedPair, Part,
+    Refusal, ServerRequest, TlsRules, TlsVersions,
 };
+use super::system_ca;
 use crate::crypto::{
-    self, Choice, ClientRequest, ClientVerifier, Description, IdentityError, PairPem, Provider,
-    ServerPolicy, Template, TicketSecrets, TrustError, Version,
+    self, BackendRequest, BackendTrust, Choice, ClientRequest, ClientVerifier, Description,
+    IdentityError, PairPem, Provider, ServerPolicy, Template, TicketSecrets, TrustError, Version,
 };
 use crate::settings;
 use crate::snapshot::{CertificateInfo, CertificateState};
@@ -27,6 +29,9 @@ use crate::snapshot::{CertificateInfo, CertificateState};
 pub(crate) struct RealIdentities {
     provider: Provider,
     policies: HashMap<TlsRules, MadePolicy>,
+    trusts: HashMap<ClientTrust, MadeTrust>,
+    /// As they were read last.
+    system_ca: Arc<[u8]>,
     /// Made with the first configuration.
     secrets: Option<Arc<TicketSecrets>>,
 }
@@ -38,6 +43,13 @@ struct MadePolicy {
     crl_expires: Option<SystemTime>,
 }
 
+/// What rules for backends share.
+#[derive(Clone)]
+struct MadeTrust {
+    trust: Arc<BackendTrust>,
+    ca: Arc<[CertificateInfo]>,
+}
+
 impl RealIdentities {
     /// Computes with the provider that the operator chose.
     pub(crate) fn new(provider: settings::Provider) -> Self {
@@ -46,7 +58,13 @@ impl RealIdentities {
             settings::Provider::AwsLcRs => Choice::AwsLcRs,
             settings::Provider::Ring => Choice::Ring,
         };
-        Self { provider: Provider::new(choice), policies: HashMap::new(), secrets: None }
+        Self {
+            provider: Provider::new(choice),
+            policies: HashMap::new(),
+            trusts: HashMap::new(),
+            system_ca: Arc::default(),
+            secrets: None,
+        }
     }
 
     /// Those of a new group.
@@ -67,6 +85,18 @@ impl RealIdentities {
             self.policies.insert(rules.clone(), made);
         }
         Ok(&self.policies[rules])
+    }
+
+    /// What `given` is read as: the system's CAs are many, and many rules may mean them.
+    fn trust(&mut self, given: &ClientTrust) -> Result<MadeTrust, TrustError> {
+        if let Some(known) = self.trusts.get(given) {
+            return Ok(known.clone());
+        }
+        let trust = BackendTrust::new(&self.provider, &given.ca, given.crl.as_deref())?;
+        let ca = crypto::describe_all(&given.ca).map_err(TrustError::Ca)?;
+        let made = MadeTrust { trust: Arc::new(trust), ca: ca.into_iter().map(info).collect() };
+        self.trusts.insert(given.clone(), made.clone());
+        Ok(made)
     }
 }
 
@@ -92,9 +122,41 @@ impl Identities for RealIdentities {
         })
     }
 
+    fn backend(&mut self, rules: &BackendRules<'_>) -> Result<BuiltBackend, Refusal> {
+        let made = rules.trust.map(|given| self.trust(given)).transpose();
+        let made = made.map_err(|error| of_clients(&error))?;
+        let trust = made.as_ref().map(|made| Arc::clone(&made.trust));
+        let crl_expires = trust.as_ref().and_then(|trust| trust.crl_expires());
+        let config = |alpn| {
+            let request = BackendRequest {
+                trust: trust.clone(),
+                subject_alt_names: rules.subject_alt_names,
+                pair: rules.own.map(|own| &own.key),
+                alpn,
+            };
+            crypto::backend_config(&self.provider, &request)
+        };
+        let (http1, http2) = (config(b"http/1.1"), config(b"h2"));
+        Ok(BuiltBackend {
+            http1,
+            http2,
+            ca: made.map(|made| made.ca).unwrap_or_default(),
+            crl_expires,
+        })
+    }
+
+    fn system_ca(&mut self) -> Result<Arc<[u8]>, String> {
+        let read = system_ca::read()?;
+        if *self.system_ca != *read {
+            self.system_ca = read.into();
+        }
+        Ok(Arc::clone(&self.system_ca))
+    }
+
     fn rotate_tickets(&mut self) {
         // What is gone is forgotten here; what is not is made again when it is needed.
         self.policies.clear();
+        self.trusts.clear();
         if self.secrets.as_ref().is_some_and(|secrets| secrets.rotate().is_err()) {
             tracing::error!("ticket keys not rotated: the system gave no random numbers");
         }

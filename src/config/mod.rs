@@ -19,6 +19,7 @@ mod model;
 mod parallel;
 pub(crate) mod resolve;
 pub(crate) mod source;
+mod system_ca;
 
 pub use check::check_paths;
 pub use control::{Control, StartError};

@@ -14,7 +14,6 @@
 
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "`config` begins to use it next")]
 mod backend;
 mod certificate;
 mod client;
@@ -32,7 +31,6 @@ mod staple;
 mod ticket;
 mod trust;
 
-#[allow(unused_imports, reason = "`config` begins to use it next")]
 pub(crate) use backend::{BackendRequest, BackendTrust, backend_config};
 pub(crate) use certificate::{Description, describe, describe_all};
 pub(crate) use client::{ClientRequest, ClientVerifier, Pins};

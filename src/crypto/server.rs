@@ -92,7 +92,6 @@ impl CertifiedPair {
         Arc::ptr_eq(&self.bare, &other.bare)
     }
 
-    #[allow(dead_code, reason = "`config` begins to use it next")]
     /// Without its staple, which only servers show.
     pub(super) fn bare(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.bare)

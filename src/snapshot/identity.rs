@@ -77,7 +77,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// What is known about one certificate that a Gateway names.
+/// What is known about one certificate that a Gateway or a DestinationRule names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// The path or Secret that it comes from, such as `/etc/certs/tls.crt` or `secret
@@ -87,7 +87,8 @@ pub struct Certificate {
     pub origin: Origin,
     /// Usable, or why not. Shared by all that name the same certificate.
     pub state: Arc<CertificateState>,
-    /// Those that vouch for the clients of its server; empty without mutual TLS.
+    /// Those that vouch for the clients of its server, or for the backends of its rule; empty for a
+    /// server without mutual TLS, and where those of the system do.
     pub client_ca: Vec<ClientCa>,
 }
 
@@ -99,8 +100,10 @@ pub enum CertificateState {
         /// What is in the way, in words for the operator.
         reason: String,
     },
-    /// Served.
+    /// Served, or shown to backends that ask for one.
     Ready(CertificateInfo),
+    /// There is none to be shown to backends: it is about those that vouch for them.
+    Unneeded,
 }
 
 /// What a certificate says.
@@ -117,7 +120,7 @@ pub struct CertificateInfo {
     pub expires: SystemTime,
 }
 
-/// One certificate that vouches for clients.
+/// One certificate that vouches for clients or backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCa {
     /// The path or Secret that it comes from.

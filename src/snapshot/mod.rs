@@ -71,7 +71,7 @@ pub struct Snapshot {
     pub policy: Policy,
     /// What was wrong with the resources that this snapshot was made of.
     pub rejections: Vec<Rejection>,
-    /// Every certificate that a Gateway names, usable or not.
+    /// Every certificate that a Gateway or a DestinationRule names, usable or not.
     pub certificates: Vec<Arc<Certificate>>,
 }
 

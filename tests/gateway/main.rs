@@ -15,6 +15,7 @@
 mod harness;
 
 mod admin;
+mod backend_tls;
 mod balance;
 mod balancers;
 mod check;

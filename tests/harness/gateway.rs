@@ -57,6 +57,7 @@ pub struct Builder {
     workers: usize,
     balance: &'static str,
     log_format: &'static str,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A running gateway, killed and removed when dropped.
@@ -78,6 +79,7 @@ impl Gateway {
             workers: 2,
             balance: "auto",
             log_format: "text",
+            environment: Vec::new(),
         }
     }
 
@@ -267,6 +269,12 @@ impl Builder {
         self
     }
 
+    /// A variable of the gateway's environment.
+    pub fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
     /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
     pub fn serving(self, host: &str, backend: &str) -> Self {
         let all = yaml::all_to("backend.test");
@@ -336,7 +344,7 @@ impl Builder {
             replace(&root.join(path), text);
         }
         fs::write(root.join("settings.yaml"), self.settings_file(root)).unwrap();
-        let (child, log) = run(&root.join("settings.yaml"));
+        let (child, log) = run(&root.join("settings.yaml"), self.environment);
         Gateway { child, log, directory, authority }
     }
 
@@ -370,10 +378,14 @@ impl Gateway {
     }
 }
 
-fn run(settings: &Path) -> (Child, Arc<Mutex<Vec<String>>>) {
+fn run(
+    settings: &Path,
+    environment: Vec<(&'static str, String)>,
+) -> (Child, Arc<Mutex<Vec<String>>>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
         .args(["run", "--settings"])
         .arg(settings)
+        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GatewayIdentity;
+use super::backend_tls::BackendTlsUnits;
 use super::policy::{self, Rules};
 use super::sources::Resources;
 use crate::config::model::{
-    CLUSTER_DOMAIN, Destination, EndpointSlice, EntryPort, Kind, Pod, Resolution, Service,
-    ServiceEntry, ServicePort, Spec, TargetPort, complete,
+    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryPort, Kind, Pod, Resolution,
+    Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
 };
 use crate::snapshot::{
     Balance, Cluster, HashTable, ProtocolChoice, Traffic, TrafficPolicy, UpstreamProtocol,
@@ -74,6 +75,17 @@ struct Candidate<'a> {
     labels: &'a Labels,
 }
 
+/// What clusters are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) resources: &'a Resources,
+    /// Who sees it.
+    pub(super) gateway: &'a GatewayIdentity,
+    pub(super) secured: &'a BackendTlsUnits,
+    /// The addresses of a DNS name, as far as they are known.
+    pub(super) resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
+}
+
 /// Everything that a destination can mean.
 pub(super) struct Backends<'a> {
     /// By namespace and name.
@@ -85,6 +97,7 @@ pub(super) struct Backends<'a> {
     /// By host, with their namespaces; the first one wins.
     entries: HashMap<&'a str, (&'a str, &'a ServiceEntry)>,
     rules: Rules<'a>,
+    secured: &'a BackendTlsUnits,
     resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
     before: Clusters,
     /// Whether all in `before` still holds.
@@ -93,15 +106,9 @@ pub(super) struct Backends<'a> {
 }
 
 impl<'a> Backends<'a> {
-    /// What `resources` and DNS know, as seen from `gateway`. They know the same as they did for
-    /// `before` if `is_current`.
-    pub(super) fn new(
-        resources: &'a Resources,
-        gateway: &'a GatewayIdentity,
-        resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
-        before: Clusters,
-        is_current: bool,
-    ) -> Self {
+    /// What is `known`, which is the same as it was for `before` if `is_current`.
+    pub(super) fn new(known: Known<'a>, before: Clusters, is_current: bool) -> Self {
+        let Known { resources, gateway, secured, resolved } = known;
         let (mut services, mut slices) = (HashMap::new(), HashMap::new());
         let (mut entries, mut pods) = (HashMap::new(), HashMap::new());
         for (key, placed) in resources.of_kind(Kind::Service) {
@@ -132,7 +139,18 @@ impl<'a> Backends<'a> {
             }
         }
         let (rules, after) = (Rules::new(resources, gateway), Clusters::default());
-        Self { services, slices, pods, entries, rules, resolved, before, is_current, after }
+        Self {
+            services,
+            slices,
+            pods,
+            entries,
+            rules,
+            secured,
+            resolved,
+            before,
+            is_current,
+            after,
+        }
     }
 
     /// The cluster of `destination` of a VirtualService in `namespace`, for a listener on `port`;
@@ -208,17 +226,22 @@ impl<'a> Backends<'a> {
             endpoints.retain(|endpoint| policy::has_all(endpoint.labels, &part.labels));
         }
         let (endpoints, weights) = distinct(endpoints);
-        let policy = policy::policy(&rules.blocks(part, port));
+        let blocks = rules.blocks(part, port);
+        let policy = policy::policy(&blocks);
+        let protocol = match policy.pool.protocol {
+            ProtocolChoice::Http2 => UpstreamProtocol::Http2,
+            ProtocolChoice::OfPort | ProtocolChoice::OfClient => protocol,
+        };
         Some(Cluster {
             name: format!("outbound|{port}|{}|{host}", subset.unwrap_or_default()),
             host: host.to_owned(),
-            protocol: match policy.pool.protocol {
-                ProtocolChoice::Http2 => UpstreamProtocol::Http2,
-                ProtocolChoice::OfPort | ProtocolChoice::OfClient => protocol,
-            },
+            protocol,
             connect_timeout: policy.pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             traffic: traffic(policy, &endpoints, weights, old),
-            tls: None,
+            tls: match &blocks.tls {
+                Some(BackendTls::Use(tls)) => self.secured.find(tls, protocol).cloned(),
+                Some(BackendTls::Disable) | None => None,
+            },
             endpoints,
         })
     }

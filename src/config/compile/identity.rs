@@ -116,9 +116,9 @@ struct Fault {
 
 /// Why something is not to be had: the reason, and whether it is not there as opposed to wrong.
 #[derive(Debug)]
-struct Unfit {
-    reason: String,
-    absent: bool,
+pub(super) struct Unfit {
+    pub(super) reason: String,
+    pub(super) absent: bool,
 }
 
 impl Unfit {
@@ -126,7 +126,7 @@ impl Unfit {
         Self { reason, absent: true }
     }
 
-    fn wrong(reason: String) -> Self {
+    pub(super) fn wrong(reason: String) -> Self {
         Self { reason, absent: false }
     }
 
@@ -493,24 +493,36 @@ impl Vault<'_> {
 
     /// The Secret that holds the CA: the one beside the server's, where there is one.
     fn ca_secret(&self, ca: &ClientCa, name: &str) -> String {
+        match ca {
+            ClientCa::OfCredential(_) => self.ca_secret_of(name),
+            ClientCa::File(_) | ClientCa::Secret(_) => name.to_owned(),
+        }
+    }
+
+    /// The Secret beside `name` that holds its CA, or itself where there is none.
+    pub(super) fn ca_secret_of(&self, name: &str) -> String {
         let beside = format!("{name}{CA_SUFFIX}");
-        let is_beside = matches!(ca, ClientCa::OfCredential(_)) && self.secret(&beside).is_some();
-        if is_beside { beside } else { name.to_owned() }
+        if self.secret(&beside).is_some() { beside } else { name.to_owned() }
     }
 
     /// The bytes of the file at `path`, of which no secret is made.
-    fn read(&mut self, path: &str) -> Result<Arc<[u8]>, Unfit> {
+    pub(super) fn read(&mut self, path: &str) -> Result<Arc<[u8]>, Unfit> {
         let digest = self.look(path)?;
         if let Some(text) = self.texts.get(&digest) {
             return Ok(Arc::clone(text));
         }
-        let bytes = self.files.take(path).map_err(|error| unreadable(path, &error))?;
+        let bytes = self.take(path)?;
         let text = Arc::<[u8]>::from(bytes);
         self.texts.insert(digest, Arc::clone(&text));
         Ok(text)
     }
 
-    fn look(&self, path: &str) -> Result<Digest, Unfit> {
+    /// The bytes of the file at `path`.
+    pub(super) fn take(&mut self, path: &str) -> Result<Vec<u8>, Unfit> {
+        self.files.take(path).map_err(|error| unreadable(path, &error))
+    }
+
+    pub(super) fn look(&self, path: &str) -> Result<Digest, Unfit> {
         self.files.look(path).map_err(|error| unreadable(path, &error))
     }
 
@@ -551,7 +563,7 @@ impl Vault<'_> {
     }
 
     /// The Secret, and where it stands.
-    fn secret_title(&self, name: &str) -> String {
+    pub(super) fn secret_title(&self, name: &str) -> String {
         let key = self.key(Kind::Secret, name);
         match self.mounted.0.get(name) {
             Some((path, _)) if self.resources.get(&key).is_none() => {
@@ -579,7 +591,7 @@ impl Vault<'_> {
     }
 
     /// What is looked for is `what`.
-    fn find_in_secret<T>(
+    pub(super) fn find_in_secret<T>(
         &mut self,
         what: &str,
         name: &str,
@@ -733,7 +745,7 @@ fn validity_doubt(part: Part, state: &CertificateState, now: SystemTime) -> Opti
     (!ahead.is_zero()).then_some(Doubt { part, what, cause })
 }
 
-fn days(time: Duration) -> String {
+pub(super) fn days(time: Duration) -> String {
     match time.as_secs() / (24 * 60 * 60) {
         0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),

@@ -13,6 +13,7 @@
 //! Deliberately not here: reading directories, watching, DNS. The caller brings what they found.
 
 mod backend;
+mod backend_tls;
 mod delegate;
 mod identity;
 mod listener;
@@ -36,7 +37,8 @@ use crate::snapshot::{
     Snapshot,
 };
 
-use backend::{Backends, Clusters};
+use backend::{Backends, Clusters, Known};
+use backend_tls::BackendTlsUnits;
 use identity::{CA_SUFFIX, Mounted, Vault};
 use listener::{Plan, Planner};
 use route::Router;
@@ -161,6 +163,18 @@ pub(crate) trait Identities: Send + Sync {
     /// What is wrong, and with which part of the request.
     fn server(&mut self, request: &ServerRequest<'_>) -> Result<BuiltServer, Refusal>;
 
+    /// Builds what connections to backends are made with.
+    ///
+    /// # Errors
+    /// What is wrong, and with which part of the request.
+    fn backend(&mut self, rules: &BackendRules<'_>) -> Result<BuiltBackend, Refusal>;
+
+    /// The CA certificates of the system, PEM.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be read.
+    fn system_ca(&mut self) -> Result<Arc<[u8]>, String>;
+
     /// Replaces the keys that tickets are sealed with, in every configuration that is in use.
     fn rotate_tickets(&mut self) {}
 }
@@ -202,6 +216,28 @@ pub(crate) struct BuiltServer {
     pub(crate) crl_expires: Option<SystemTime>,
 }
 
+/// What the backends of a rule are held to.
+pub(crate) struct BackendRules<'a> {
+    /// Who vouches for them; `None` takes any.
+    pub(crate) trust: Option<&'a ClientTrust>,
+    /// One of these names; none means the one that they are asked for.
+    pub(crate) subject_alt_names: &'a [String],
+    /// What the gateway shows them.
+    pub(crate) own: Option<&'a LoadedPair>,
+}
+
+/// What connections to backends are made with.
+pub(crate) struct BuiltBackend {
+    /// For HTTP/1.1.
+    pub(crate) http1: Arc<rustls::ClientConfig>,
+    /// For HTTP/2.
+    pub(crate) http2: Arc<rustls::ClientConfig>,
+    /// The certificates that vouch for backends.
+    pub(crate) ca: Arc<[CertificateInfo]>,
+    /// When the first revocation list ends.
+    pub(crate) crl_expires: Option<SystemTime>,
+}
+
 /// What the clients of a server are held to. Sessions resume where this is the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TlsRules {
@@ -222,7 +258,7 @@ pub(crate) struct Clients {
     pub(crate) demands: ClientDemands,
 }
 
-/// Who vouches for clients, PEM.
+/// Who vouches for clients, or for backends, PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ClientTrust {
     /// Certificates.
@@ -343,6 +379,7 @@ fn named_files(tls: &Tls) -> impl Iterator<Item = &Arc<str>> {
 struct Site {
     units: Units,
     clusters: Clusters,
+    secured: BackendTlsUnits,
     names: Arc<BTreeSet<String>>,
     /// By source and origin.
     certificates: Vec<Arc<Certificate>>,
@@ -440,8 +477,13 @@ impl Compiler {
     pub(crate) fn compile(&mut self, inputs: Inputs<'_>) -> Output {
         let stale = std::mem::take(&mut self.stale);
         let servers_differ = stale.plan && self.plan();
-        if stale.plan || stale.backends {
-            self.route(inputs.resolved, !stale.backends);
+        let rules_differ = stale.backends && self.replan_backends();
+        if servers_differ || rules_differ || stale.identities {
+            inputs.pem.want(&self.paths());
+        }
+        let backends_differ = self.secure(&stale, inputs.pem) || stale.backends;
+        if stale.plan || backends_differ {
+            self.route(inputs.resolved, !backends_differ);
         }
         self.prove(&stale, servers_differ, inputs.pem);
         self.generation += 1;
@@ -451,7 +493,7 @@ impl Compiler {
             limits: self.limits.clone(),
             policy: self.policy.clone(),
             rejections: self.rejections(),
-            certificates: self.site.certificates.clone(),
+            certificates: self.certificates(),
         };
         Output { snapshot, names: Arc::clone(&self.site.names) }
     }
@@ -464,16 +506,47 @@ impl Compiler {
         self.site.units.replan(listeners)
     }
 
+    /// Finds out how backends are to be secured; says whether that is new or gone.
+    fn replan_backends(&mut self) -> bool {
+        self.site.secured.replan(self.sources.resources(), &self.gateway)
+    }
+
+    /// Makes what backends are secured with; says whether any of it is another.
+    fn secure(&mut self, stale: &Stale, files: &mut dyn PemFiles) -> bool {
+        let mut vault = Vault {
+            namespace: &self.gateway.namespace,
+            resources: self.sources.resources(),
+            mounted: &self.mounted,
+            files,
+            identities: &mut *self.identities,
+            absent: self.absent,
+            texts: HashMap::new(),
+            guesses: 0,
+        };
+        self.site.secured.prove(&mut vault, &|name, is_secret| {
+            let changed = if is_secret { &stale.secrets } else { &stale.files };
+            stale.identities || changed.contains(name)
+        })
+    }
+
+    fn certificates(&self) -> Vec<Arc<Certificate>> {
+        let of_backends = self.site.secured.certificates(&self.gateway.namespace);
+        self.site.certificates.iter().cloned().chain(of_backends).collect()
+    }
+
     /// Finds out where routes lead to; what they led to before still holds if `is_current`.
     fn route(&mut self, resolved: &dyn Fn(&str) -> Option<Vec<IpAddr>>, is_current: bool) {
         let resources = self.sources.resources();
         let before = std::mem::take(&mut self.site.clusters);
-        let backends = Backends::new(resources, &self.gateway, resolved, before, is_current);
+        let secured = std::mem::take(&mut self.site.secured);
+        let known = Known { resources, gateway: &self.gateway, secured: &secured, resolved };
+        let backends = Backends::new(known, before, is_current);
         let mut router = Router::new(resources, &self.gateway, backends);
         self.site.units.route(&mut router);
         self.site.rule_rejections = router.report();
         let (clusters, names) = router.backends.finish();
         self.site.clusters = clusters;
+        self.site.secured = secured;
         if *self.site.names != names {
             self.site.names = Arc::new(names);
         }
@@ -481,9 +554,6 @@ impl Compiler {
 
     /// Finds out what servers prove themselves with.
     fn prove(&mut self, stale: &Stale, servers_differ: bool, files: &mut dyn PemFiles) {
-        if servers_differ || stale.identities {
-            files.want(&self.paths());
-        }
         let mut vault = Vault {
             namespace: &self.gateway.namespace,
             resources: self.sources.resources(),
@@ -502,10 +572,11 @@ impl Compiler {
         }
     }
 
-    /// The paths that the servers name, be the files present or not.
+    /// The paths that servers and rules name, be the files present or not.
     fn paths(&self) -> BTreeSet<Arc<str>> {
         let servers = self.site.units.servers();
-        servers.flat_map(|server| named_files(server.source().tls())).cloned().collect()
+        let of_servers = servers.flat_map(|server| named_files(server.source().tls()));
+        of_servers.chain(self.site.secured.paths()).cloned().collect()
     }
 
     /// By file and line; what is said twice is said once.
@@ -515,6 +586,7 @@ impl Compiler {
         all.extend_from_slice(&self.site.plan_rejections);
         all.extend_from_slice(&self.site.rule_rejections);
         self.site.units.report(SystemTime::now(), &mut all);
+        self.site.secured.report(SystemTime::now(), &mut all);
         all.sort_by(|a, b| (&a.origin, a.severity).cmp(&(&b.origin, b.severity)));
         all.dedup();
         all

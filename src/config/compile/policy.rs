@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::GatewayIdentity;
-use super::sources::Resources;
+use super::sources::{Placed, Resources};
 use crate::config::model::{
     Balancer, Blocks, DestinationRule, Kind, PortPolicy, Resource, Spec, Subset,
 };
@@ -34,12 +34,8 @@ pub(super) struct RulesOfHost<'r, 'a>(&'r [&'a DestinationRule]);
 impl<'a> Rules<'a> {
     /// Those of `resources` that `gateway` may see.
     pub(super) fn new(resources: &'a Resources, gateway: &'a GatewayIdentity) -> Self {
-        let mut visible: Vec<_> = resources
-            .of_kind(Kind::DestinationRule)
-            .filter_map(|(key, placed)| {
-                Some((key, &placed.resource.created, rule(&placed.resource)?))
-            })
-            .filter(|(key, _, rule)| is_for(rule, &key.namespace, gateway))
+        let mut visible: Vec<_> = visible(resources, gateway)
+            .map(|(placed, rule)| (&placed.resource.key, &placed.resource.created, rule))
             .collect();
         // Rules for certain workloads go first, then the oldest.
         visible.sort_by_key(|(key, created, rule)| {
@@ -73,6 +69,17 @@ impl<'a> Rules<'a> {
         let mut all = lists.into_iter().flat_map(|list| patterns.iter().map(|host| list.get(host)));
         RulesOfHost(all.find_map(|found| found).map(Vec::as_slice).unwrap_or_default())
     }
+}
+
+/// The rules of `resources` that `gateway` may see, by namespace and name.
+pub(super) fn visible<'a>(
+    resources: &'a Resources,
+    gateway: &GatewayIdentity,
+) -> impl Iterator<Item = (&'a Placed, &'a DestinationRule)> {
+    resources
+        .of_kind(Kind::DestinationRule)
+        .filter_map(|(_, placed)| Some((placed, rule(&placed.resource)?)))
+        .filter(|(placed, rule)| is_for(rule, &placed.resource.key.namespace, gateway))
 }
 
 fn rule(resource: &Resource) -> Option<&DestinationRule> {

@@ -5,11 +5,17 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
 use super::fields::{Field, Fields, Located, Problems, not_supported};
 
 /// Istio's `ClientTLSSettings`, in modes SIMPLE and MUTUAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientTls {
+    /// Where it stands.
+    pub(crate) line: u64,
+    /// `spec.trafficPolicy.tls`.
+    pub(crate) field: String,
     pub(crate) certificates: ClientCertificates,
     /// One of these has to be the backend's; none means the name that was asked for.
     pub(crate) subject_alt_names: Vec<String>,
@@ -65,10 +71,6 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Option<
                      with a certificate of your own does the same";
         problems.error(at, not_supported("mode ISTIO_MUTUAL"), cause);
     }
-    if matches!(chosen, Some(Mode::Simple | Mode::Mutual)) {
-        let cause = "backends are reached without TLS; the whole rule is left out";
-        problems.error(at, not_supported("TLS to backends"), cause);
-    }
     let read = read_settings(&mut tls, chosen == Some(Mode::Mutual), problems);
     tls.finish(problems);
     match chosen? {
@@ -94,14 +96,26 @@ fn read_settings(
     }
     let items = names.map(|names| names.items(problems)).unwrap_or_default();
     let names: Vec<_> = items.iter().map(|n| n.string(problems).map(str::to_owned)).collect();
-    let sni = tls.take("sni").map(|field| field.located(problems));
+    let sni = tls.take("sni").map(|field| read_sni(&field, problems));
     let certificates = read_certificates(tls, is_mutual, accept_untrusted == Some(true), problems);
     Some(ClientTls {
+        line: tls.parent.line,
+        field: tls.parent.path.clone(),
         certificates: certificates?,
         subject_alt_names: names.into_iter().collect::<Option<_>>()?,
         sni: sni.map_or(Some(None), |sni| sni.map(Some))?,
         accept_untrusted: accept_untrusted?,
     })
+}
+
+fn read_sni(field: &Field<'_>, problems: &mut Problems) -> Option<Located<Arc<str>>> {
+    let name = field.located(problems)?;
+    if ServerName::try_from(&*name.value).is_err() {
+        let cause = "the name that the backend's certificate is for";
+        problems.error(field, format!("`{}` is no host name", name.value), cause);
+        return None;
+    }
+    Some(name)
 }
 
 fn read_certificates(

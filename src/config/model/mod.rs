@@ -8,7 +8,6 @@
 //!
 //! Deliberately not here: what concerns more than one resource.
 
-#[allow(dead_code, reason = "nothing connects by it yet")]
 mod client_tls;
 mod config_map;
 mod destination_rule;
@@ -23,8 +22,11 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
+pub(crate) use client_tls::{ClientCertificates, ClientTls};
 pub(crate) use config_map::ConfigMap;
-pub(crate) use destination_rule::{Balancer, Blocks, DestinationRule, PortPolicy, Subset};
+pub(crate) use destination_rule::{
+    Balancer, Blocks, DestinationRule, PortPolicy, Subset, Tls as BackendTls,
+};
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};

@@ -64,15 +64,42 @@ impl Identities for TestIdentities {
             Some(before) => Arc::clone(&before.ticketer),
             None => Arc::new(NoTickets(0)),
         };
-        let authority = |trust: &ClientTrust| CertificateInfo {
-            serial: String::from_utf8_lossy(&trust.ca).into_owned(),
-            subject_alt_names: Vec::new(),
-            valid_from: SystemTime::UNIX_EPOCH,
-            expires: SystemTime::now() + Duration::from_hours(24),
-        };
         let client_ca = trust.map(authority).into_iter().collect();
         Ok(BuiltServer { config: Arc::new(config), client_ca, crl_expires: None })
     }
+
+    fn backend(&mut self, rules: &BackendRules<'_>) -> Result<BuiltBackend, Refusal> {
+        if rules.trust.is_some_and(|trust| !trust.ca.starts_with(b"good ca")) {
+            let reason = "there is no CA certificate in it".to_owned();
+            return Err(Refusal { part: Part::Clients, reason });
+        }
+        let (http1, http2) = (client_config(), client_config());
+        let ca = rules.trust.map(authority).into_iter().collect();
+        Ok(BuiltBackend { http1, http2, ca, crl_expires: None })
+    }
+
+    fn system_ca(&mut self) -> Result<Arc<[u8]>, String> {
+        Ok(b"good ca of the system".as_slice().into())
+    }
+}
+
+fn authority(trust: &ClientTrust) -> CertificateInfo {
+    CertificateInfo {
+        serial: String::from_utf8_lossy(&trust.ca).into_owned(),
+        subject_alt_names: Vec::new(),
+        valid_from: SystemTime::UNIX_EPOCH,
+        expires: SystemTime::now() + Duration::from_hours(24),
+    }
+}
+
+fn client_config() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Arc::new(config)
 }
 
 #[derive(Debug)]
@@ -766,7 +793,7 @@ fn serials(snapshot: &Snapshot) -> Vec<&str> {
     let states = snapshot.certificates.iter().map(|certificate| &*certificate.state);
     let ready = states.filter_map(|state| match state {
         CertificateState::Ready(info) => Some(info.serial.as_str()),
-        CertificateState::Missing { .. } => None,
+        CertificateState::Missing { .. } | CertificateState::Unneeded => None,
     });
     ready.collect()
 }

@@ -10,9 +10,10 @@ mod pool;
 pub(crate) use balancer::Balancer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::client_tls::{self, ClientTls};
-use super::fields::{Field, Fields, Located, Problems};
+use super::fields::{Field, Fields, Problems};
 use super::virtual_service::{Export, complete, read_export};
 use crate::snapshot::{HostPattern, OutlierDetection, PoolLimits, RetryBudget};
 
@@ -69,7 +70,21 @@ pub(crate) struct Blocks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Tls {
     Disable,
-    Use(Box<Located<ClientTls>>),
+    Use(Arc<ClientTls>),
+}
+
+impl DestinationRule {
+    /// Each `tls` that is not to be none.
+    pub(crate) fn tls(&self) -> impl Iterator<Item = &Arc<ClientTls>> {
+        let subsets = self.subsets.iter().map(|subset| &subset.policy);
+        let policies = std::iter::once(&self.policy).chain(subsets);
+        let blocks =
+            policies.flat_map(|policy| std::iter::once(&policy.all).chain(policy.ports.values()));
+        blocks.filter_map(|blocks| match &blocks.tls {
+            Some(Tls::Use(tls)) => Some(tls),
+            Some(Tls::Disable) | None => None,
+        })
+    }
 }
 
 pub(super) fn read(
@@ -210,7 +225,7 @@ fn read_blocks(policy: &mut Fields<'_>, has_more: bool, problems: &mut Problems)
 fn read_tls(field: &Field<'_>, problems: &mut Problems) -> Option<Tls> {
     Some(match client_tls::read(field, problems)? {
         None => Tls::Disable,
-        Some(value) => Tls::Use(Box::new(Located { line: field.line, value })),
+        Some(tls) => Tls::Use(Arc::new(tls)),
     })
 }
 

@@ -25,7 +25,7 @@ use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
 use super::{Downstream, Gateway, Protocol, hurry};
 use crate::drain::Watch;
-use crate::io::relay::{Moved, relay_active};
+use crate::io::relay::{Broken, Moved, relay_active};
 use crate::io::{Net, Sleep, Stream, linger};
 use crate::snapshot::Limits;
 use crate::telemetry::request::{Flags, Record};
@@ -211,7 +211,7 @@ impl<N: Net> Serving<N> {
         if written.is_ok() {
             let patience = (net, self.limits.stream_idle_timeout);
             // A side that breaks or stands still ends the other; there is nobody left to tell.
-            let _: std::io::Result<()> =
+            let _: Result<(), Broken> =
                 relay_active(patience, &mut stream, &mut upstream, &tally.moved).await;
         }
         drop((tally, upstream));

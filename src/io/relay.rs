@@ -23,16 +23,40 @@ pub struct Moved {
     pub back: Cell<u64>,
 }
 
+/// Why a relay ended before both directions had.
+#[derive(Debug)]
+pub enum Broken {
+    /// The first stream broke.
+    Near(io::Error),
+    /// The second stream broke.
+    Far(io::Error),
+    /// Nothing moved for too long.
+    Idle,
+}
+
 /// Relays between `near` and `far` until both directions have ended or one side breaks; `moved`
 /// counts along, so that it is right also when the future is dropped or fails.
 ///
 /// # Errors
 /// The first error of either side.
-pub async fn relay(near: &mut impl Stream, far: &mut impl Stream, moved: &Moved) -> io::Result<()> {
+pub async fn relay(
+    near: &mut impl Stream,
+    far: &mut impl Stream,
+    moved: &Moved,
+) -> Result<(), Broken> {
     let (mut forth, mut back) = (Direction::Open, Direction::Open);
     poll_fn(|cx| {
-        let forth = forth.poll(near, far, &moved.forth, cx)?;
-        let back = back.poll(far, near, &moved.back, cx)?;
+        // First what the far side said: it may be why that side takes no more.
+        let back = back.poll(far, near, &moved.back, cx);
+        let forth = forth.poll(near, far, &moved.forth, cx);
+        let back = back.map_err(|fault| match fault {
+            Fault::Source(error) => Broken::Far(error),
+            Fault::Target(error) => Broken::Near(error),
+        })?;
+        let forth = forth.map_err(|fault| match fault {
+            Fault::Source(error) => Broken::Near(error),
+            Fault::Target(error) => Broken::Far(error),
+        })?;
         if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
@@ -41,13 +65,13 @@ pub async fn relay(near: &mut impl Stream, far: &mut impl Stream, moved: &Moved)
 /// As [`relay`], and gives up when nothing has moved for `limit`.
 ///
 /// # Errors
-/// The first error of either side; `TimedOut` when nothing moved.
+/// The first error of either side; [`Broken::Idle`] when nothing moved.
 pub async fn relay_active<C: Clock>(
     (clock, limit): (&C, Duration),
     near: &mut impl Stream,
     far: &mut impl Stream,
     moved: &Moved,
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let mut relaying = pin!(relay(near, far, moved));
     let (mut seen, mut deadline) = (0, clock.now() + limit);
     let mut sleep = clock.sleep_until(deadline);
@@ -63,7 +87,7 @@ pub async fn relay_active<C: Clock>(
         // Moved only when it goes off too early: bytes come more often than that.
         while Pin::new(&mut sleep).poll(cx).is_ready() {
             if clock.now() >= deadline {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(Err(Broken::Idle));
             }
             sleep.reset(deadline);
         }
@@ -76,6 +100,12 @@ impl Moved {
     fn sum(&self) -> u64 {
         self.forth.get() + self.back.get()
     }
+}
+
+/// Which end of a direction broke.
+enum Fault {
+    Source(io::Error),
+    Target(io::Error),
 }
 
 /// Open -> Flushing (the source ended) -> Ended (its last byte has left).
@@ -92,14 +122,14 @@ impl Direction {
         target: &mut impl Stream,
         moved: &Cell<u64>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Fault>> {
         if matches!(self, Self::Open) {
             ready!(poll_copy(source, target, moved, cx))?;
             target.close_write();
             *self = Self::Flushing;
         }
         if matches!(self, Self::Flushing) {
-            ready!(target.poll_flush(cx))?;
+            ready!(target.poll_flush(cx)).map_err(Fault::Target)?;
             *self = Self::Ended;
         }
         Poll::Ready(Ok(()))
@@ -111,15 +141,15 @@ fn poll_copy(
     target: &mut impl Stream,
     moved: &Cell<u64>,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
+) -> Poll<Result<(), Fault>> {
     loop {
-        ready!(target.poll_write_ready(cx))?;
-        let bytes = ready!(source.poll_fill(cx))?;
+        ready!(target.poll_write_ready(cx)).map_err(Fault::Target)?;
+        let bytes = ready!(source.poll_fill(cx)).map_err(Fault::Source)?;
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
         let n = bytes.len();
-        target.write(&[io::IoSlice::new(bytes)])?;
+        target.write(&[io::IoSlice::new(bytes)]).map_err(Fault::Target)?;
         source.consume(n);
         moved.set(moved.get() + n as u64);
     }

@@ -8,13 +8,15 @@
 //!             (control thread)                    │ runtime (io_uring or epoll)
 //!                                                 │
 //!   client ──TLS──> tls ──> http ──> upstream ──> endpoint
+//!                     └───> tcp ────────┘
 //! ```
 //!
 //! # Life of a request
 //!
 //! 1. `worker` accepts a connection, hands it to another worker if it has far more to do than the
 //!    mean, and spawns a task for it. `tls` reads the ClientHello, the SNI selects a server of the
-//!    newest snapshot, the handshake is done with its configuration.
+//!    newest snapshot, the handshake is done with its configuration. What is not HTTP, or has its
+//!    TLS terminated by the endpoint, `tcp` joins to an endpoint, and that is all.
 //! 2. ALPN says which protocol hyper speaks with the client. For each request `http` takes the
 //!    newest snapshot, brings the path into its normal form, finds the virtual host and walks its
 //!    trie.
@@ -36,7 +38,7 @@
 //! - `config` and the data path never import each other; [`snapshot`] is all they share.
 //! - A worker takes no lock, never blocks and never touches a file. Log lines leave it in batches,
 //!   names are resolved on the control thread.
-//! - `http`, `tls` and `upstream` see byte streams and a clock, never a ring: they run in tests
+//! - `http`, `tcp`, `tls` and `upstream` see byte streams and a clock, never a ring: they run in tests
 //!   over in-memory pipes.
 //! - `unsafe` exists in [`runtime`] alone.
 //! - No limit is missing and none is hidden: all are in [`snapshot::Limits`] or [`settings`].
@@ -51,6 +53,7 @@ pub mod snapshot;
 
 pub mod worker;
 mod http;
+mod tcp;
 mod upstream;
 mod tls;
 

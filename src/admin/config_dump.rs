@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::page::{clusters, listener_name};
 use crate::snapshot::{
     Abort, Action, Cluster, Condition, Edit, Extras, Fault, Forward, HostMap, Identity, Listener,
-    Mirror, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection, RetryOn, RetryPolicy,
-    Route, RouteTable, Serves, Snapshot, Target, Template, TextMatch, TlsServer, UpstreamProtocol,
-    VirtualHost,
+    Mirror, Network, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection, RetryOn,
+    RetryPolicy, Route, RouteTable, Serves, Snapshot, Target, TcpRoute, TcpTable, Template,
+    TextMatch, TlsServer, TlsServes, UpstreamProtocol, VirtualHost,
 };
 
 /// The whole snapshot but its certificates and limits: those have their own pages and settings.
@@ -26,6 +26,7 @@ pub(super) fn dump(snapshot: &Snapshot) -> Value {
 fn listener(listener: &Listener) -> Value {
     let serves = match &listener.serves {
         Serves::Http(table) => json!({ "protocol": "HTTP", "hosts": route_table(table) }),
+        Serves::Tcp(table) => json!({ "protocol": "TCP", "routes": tcp_table(table) }),
         Serves::Tls(servers) => json!({
             "protocol": "HTTPS",
             "servers": sorted(servers, |server| tls_server(server)),
@@ -41,13 +42,29 @@ fn listener(listener: &Listener) -> Value {
 }
 
 fn tls_server(server: &TlsServer) -> Value {
+    let certificate = match server.identity() {
+        Some(Identity::Ready(_)) => "ready",
+        Some(Identity::Missing) => "missing",
+        None => "the endpoint's",
+    };
+    let (key, shown) = match &server.serves {
+        TlsServes::Http(_, routes) => ("hosts", route_table(routes)),
+        TlsServes::Tcp(_, routes) => ("tcp", tcp_table(routes)),
+        TlsServes::Passthrough(routes) => ("passthrough", tcp_table(routes)),
+    };
+    json!({ "name": server.name, "certificate": certificate, key: shown })
+}
+
+fn tcp_table(table: &TcpTable) -> Value {
+    sorted(&table.hosts, |routes| routes.0.iter().map(tcp_route).collect())
+}
+
+fn tcp_route(route: &TcpRoute) -> Value {
+    let ranges = |all: &[Network]| -> Vec<String> { all.iter().map(ToString::to_string).collect() };
     json!({
-        "name": server.name,
-        "certificate": match server.identity {
-            Identity::Ready(_) => "ready",
-            Identity::Missing => "missing",
-        },
-        "hosts": route_table(&server.routes),
+        "sources": ranges(&route.sources),
+        "destinations": ranges(&route.destinations),
+        "forward": targets(&route.forward),
     })
 }
 

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::scrape::Scraper;
 use super::{BoundListener, Command, State, certs, command, config_dump};
-use crate::snapshot::{Action, Cluster, ListenerKey, RouteTable, Serves, Snapshot};
+use crate::snapshot::{
+    Action, Cluster, Forward, ListenerKey, RouteTable, Serves, Snapshot, TcpTable, TlsServer,
+    TlsServes,
+};
 use crate::telemetry::{SharedCounters, prometheus, rfc3339};
 
 const JSON: &str = "application/json";
@@ -159,25 +162,41 @@ pub(super) fn listener_name(key: ListenerKey) -> String {
 
 /// The clusters that routes lead to, by name.
 pub(super) fn clusters(snapshot: &Snapshot) -> BTreeMap<&str, &Arc<Cluster>> {
-    let tables = snapshot.listeners.iter().flat_map(|listener| tables(&listener.serves));
-    tables
-        .flat_map(|table| table.hosts.iter())
-        .flat_map(|(_, host)| host.routes())
-        .filter_map(|route| match &route.action {
-            Action::Forward(forward) => Some(&forward.targets),
-            Action::Respond(_) | Action::Redirect(_) => None,
-        })
-        .flatten()
+    let all = snapshot.listeners.iter().flat_map(|listener| forwards(&listener.serves));
+    all.flat_map(|forward| &forward.targets)
         .filter_map(|target| target.cluster.as_ref())
         .map(|cluster| (cluster.name.as_str(), cluster))
         .collect()
 }
 
-fn tables(serves: &Serves) -> Vec<&RouteTable> {
+/// All that leads to clusters.
+fn forwards(serves: &Serves) -> Vec<&Forward> {
     match serves {
-        Serves::Http(table) => vec![table],
-        Serves::Tls(servers) => servers.iter().map(|(_, server)| &*server.routes).collect(),
+        Serves::Http(table) => http_forwards(table).collect(),
+        Serves::Tcp(table) => tcp_forwards(table).collect(),
+        Serves::Tls(servers) => {
+            servers.iter().flat_map(|(_, server)| server_forwards(server)).collect()
+        }
     }
+}
+
+fn server_forwards(server: &TlsServer) -> Vec<&Forward> {
+    match &server.serves {
+        TlsServes::Http(_, table) => http_forwards(table).collect(),
+        TlsServes::Tcp(_, table) | TlsServes::Passthrough(table) => tcp_forwards(table).collect(),
+    }
+}
+
+fn http_forwards(table: &RouteTable) -> impl Iterator<Item = &Forward> {
+    let routes = table.hosts.iter().flat_map(|(_, host)| host.routes());
+    routes.filter_map(|route| match &route.action {
+        Action::Forward(forward) => Some(forward),
+        Action::Respond(_) | Action::Redirect(_) => None,
+    })
+}
+
+fn tcp_forwards(table: &TcpTable) -> impl Iterator<Item = &Forward> {
+    table.hosts.iter().flat_map(|(_, routes)| &routes.0).map(|route| &route.forward)
 }
 
 fn clusters_text(snapshot: &Snapshot) -> String {

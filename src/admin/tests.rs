@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::snapshot::{
     Action, Cluster, Forward, HostMap, Identity, Listener, Origin, PathMatch, Rejection, Route,
-    RouteTable, Serves, Severity, Target, TlsServer, UpstreamProtocol, VirtualHost,
+    RouteTable, Serves, Severity, Target, TlsServer, TlsServes, UpstreamProtocol, VirtualHost,
 };
 use crate::telemetry::Counters;
 use crate::telemetry::request::Record;
@@ -36,8 +36,7 @@ fn snapshot() -> Snapshot {
     routes.hosts.insert("httpbin.example.com".parse().unwrap(), Arc::new(host));
     let server = TlsServer {
         name: "https.443.https.mygateway.default".into(),
-        identity: Identity::Missing,
-        routes: Arc::new(routes),
+        serves: TlsServes::Http(Identity::Missing, Arc::new(routes)),
     };
     let mut servers = HostMap::default();
     servers.insert("httpbin.example.com".parse().unwrap(), Arc::new(server));

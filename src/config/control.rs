@@ -375,6 +375,7 @@ pub(crate) fn limits(set: &settings::Limits) -> Limits {
         head_timeout: set.head_timeout.unwrap_or(default.head_timeout),
         idle_timeout: set.idle_timeout.unwrap_or(default.idle_timeout),
         stream_idle_timeout: set.stream_idle_timeout.unwrap_or(default.stream_idle_timeout),
+        tcp_idle_timeout: set.tcp_idle_timeout.unwrap_or(default.tcp_idle_timeout),
         head_bytes_max: set.head_bytes_max.unwrap_or(default.head_bytes_max),
         header_fields_max: set.header_fields_max.unwrap_or(default.header_fields_max),
         h2_streams_max: set.h2_streams_max.unwrap_or(default.h2_streams_max),

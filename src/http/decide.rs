@@ -11,7 +11,7 @@ use super::headers::Vouched;
 use super::path::normalise;
 use super::respond::{self, Asked};
 use crate::snapshot::{
-    Action, DirectResponse, Field, Forward, Found, Listener, Route, RouteTable, Serves, Snapshot,
+    Action, DirectResponse, Field, Found, Identity, Listener, Route, RouteTable, Serves, Snapshot,
     Subject, Target,
 };
 
@@ -89,7 +89,7 @@ pub(crate) fn decide<'a>(
         }
         Action::Forward(forward) => Decision::Forward {
             route,
-            target: choose(forward),
+            target: forward.choose(|sum| fastrand::u32(..sum)),
             rewritten: rewritten(route, path, head.uri.query())?,
             path: normal,
         },
@@ -198,6 +198,8 @@ fn table<'a>(
     let servers = match &listener.serves {
         Serves::Http(table) => return Ok(table),
         Serves::Tls(servers) => servers,
+        // It served HTTP when the connection was made.
+        Serves::Tcp(_) => return Err(Refusal::Outdated(snapshot.policy.misdirected)),
     };
     let name = downstream.server_name();
     let server = match name {
@@ -205,18 +207,20 @@ fn table<'a>(
         None => servers.any(),
     };
     let server = server.ok_or(Refusal::NoRoute)?;
-    if downstream.tls.as_ref().is_some_and(|tls| tls.policy != server.identity.policy()) {
+    let policy = server.identity().and_then(Identity::policy);
+    let is_other = downstream.tls.as_ref().is_some_and(|tls| tls.policy != policy);
+    let Some(routes) = server.http().filter(|_| !is_other) else {
         return Err(Refusal::Outdated(snapshot.policy.misdirected));
-    }
+    };
     if name.is_some_and(|name| is_for(authority, name)) {
-        return Ok(&server.routes);
+        return Ok(routes);
     }
     match servers.find(authority) {
         Some(other) if !std::sync::Arc::ptr_eq(other, server) => {
             Err(Refusal::Misdirected(snapshot.policy.misdirected))
         }
         // Its own routes, or none at all: a new connection would change nothing.
-        _ => Ok(&server.routes),
+        _ => Ok(routes),
     }
 }
 
@@ -242,27 +246,13 @@ fn https_redirect(found: &Found<'_>, asked: &Asked<'_>) -> Option<String> {
     }
 }
 
-/// One of the targets, each as often as its weight says.
-fn choose(forward: &Forward) -> Option<&Target> {
-    if let [target] = forward.targets.as_slice() {
-        return Some(target);
-    }
-    let sum = forward.targets.iter().map(|target| target.weight).sum::<u32>().max(1);
-    let mut left = fastrand::u32(..sum);
-    forward.targets.iter().find(|target| {
-        let hit = left < target.weight;
-        left = left.saturating_sub(target.weight);
-        hit
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::Tls;
     use crate::http::headers::{Peer, to_upstream};
     use crate::snapshot::{
-        HostMap, HostPattern, Identity, ListenerKey, PathMatch, Policy, TlsPolicy, TlsServer,
+        HostMap, HostPattern, ListenerKey, PathMatch, Policy, TlsPolicy, TlsServer, TlsServes,
         VirtualHost,
     };
     use ::http::Request;
@@ -285,8 +275,7 @@ mod tests {
         routes.hosts.insert(host.parse().unwrap(), Arc::new(virtual_host));
         let server = TlsServer {
             name: pattern.to_owned(),
-            identity: Identity::Missing,
-            routes: Arc::new(routes),
+            serves: TlsServes::Http(Identity::Missing, Arc::new(routes)),
         };
         (pattern.parse().unwrap(), Arc::new(server))
     }

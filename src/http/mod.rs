@@ -40,7 +40,7 @@ mod tests;
 
 pub(crate) use hurry::hurry;
 pub(crate) use mirror::Mirrors;
-pub(crate) use serve::{Served, serve};
+pub(crate) use serve::serve;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -20,6 +20,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Without progress of an open request or response.
     pub stream_idle_timeout: Duration,
+    /// Without a byte in either direction of a connection that is not HTTP.
+    pub tcp_idle_timeout: Duration,
     /// Bytes of a request or response head.
     pub head_bytes_max: usize,
     /// Fields of a request or response head.
@@ -58,7 +60,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(3_600),
             stream_idle_timeout: Duration::from_secs(300),
-            // Envoy's defaults.
+            // Envoy's default, as are the next two.
+            tcp_idle_timeout: Duration::from_secs(3_600),
             head_bytes_max: 60 * 1024,
             header_fields_max: 100,
             // Istio's EDGE profile.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{HostMap, Identity, RouteTable};
+use super::{HostMap, Identity, RouteTable, TcpTable};
 
 /// What stays the same about a listener while its contents change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,15 +32,46 @@ pub enum Serves {
     Http(Arc<RouteTable>),
     /// TLS, whose server is chosen by SNI. Clients without SNI get the server of `*`, if any.
     Tls(HostMap<Arc<TlsServer>>),
+    /// Plain TCP, of one server.
+    Tcp(Arc<TcpTable>),
 }
 
-/// A Gateway server that terminates TLS. Its routes are its own: requests never cross to another's.
+/// A Gateway server for TLS. Its routes are its own: nothing ever crosses to another's.
 #[derive(Debug)]
 pub struct TlsServer {
     /// `https.<port>.<port name>.<gateway>.<namespace>`.
     pub name: String,
-    /// How it proves who it is.
-    pub identity: Identity,
-    /// What it serves.
-    pub routes: Arc<RouteTable>,
+    /// What it does with a connection.
+    pub serves: TlsServes,
+}
+
+/// What a TLS server does with a connection.
+#[derive(Debug)]
+pub enum TlsServes {
+    /// Terminates TLS; inside is HTTP.
+    Http(Identity, Arc<RouteTable>),
+    /// Terminates TLS; what is inside is passed on as it is.
+    Tcp(Identity, Arc<TcpTable>),
+    /// Passes the connection on as it is, so that the endpoint terminates TLS.
+    Passthrough(Arc<TcpTable>),
+}
+
+impl TlsServer {
+    /// How it proves who it is; `None` when that is the endpoint's affair.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.serves {
+            TlsServes::Http(identity, _) | TlsServes::Tcp(identity, _) => Some(identity),
+            TlsServes::Passthrough(_) => None,
+        }
+    }
+
+    /// What requests are routed by; `None` when it does not see any.
+    #[must_use]
+    pub fn http(&self) -> Option<&Arc<RouteTable>> {
+        match &self.serves {
+            TlsServes::Http(_, routes) => Some(routes),
+            TlsServes::Tcp(..) | TlsServes::Passthrough(_) => None,
+        }
+    }
 }

@@ -21,11 +21,13 @@ mod identity;
 mod limits;
 mod listener;
 mod matching;
+mod network;
 mod publish;
 mod rejection;
 mod retry;
 mod rewrite;
 mod route;
+mod tcp;
 mod traffic;
 mod trie;
 
@@ -38,8 +40,9 @@ pub use hashing::{HashTable, stable_hash};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
-pub use listener::{Listener, ListenerKey, Serves, TlsServer};
+pub use listener::{Listener, ListenerKey, Serves, TlsServer, TlsServes};
 pub use matching::{Condition, Field, FullRegex, Part, Subject, TextMatch};
+pub use network::{Network, NetworkError};
 pub use publish::{Publisher, Source, Subscription, View};
 pub use rejection::{Origin, Rejection, Severity};
 pub use retry::{RetryOn, RetryPolicy};
@@ -48,6 +51,7 @@ pub use route::{
     Action, DirectResponse, Extras, Forward, Found, Mirror, PathMatch, Redirect, RedirectPort,
     Route, RouteSet, RouteTable, Target, VirtualHost,
 };
+pub use tcp::{TcpRoute, TcpRoutes, TcpTable};
 pub use traffic::{
     Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, PoolLimits,
     ProtocolChoice, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,

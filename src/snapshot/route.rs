@@ -361,6 +361,24 @@ pub struct Target {
     pub edits: Option<Box<Edits>>,
 }
 
+impl Forward {
+    /// One of the targets, each as often as its weight says if `below` draws numbers below its
+    /// argument with equal chances.
+    #[must_use]
+    pub fn choose(&self, below: impl FnOnce(u32) -> u32) -> Option<&Target> {
+        if let [target] = self.targets.as_slice() {
+            return Some(target);
+        }
+        let sum = self.targets.iter().map(|target| target.weight).sum::<u32>().max(1);
+        let mut left = below(sum);
+        self.targets.iter().find(|target| {
+            let hit = left < target.weight;
+            left = left.saturating_sub(target.weight);
+            hit
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod connections;
 pub mod counters;
 mod date;
 pub mod prometheus;
@@ -19,19 +20,23 @@ pub mod request;
 mod series;
 
 pub use access_log::{AccessLog, LogFormat, WorkerLog};
+pub use connections::TcpCounts;
 pub use counters::{Counters, SharedCounters};
 pub use date::{rfc3339, rfc3339_millis};
 pub use series::{SERIES_MAX, Series};
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
-use request::Record;
+use connections::TcpSeries;
+use request::{Flags, Record};
 
 /// All that one worker tells. Everything takes `&self`: tasks of a worker share it in an `Rc`.
 #[derive(Debug)]
 pub struct WorkerTelemetry {
     counters: SharedCounters,
     series: RefCell<Series>,
+    tcp: RefCell<TcpSeries>,
     log: Option<RefCell<WorkerLog>>,
 }
 
@@ -39,7 +44,8 @@ impl WorkerTelemetry {
     /// For the one worker that writes `counters`; `log` is `None` when the access log is off.
     #[must_use]
     pub fn new(counters: SharedCounters, log: Option<WorkerLog>) -> Self {
-        Self { counters, series: RefCell::default(), log: log.map(RefCell::new) }
+        let (series, tcp) = (RefCell::default(), RefCell::default());
+        Self { counters, series, tcp, log: log.map(RefCell::new) }
     }
 
     /// The worker's counters.
@@ -62,6 +68,15 @@ impl WorkerTelemetry {
         }
     }
 
+    /// Where connections to `service` that end with `flags` are counted.
+    pub fn tcp(&self, service: &str, flags: Flags) -> Rc<TcpCounts> {
+        let (counts, has_room) = self.tcp.borrow_mut().get(service, flags);
+        if !has_room {
+            self.counters.series_overflowed.increment();
+        }
+        counts
+    }
+
     /// Hands the log lines over that are still buffered. Call it on a timer and when idle.
     pub fn flush_log(&self) {
         if let Some(log) = &self.log {
@@ -72,7 +87,9 @@ impl WorkerTelemetry {
     /// A copy of the series, for a scrape.
     #[must_use]
     pub fn copy(&self) -> Series {
-        self.series.borrow().clone()
+        let mut series = self.series.borrow().clone();
+        series.tcp = self.tcp.borrow().copy();
+        series
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::fmt::{Display, Write};
 
+use super::connections::TcpSample;
 use super::counters::{Counters, Kind, SharedCounters};
+use super::request::Flags;
 use super::series::{BOUNDS, Histogram, Outcome, Sample, Series};
 
 /// The value of `content-type` for a page.
@@ -74,6 +76,7 @@ pub fn render(
     let mut page = Page::default();
     page.counters(workers, others);
     page.series(series, reporter);
+    page.tcp(series, reporter);
     page
 }
 
@@ -131,6 +134,28 @@ impl Page {
             self.head(name, "histogram", help);
             for row in &rows {
                 self.histogram(name, &row.labels, histogram(row.sample));
+            }
+        }
+    }
+
+    fn tcp(&mut self, series: &Series, reporter: &Reporter) {
+        type Column = (&'static str, &'static str, fn(&TcpSample) -> u64);
+        const COLUMNS: [Column; 4] = [
+            ("istio_tcp_connections_opened_total", "TCP connections opened.", |s| s.opened),
+            ("istio_tcp_connections_closed_total", "TCP connections closed.", |s| s.closed),
+            ("istio_tcp_received_bytes_total", "Bytes that TCP clients sent.", |s| s.received),
+            ("istio_tcp_sent_bytes_total", "Bytes that TCP clients were sent.", |s| s.sent),
+        ];
+        let reporter = reporter.labels();
+        let labels =
+            |service: &str, flags: Flags| format!("{reporter},{}", tcp_labels(service, flags));
+        let rows = series.tcp.iter();
+        let rows: Vec<_> =
+            rows.map(|((service, flags), sample)| (labels(service, *flags), sample)).collect();
+        for (name, help, value) in COLUMNS {
+            self.head(name, "counter", help);
+            for (labels, sample) in &rows {
+                self.sample(name, labels, value(sample));
             }
         }
     }
@@ -245,8 +270,7 @@ fn labels(service: &str, outcome: &Outcome) -> String {
     destination(service, &status, &flags, &grpc_status, protocol)
 }
 
-/// Istio's labels of where a request went and what became of it. Pods do not tell the gateway to
-/// which workload they belong.
+/// Istio's labels of where a request went and what became of it.
 fn destination(
     service: &str,
     status: &str,
@@ -254,6 +278,25 @@ fn destination(
     grpc_status: &str,
     protocol: &str,
 ) -> String {
+    let outcome = joined([
+        ("request_protocol", protocol),
+        ("response_code", status),
+        ("grpc_response_status", grpc_status),
+        ("response_flags", flags),
+    ]);
+    format!("{},{outcome}", place(service))
+}
+
+/// Istio's labels of where a connection went that is not HTTP, and what became of it.
+fn tcp_labels(service: &str, flags: Flags) -> String {
+    let service = if service.is_empty() { UNKNOWN } else { service };
+    let flags = flags.to_string();
+    let outcome = joined([("request_protocol", "tcp"), ("response_flags", &flags)]);
+    format!("{},{outcome}", place(service))
+}
+
+/// Where something went. Pods do not tell the gateway to which workload they belong.
+fn place(service: &str) -> String {
     let (name, namespace) = name_and_namespace(service);
     joined([
         ("destination_service", service),
@@ -267,10 +310,6 @@ fn destination(
         ("destination_canonical_service", UNKNOWN),
         ("destination_canonical_revision", UNKNOWN),
         ("destination_cluster", UNKNOWN),
-        ("request_protocol", protocol),
-        ("response_code", status),
-        ("grpc_response_status", grpc_status),
-        ("response_flags", flags),
     ])
 }
 
@@ -301,7 +340,7 @@ fn decimal(thousandths: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::request::{Flags, Grpc, Record};
+    use crate::telemetry::request::{Grpc, Record};
     use std::collections::HashSet;
     use std::time::{Duration, UNIX_EPOCH};
 

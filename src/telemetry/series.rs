@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use super::connections::TcpSamples;
 use super::request::{Flags, Record};
 
 /// Series of one worker.
@@ -46,6 +47,8 @@ pub struct Series {
     pub(super) services: Map<Box<str>, Map<Outcome, Sample>>,
     /// What found no room.
     pub(super) other: Option<Sample>,
+    /// Connections that are not HTTP. Filled in when a worker copies its series.
+    pub(super) tcp: TcpSamples,
     /// Invariant: the number of samples in `services`.
     len: usize,
 }
@@ -108,6 +111,9 @@ impl Series {
             }
         }
         self.len = self.services.values().map(Map::len).sum();
+        for (key, sample) in other.tcp {
+            self.tcp.entry(key).or_default().merge(sample);
+        }
         if let Some(sample) = other.other {
             self.other.get_or_insert_default().merge(&sample);
         }

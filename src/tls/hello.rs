@@ -33,8 +33,8 @@ pub(crate) struct Hello {
     /// The host that it asks for: lower case, without a trailing dot. `None` also for clients that
     /// send an address, which the protocol forbids.
     pub(crate) sni: Option<Box<str>>,
-    /// Whether it offers HTTP/2.
-    pub(crate) offers_h2: bool,
+    /// It offers protocols to speak inside, and HTTP is none of them.
+    pub(crate) offers_others: bool,
 }
 
 /// Why there is no TLS stream. The connection is closed.
@@ -108,33 +108,65 @@ impl<S> From<AcceptError> for Unaccepted<S> {
     }
 }
 
-/// Shakes hands with the client on `stream`, as the server that `choose` finds for its hello.
+/// A client that has said what it wants, and nothing was decided yet.
+pub(crate) struct Greeting<S> {
+    stream: S,
+    hello: Hello,
+    intake: Intake,
+}
+
+/// Reads the ClientHello on `stream`.
 ///
 /// # Errors
-/// There is no TLS stream; an alert, where one is due, was flushed.
-pub(crate) async fn accept<S: Stream>(
-    mut stream: S,
-    choose: impl FnOnce(&Hello) -> Option<Arc<ServerConfig>>,
-) -> Result<TlsStream<S>, Unaccepted<S>> {
+/// There is none; an alert, where one is due, was flushed.
+pub(crate) async fn greet<S: Stream>(mut stream: S) -> Result<Greeting<S>, Unaccepted<S>> {
     // Anything but a handshake message does not begin TLS.
     let mut intake = Intake::new(&[HANDSHAKE]);
     let hello = read_hello(&mut stream, &mut intake).await?;
-    let Some(config) = choose(&hello) else {
-        return Err(AcceptError::NoServer { sni: hello.sni }.into());
-    };
-    let connection = UnbufferedServerConnection::new(config).map_err(AcceptError::Tls)?;
-    let mut handshake = Handshake::new(connection, intake.take());
-    match shake(&mut stream, &mut handshake, &mut intake).await.map_err(AcceptError::from) {
-        Ok(()) => {
-            let (session, agreed) = handshake.accepted(hello.sni).map_err(AcceptError::Tls)?;
-            Ok(TlsStream::new(stream, session, agreed))
-        }
-        Err(error) => {
-            // The alert, if there is one, is on its way; why the handshake failed matters more
-            // than whether the client hears of it.
-            let _: io::Result<()> = flush(&mut stream).await;
-            let stream = matches!(error, AcceptError::Tls(_)).then_some(stream);
-            Err(Unaccepted { error, stream })
+    Ok(Greeting { stream, hello, intake })
+}
+
+impl<S: Stream> Greeting<S> {
+    /// What the client said.
+    pub(crate) fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Closes: no server wants the connection.
+    pub(crate) fn refuse(self) -> AcceptError {
+        AcceptError::NoServer { sni: self.hello.sni }
+    }
+
+    /// The connection for somebody else who is to do the handshake, and what was taken from it: the
+    /// bytes that come before those that are left in it.
+    pub(crate) fn pass(self) -> (S, Vec<u8>, Hello) {
+        let Self { stream, hello, mut intake } = self;
+        (stream, intake.take(), hello)
+    }
+
+    /// Shakes hands as the server with `config`.
+    ///
+    /// # Errors
+    /// There is no TLS stream; an alert, where one is due, was flushed.
+    pub(crate) async fn shake(
+        self,
+        config: Arc<ServerConfig>,
+    ) -> Result<TlsStream<S>, Unaccepted<S>> {
+        let Self { mut stream, hello, mut intake } = self;
+        let connection = UnbufferedServerConnection::new(config).map_err(AcceptError::Tls)?;
+        let mut handshake = Handshake::new(connection, intake.take());
+        match shake(&mut stream, &mut handshake, &mut intake).await.map_err(AcceptError::from) {
+            Ok(()) => {
+                let (session, agreed) = handshake.accepted(hello.sni).map_err(AcceptError::Tls)?;
+                Ok(TlsStream::new(stream, session, agreed))
+            }
+            Err(error) => {
+                // The alert, if there is one, is on its way; why the handshake failed matters more
+                // than whether the client hears of it.
+                let _: io::Result<()> = flush(&mut stream).await;
+                let stream = matches!(error, AcceptError::Tls(_)).then_some(stream);
+                Err(Unaccepted { error, stream })
+            }
         }
     }
 }
@@ -143,8 +175,9 @@ impl From<ClientHello<'_>> for Hello {
     fn from(hello: ClientHello<'_>) -> Self {
         // rustls made it lower case and refused what is no name.
         let sni = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name).into());
-        let offers_h2 = hello.alpn().is_some_and(|mut offered| offered.any(|name| name == b"h2"));
-        Self { sni, offers_h2 }
+        let is_http = |name: &[u8]| matches!(name, b"h2" | b"http/1.1");
+        let offers_others = hello.alpn().is_some_and(|mut offered| !offered.any(is_http));
+        Self { sni, offers_others }
     }
 }
 

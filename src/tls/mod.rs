@@ -1,6 +1,7 @@
 //! TLS on a byte stream: ClientHello, choice of server, handshake, records.
 //!
-//! - [`accept`] reads the ClientHello, lets the caller choose a server by it, and shakes hands;
+//! - [`greet`] reads the ClientHello; the caller chooses a server by it, which shakes
+//!   hands, or passes every byte on to somebody else;
 //!   [`connect`] is the client's side of that.
 //! - [`TlsStream`] is the byte stream inside, as lent and bounded as the one below, at either side.
 //! - Builds no configuration, reads no clock, has no timeout: the caller bounds the handshake.
@@ -24,10 +25,12 @@ mod stream;
 mod tests;
 
 pub(crate) use connect::connect;
-pub(crate) use hello::{AcceptError, Hello, Unaccepted, accept};
+pub(crate) use hello::{AcceptError, Hello, Unaccepted, greet};
 #[cfg(test)]
 pub(crate) use intake::HandshakeError;
 pub(crate) use stream::TlsStream;
+#[cfg(test)]
+pub(crate) use tests::accept;
 
 /// Does for the calling thread what its first handshake would wait for: aws-lc, of which every
 /// provider has something, gathers randomness of its own, which takes some 20 ms.

@@ -20,7 +20,7 @@ use crate::io::{Stream, Take};
 use super::record;
 use super::session::{Fault, Received, Session};
 
-/// TLS over `S`, after its handshake. Made by [`accept`](super::accept) and
+/// TLS over `S`, after its handshake. Made by [`greet`](super::greet) and
 /// [`connect`](super::connect).
 pub(crate) struct TlsStream<S> {
     inner: S,

@@ -79,6 +79,15 @@ pub(crate) enum Upgraded<N: Net> {
     Refused(Box<Exchange<N, Nothing>>),
 }
 
+/// A connection for anything but HTTP.
+pub(crate) struct Opened<N: Net> {
+    pub(crate) stream: Transport<N::Stream>,
+    /// The endpoint.
+    pub(crate) remote: SocketAddr,
+    /// Counts it as one request at its endpoint until it is dropped.
+    pub(crate) active: Counted<N>,
+}
+
 /// A request under way at an endpoint, for the choice of endpoints.
 #[must_use]
 pub(crate) struct Counted<N: Net> {
@@ -213,6 +222,19 @@ impl<N: Net> Upstreams<N> {
     pub(crate) async fn upgrade(&self, to: To<'_>, head: &Parts) -> Result<Upgraded<N>, Error> {
         let lease = self.lease(to, head).await?;
         h1::upgrade(&self.0, lease, to, head).await
+    }
+
+    /// Opens a connection to an endpoint of `to` for anything but HTTP. Where its cluster speaks
+    /// TLS and has no name for that, the endpoint is asked for the service's.
+    ///
+    /// # Errors
+    /// There is no endpoint, or no connection to it.
+    pub(crate) async fn open(&self, to: To<'_>) -> Result<Opened<N>, Error> {
+        let cluster = to.cluster;
+        let active = self.0.choose_named(to, cluster.protocol, Some(&cluster.host))?;
+        let Lease { stream, life, active, .. } = self.0.open(active, cluster).await?;
+        let remote = active.remote;
+        Ok(Opened { stream, remote, active: Counted { _active: active, _life: life } })
     }
 
     async fn lease(&self, to: To<'_>, head: &Parts) -> Result<Lease<N>, Error> {

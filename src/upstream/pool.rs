@@ -142,23 +142,34 @@ impl<N: Net> Pools<N> {
     /// Counts a request at an endpoint, not one of `avoid` if possible: at the less busy of two
     /// random ones, or as its cluster has it.
     pub(super) fn choose(&self, to: To<'_>, head: &Parts) -> Result<Active<N>, Error> {
+        self.choose_named(to, to.protocol(head), name(to.cluster, head)?.as_deref())
+    }
+
+    /// The same for who speaks `protocol` and asks for `name`, which counts where the cluster
+    /// speaks TLS and has no name for that.
+    pub(super) fn choose_named(
+        &self,
+        to: To<'_>,
+        protocol: UpstreamProtocol,
+        name: Option<&str>,
+    ) -> Result<Active<N>, Error> {
         let To { cluster, avoid, .. } = to;
         if cluster.endpoints.is_empty() {
             return Err(Error::unsent(None, Kind::NoEndpoint));
         }
-        let name = name(cluster, head)?;
-        let kind = (to.protocol(head), policy_number(cluster));
+        let name = name.filter(|_| cluster.tls.as_ref().is_some_and(|tls| tls.name.is_none()));
+        let kind = (protocol, policy_number(cluster));
         if let Some(traffic) = &cluster.traffic {
-            return self.choose_by(traffic, to, kind, name.as_deref());
+            return self.choose_by(traffic, to, kind, name);
         }
-        let mut key = self.draw(cluster, kind, name.as_deref(), avoid);
+        let mut key = self.draw(cluster, kind, name, avoid);
         for _ in 1..DRAWS_MAX {
             if !avoid.contains(&key.0) {
                 break;
             }
-            key = self.draw(cluster, kind, name.as_deref(), avoid);
+            key = self.draw(cluster, kind, name, avoid);
         }
-        Ok(Active::new(&self.shelf.endpoint(key, cluster, name.as_deref())?, None))
+        Ok(Active::new(&self.shelf.endpoint(key, cluster, name)?, None))
     }
 
     /// The better of two random endpoints; there is at least one.
@@ -261,6 +272,20 @@ impl<N: Net> Pools<N> {
                 return Ok(Lease { stream, life, active, reused: true });
             }
         }
+    }
+
+    /// Opens a connection that nobody uses again, if there may be one more.
+    pub(super) async fn open(
+        &self,
+        active: Active<N>,
+        cluster: &Cluster,
+    ) -> Result<Lease<N>, Error> {
+        let limits = cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
+        if !active.may_open(limits) {
+            return Err(Error::unsent(Some(active.remote), Kind::Overflow));
+        }
+        let life = active.life(cluster, self.net.now());
+        self.connect(active, cluster, life).await
     }
 
     /// Opens a connection in the place of that of `lease`, which is dead.

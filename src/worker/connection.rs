@@ -1,8 +1,9 @@
 //! The life of a connection: accepted, secured, served, closed.
 //!
 //! ```text
-//! accepted --plain--> http
-//!    \--TLS--> ClientHello --> server by SNI --> handshake --> http
+//! accepted --plain--> http, or tcp
+//!    \--TLS--> ClientHello --> server by SNI --> handshake --> http, or tcp
+//!                   |               \-- passed on as it is --> tcp
 //!                   \-- none --> closed without a word
 //! ```
 //!
@@ -12,6 +13,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,7 +22,8 @@ use super::{Fresh, Worker};
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
 use crate::io::{Net, Stream, linger};
-use crate::snapshot::{Identity, ListenerKey, Serves, TlsPolicy};
+use crate::snapshot::{Identity, ListenerKey, Serves, TcpTable, TlsPolicy, TlsServer, TlsServes};
+use crate::tcp;
 use crate::telemetry::request::{Flags, Record};
 use crate::tls::{self, AcceptError, Hello, TlsStream, Unaccepted};
 
@@ -54,40 +57,67 @@ impl<N: Net> Connection<N> {
         })
     }
 
-    /// All that comes before HTTP; none when it does not come to that.
-    async fn begin<S: Stream>(self, stream: S) -> Option<http::Served> {
+    /// All that comes before HTTP, or before an endpoint gets the connection; none when it does not
+    /// come to that.
+    async fn begin<S: Stream>(self, stream: S) -> Option<Served> {
         // None: the listener went away between the accept and now.
-        if self.is_tls()? {
-            let secured = self.handshake(stream).await;
-            return self.serve_secured(secured);
+        match self.kind()? {
+            Kind::Http => {
+                let downstream = self.downstream(None);
+                let gateway = Rc::clone(&self.worker.gateway);
+                Some(http::serve(gateway, downstream, stream, Protocol::Detect, self.watch))
+            }
+            Kind::Tcp(table) => Some(self.serve_tcp(&table, (stream, Vec::new()), None)),
+            Kind::Tls => match self.secure(stream).await {
+                Ok(Secured::Http(stream, policy)) => Some(self.serve_http(stream, policy)),
+                Ok(Secured::Tcp(stream, table)) => {
+                    self.count_handshake(&stream);
+                    let name = stream.server_name().map(Into::into);
+                    Some(self.serve_tcp(&table, (stream, Vec::new()), name))
+                }
+                Ok(Secured::Passed(stream, taken, name, table)) => {
+                    Some(self.serve_tcp(&table, (stream, taken), name))
+                }
+                Err(failure) => {
+                    self.note(&failure);
+                    None
+                }
+            },
         }
-        let downstream = self.downstream(None);
-        let gateway = Rc::clone(&self.worker.gateway);
-        Some(http::serve(gateway, downstream, stream, Protocol::Detect, self.watch))
     }
 
-    fn is_tls(&self) -> Option<bool> {
+    fn kind(&self) -> Option<Kind> {
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
         let listener = snapshots.current().listener(self.listener)?;
-        Some(matches!(listener.serves, Serves::Tls(_)))
+        Some(match &listener.serves {
+            Serves::Http(_) => Kind::Http,
+            Serves::Tls(_) => Kind::Tls,
+            Serves::Tcp(table) => Kind::Tcp(Arc::clone(table)),
+        })
     }
 
-    fn serve_secured<S: Stream>(
+    fn serve_tcp<S: Stream>(
         self,
-        secured: Result<(TlsStream<S>, Option<TlsPolicy>), Failure>,
-    ) -> Option<http::Served> {
-        let (mut stream, policy) = match secured {
-            Ok(secured) => secured,
-            Err(failure) => {
-                self.note(&failure);
-                return None;
-            }
+        table: &TcpTable,
+        (stream, taken): (S, Vec<u8>),
+        server_name: Option<Box<str>>,
+    ) -> Served {
+        let Self { worker, remote, local, watch, .. } = self;
+        let gateway = &worker.gateway;
+        let limits = gateway.snapshots.borrow_mut().current().limits.clone();
+        // Only where TLS is passed on routes are told apart by name; elsewhere all stand at `*`.
+        let route = table.find(server_name.as_deref(), remote.ip(), local.ip());
+        let shared = tcp::Shared {
+            net: gateway.net.clone(),
+            upstreams: gateway.upstreams.clone(),
+            telemetry: Rc::clone(&gateway.telemetry),
         };
-        let counters = self.worker.gateway.telemetry.counters();
-        counters.handshakes_ok.increment();
-        if stream.resumed() {
-            counters.handshakes_resumed.increment();
-        }
+        let downstream = tcp::Downstream { stream, taken, remote, local, server_name };
+        tcp::serve(shared, downstream, limits, route, watch)
+    }
+
+    fn serve_http<S: Stream>(self, mut stream: TlsStream<S>, policy: TlsPolicy) -> Served {
+        self.count_handshake(&stream);
         let protocol = match stream.alpn() {
             Some(b"h2") => Protocol::Http2,
             _ => Protocol::Http1,
@@ -95,18 +125,24 @@ impl<N: Net> Connection<N> {
         let server_name = stream.server_name().map(Into::into);
         let client_certificate = stream.take_client().and_then(|told| told.try_into().ok());
         if client_certificate.is_none() {
-            counters.clients_anonymous.increment();
+            self.worker.gateway.telemetry.counters().clients_anonymous.increment();
         }
-        let tls = http::Tls { server_name, policy, client_certificate };
+        let tls = http::Tls { server_name, policy: Some(policy), client_certificate };
         let downstream = self.downstream(Some(tls));
         let gateway = Rc::clone(&self.worker.gateway);
-        Some(http::serve(gateway, downstream, stream, protocol, self.watch))
+        http::serve(gateway, downstream, stream, protocol, self.watch)
     }
 
-    async fn handshake<S: Stream>(
-        &self,
-        stream: S,
-    ) -> Result<(TlsStream<S>, Option<TlsPolicy>), Failure> {
+    fn count_handshake<S: Stream>(&self, stream: &TlsStream<S>) {
+        let counters = self.worker.gateway.telemetry.counters();
+        counters.handshakes_ok.increment();
+        if stream.resumed() {
+            counters.handshakes_resumed.increment();
+        }
+    }
+
+    /// Reads the ClientHello and does what the server that it selects wants.
+    async fn secure<S: Stream>(&self, stream: S) -> Result<Secured<S>, Failure> {
         let (limits, handshakes_max) = {
             let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
             let limits = &snapshots.current().limits;
@@ -115,14 +151,9 @@ impl<N: Net> Connection<N> {
         let Some(_shaking) = Shaking::begin(&self.worker.handshakes, handshakes_max) else {
             return Err(Failure::TooManyHandshakes);
         };
-        let mut policy = None;
-        let accepting = tls::accept(stream, |hello| {
-            let config = self.choose(hello)?;
-            policy = Some(TlsPolicy::of(&config));
-            Some(config)
-        });
+        let accepting = self.greet(stream);
         match http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting).await {
-            Ok(Ok(stream)) => Ok((stream, policy)),
+            Ok(Ok(secured)) => Ok(secured),
             Ok(Err(Unaccepted { error, stream })) => {
                 if let Some(stream) = stream {
                     linger(&self.worker.gateway.net, limits.1, stream).await;
@@ -133,9 +164,27 @@ impl<N: Net> Connection<N> {
         }
     }
 
-    /// The configuration of the server that the SNI selects; none if there is no such server, or it
-    /// has no usable certificate.
-    fn choose(&self, hello: &Hello) -> Option<Arc<rustls::ServerConfig>> {
+    async fn greet<S: Stream>(&self, stream: S) -> Result<Secured<S>, Unaccepted<S>> {
+        let greeting = tls::greet(stream).await?;
+        match self.choose(greeting.hello()) {
+            None => Err(greeting.refuse().into()),
+            Some(Choice::Http(config)) => {
+                let policy = TlsPolicy::of(&config);
+                Ok(Secured::Http(greeting.shake(config).await?, policy))
+            }
+            Some(Choice::Tcp(config, table)) => {
+                Ok(Secured::Tcp(greeting.shake(config).await?, table))
+            }
+            Some(Choice::Pass(table)) => {
+                let (stream, taken, hello) = greeting.pass();
+                Ok(Secured::Passed(stream, taken, hello.sni, table))
+            }
+        }
+    }
+
+    /// What the server does that the SNI selects; none if there is no such server, or it has no
+    /// usable certificate.
+    fn choose(&self, hello: &Hello) -> Option<Choice> {
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
         let listener = snapshots.current().listener(self.listener)?;
         let Serves::Tls(servers) = &listener.serves else {
@@ -145,10 +194,7 @@ impl<N: Net> Connection<N> {
             Some(name) => servers.find(name),
             None => servers.any(),
         };
-        match &server?.identity {
-            Identity::Ready(config) => Some(Arc::clone(config)),
-            Identity::Missing => None,
-        }
+        Choice::of(server?, hello)
     }
 
     fn downstream(&self, tls: Option<http::Tls>) -> Rc<Downstream> {
@@ -214,6 +260,58 @@ fn why_refused(error: &rustls::CertificateError) -> &'static str {
         "client_certificate_refused"
     }
 }
+
+/// What a listener speaks.
+enum Kind {
+    Http,
+    Tls,
+    Tcp(Arc<TcpTable>),
+}
+
+/// What a TLS server does with a client.
+enum Choice {
+    Http(Arc<rustls::ServerConfig>),
+    Tcp(Arc<rustls::ServerConfig>, Arc<TcpTable>),
+    Pass(Arc<TcpTable>),
+}
+
+impl Choice {
+    fn of(server: &TlsServer, hello: &Hello) -> Option<Self> {
+        match &server.serves {
+            TlsServes::Http(Identity::Ready(config), _) => Some(Self::Http(Arc::clone(config))),
+            TlsServes::Tcp(Identity::Ready(config), table) => {
+                let config = tcp_config(config, hello);
+                Some(Self::Tcp(config, Arc::clone(table)))
+            }
+            TlsServes::Passthrough(table) => Some(Self::Pass(Arc::clone(table))),
+            TlsServes::Http(Identity::Missing, _) | TlsServes::Tcp(Identity::Missing, _) => None,
+        }
+    }
+}
+
+/// `config` where anything may be inside of TLS: as by Envoy, a client that offers other protocols
+/// than HTTP gets none confirmed, where rustls would refuse it.
+fn tcp_config(config: &Arc<rustls::ServerConfig>, hello: &Hello) -> Arc<rustls::ServerConfig> {
+    if !hello.offers_others {
+        return Arc::clone(config);
+    }
+    let mut config = rustls::ServerConfig::clone(config);
+    config.alpn_protocols.clear();
+    Arc::new(config)
+}
+
+/// A connection to a TLS port whose ClientHello was read.
+enum Secured<S> {
+    /// HTTP is inside.
+    Http(TlsStream<S>, TlsPolicy),
+    /// Anything is inside.
+    Tcp(TlsStream<S>, Arc<TcpTable>),
+    /// The endpoint is to shake hands: what was taken from the stream, and the SNI.
+    Passed(S, Vec<u8>, Option<Box<str>>, Arc<TcpTable>),
+}
+
+/// What a connection is until its end. Boxed, so that none carries the largest of them.
+type Served = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Why a connection did not get through its handshake.
 enum Failure {

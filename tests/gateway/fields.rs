@@ -65,23 +65,33 @@ spec: { host: web.test, subsets: [ { name: v1 } ] }
 ";
 
 fn virtual_service(row: &Row) -> String {
-    let rule = row.field.strip_prefix("http[].").map_or("name: x", |_| row.example);
+    let list = ["tls", "tcp"].into_iter().find(|list| row.field.starts_with(&format!("{list}[]")));
+    let rule = row.field.split_once("[].").map_or("name: x", |_| row.example);
     let actions = ["route:", "redirect:", "directResponse:", "delegate:"];
-    let action = if actions.iter().any(|action| rule.starts_with(action)) {
+    let action = if actions.iter().any(|action| rule.contains(action)) {
         ""
     } else {
         ", route: [ { destination: { host: web.test, port: { number: 80 } } } ]"
     };
     let rules = format!("  - {{ {rule}{action} }}\n");
-    let mut service = yaml::virtual_service("v", "web", &["web.test"], &rules);
-    if !row.field.starts_with("http[]") {
+    let hosts = ["web.test"];
+    let mut service = match list {
+        Some(list) => yaml::l4_service("v", "web", &hosts, list, &rules),
+        None => yaml::virtual_service("v", "web", &hosts, &rules),
+    };
+    if !row.field.contains("[].") {
         let name = row.example.split(':').next().unwrap();
         let others = service.lines().filter(|line| !line.starts_with(&format!("  {name}:")));
         service = others.map(|line| format!("{line}\n")).collect::<String>();
         service = service.replacen("spec:\n", &format!("spec:\n  {}\n", row.example), 1);
     }
+    let server = match list {
+        Some("tls") => yaml::passthrough_server(443, &["*"]),
+        Some(_) => yaml::server(9000, "TCP", &["*"], ""),
+        None => yaml::http_server(80, &["*"], false),
+    };
     yaml::documents(&[
-        yaml::gateway("web", &yaml::http_server(80, &["*"], false)),
+        yaml::gateway("web", &server),
         service,
         yaml::backend("web.test", 80),
         DELEGATE.to_owned(),

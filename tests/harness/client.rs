@@ -71,6 +71,11 @@ impl Tls {
         })
     }
 
+    /// For who drives rustls alone.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     pub fn without_sni(&self) -> Self {
         self.with(|config| config.enable_sni = false)
     }

@@ -14,6 +14,7 @@ pub mod h2;
 pub mod kubelet;
 pub mod load;
 pub mod outside;
+pub mod raw;
 pub mod tls_front;
 pub mod yaml;
 

@@ -47,6 +47,36 @@ pub fn http_server(port: u16, hosts: &[&str], redirect: bool) -> String {
     )
 }
 
+/// One server with this protocol, an entry for [`gateway`]; `tls` is its field, or empty.
+pub fn server(port: u16, protocol: &str, hosts: &[&str], tls: &str) -> String {
+    let name = format!("{}-{port}", protocol.to_lowercase());
+    let tls = if tls.is_empty() { String::new() } else { format!("    tls: {tls}\n") };
+    format!(
+        "  - port: {{ number: {port}, name: {name}, protocol: {protocol} }}\n{tls}    \
+           hosts: {}\n",
+        list(hosts)
+    )
+}
+
+/// One server that leaves TLS to the endpoint, an entry for [`gateway`].
+pub fn passthrough_server(port: u16, hosts: &[&str]) -> String {
+    server(port, "TLS", hosts, "{ mode: PASSTHROUGH }")
+}
+
+/// A VirtualService `name` on `gateway` for `hosts`; `rules` are the entries of `kind` (`tls` or
+/// `tcp`), indented by two.
+pub fn l4_service(name: &str, gateway: &str, hosts: &[&str], kind: &str, rules: &str) -> String {
+    virtual_service(name, gateway, hosts, rules).replacen(" http:\n", &format!(" {kind}:\n"), 1)
+}
+
+/// A `tls` rule that sends connections for `name` to `host`.
+pub fn sni_to(name: &str, host: &str) -> String {
+    format!(
+        "  - match: [ {{ sniHosts: [ \"{name}\" ] }} ]\n    \
+             route: [ {{ destination: {{ host: {host}, port: {{ number: 80 }} }} }} ]\n"
+    )
+}
+
 /// A VirtualService `name` on `gateway` for `hosts`; `rules` are the entries of `http`, indented
 /// by two.
 pub fn virtual_service(name: &str, gateway: &str, hosts: &[&str], rules: &str) -> String {

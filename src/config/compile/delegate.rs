@@ -9,7 +9,7 @@ use std::ptr;
 use super::route::virtual_service;
 use super::sources::{Placed, Resources};
 use crate::config::model::{
-    HttpRoute, Key, Kind, MatchBlock, ResourceName, RouteAction, Treatment, VirtualService,
+    HttpRoute, Key, Kind, MatchBlock, Place, ResourceName, RouteAction, Treatment, VirtualService,
 };
 use crate::snapshot::{Condition, Rejection, Severity, TextMatch};
 
@@ -168,21 +168,24 @@ fn merge_blocks(root: &MatchBlock, leaf: &MatchBlock) -> MatchBlock {
     let mut conditions = leaf.conditions.clone();
     let is_new = |condition: &&Condition| same_subject(&leaf.conditions, condition).is_none();
     conditions.extend(root.conditions.iter().filter(is_new).cloned());
-    let mut source_labels = root.source_labels.clone();
-    source_labels.extend(leaf.source_labels.clone());
     MatchBlock {
         name: joined(&root.name, &leaf.name),
         uri: leaf.uri.as_ref().or(root.uri.as_ref()).cloned(),
         ignores_case: leaf.ignores_case,
         conditions,
+        place: merge_places(&root.place, &leaf.place),
+    }
+}
+
+fn merge_places(root: &Place, leaf: &Place) -> Place {
+    let mut source_labels = root.source_labels.clone();
+    source_labels.extend(leaf.source_labels.clone());
+    let source_namespace = leaf.source_namespace.as_ref().or(root.source_namespace.as_ref());
+    Place {
         port: leaf.port.or(root.port),
         gateways: leaf.gateways.as_ref().or(root.gateways.as_ref()).cloned(),
         source_labels,
-        source_namespace: leaf
-            .source_namespace
-            .as_ref()
-            .or(root.source_namespace.as_ref())
-            .cloned(),
+        source_namespace: source_namespace.cloned(),
     }
 }
 
@@ -191,10 +194,14 @@ fn conflicts(root: &MatchBlock, leaf: &MatchBlock) -> bool {
     let parts = leaf.conditions.iter().filter_map(|condition| {
         same_subject(&root.conditions, condition).map(|root| (&root.text, &condition.text))
     });
-    let differ = |root: Option<u16>, leaf: Option<u16>| root.zip(leaf).is_some_and(|(r, l)| r != l);
     uris.into_iter().chain(parts).any(|(root, leaf)| !is_within(root, leaf))
         || root.ignores_case != leaf.ignores_case
-        || differ(root.port, leaf.port)
+        || places_conflict(&root.place, &leaf.place)
+}
+
+fn places_conflict(root: &Place, leaf: &Place) -> bool {
+    let differ = |root: Option<u16>, leaf: Option<u16>| root.zip(leaf).is_some_and(|(r, l)| r != l);
+    differ(root.port, leaf.port)
         || root.source_namespace.is_some() && root.source_namespace != leaf.source_namespace
         || leaf
             .source_labels
@@ -267,12 +274,12 @@ mod tests {
         let base = || block(prefix("/a"));
         let changes: [fn(&mut MatchBlock); 4] = [
             |block| block.ignores_case = true,
-            |block| block.port = Some(81),
-            |block| block.source_namespace = Some("x".to_owned()),
+            |block| block.place.port = Some(81),
+            |block| block.place.source_namespace = Some("x".to_owned()),
             |block| block.conditions = vec![],
         ];
         let mut root = base();
-        root.port = Some(80);
+        root.place.port = Some(80);
         let conflict: Vec<_> = changes
             .iter()
             .map(|change| {
@@ -282,12 +289,13 @@ mod tests {
             })
             .collect();
         assert_eq!(conflict, [true, true, false, false]);
-        root.source_namespace = Some("y".to_owned());
+        root.place.source_namespace = Some("y".to_owned());
         assert!(conflicts(&root, &base()));
         root = base();
-        root.gateways = Some(vec![]);
+        root.place.gateways = Some(vec![]);
         let gateway = ResourceName { namespace: "a".into(), name: "b".into() };
-        let leaf = MatchBlock { gateways: Some(vec![gateway]), ..base() };
+        let mut leaf = base();
+        leaf.place.gateways = Some(vec![gateway]);
         assert!(conflicts(&root, &leaf));
     }
 }

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::route::{Bound, HostPlan, TablePlan, virtual_service};
+use super::rules::Scope;
 use super::sources::{Placed, Resources};
+use super::tcp::{self, List, TcpPlan};
 use super::{GatewayIdentity, Listen};
 use crate::config::model::{
     Credential, Gateway, Key, Kind, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
+    VirtualService,
 };
 use crate::snapshot::{HostPattern, ListenerKey, Origin, Rejection, Severity};
 
@@ -26,10 +29,22 @@ pub(super) struct ListenerPlan {
     pub(super) serves: ServesPlan,
 }
 
-/// Plain servers share one table; a TLS server has its own.
+/// Plain HTTP servers share one table; a TLS server has its own, and a TCP server is alone.
 pub(super) enum ServesPlan {
     Http(BTreeMap<HostPattern, HostPlan>),
     Tls(Vec<TlsPlan>),
+    Tcp(TcpPlan),
+}
+
+impl ServesPlan {
+    /// In words, for who comes too late.
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "plain HTTP",
+            Self::Tls(_) => "TLS",
+            Self::Tcp(_) => "TCP",
+        }
+    }
 }
 
 /// One TLS server.
@@ -37,7 +52,14 @@ pub(super) struct TlsPlan {
     pub(super) source: ServerSource,
     /// Those that no server before it has.
     pub(super) patterns: Box<[HostPattern]>,
-    pub(super) table: TablePlan,
+    pub(super) routes: TlsRoutesPlan,
+}
+
+/// What a TLS server does with connections.
+pub(super) enum TlsRoutesPlan {
+    Http(TablePlan),
+    Tcp(TcpPlan),
+    Passthrough(TcpPlan),
 }
 
 /// Where a TLS server is written.
@@ -58,8 +80,10 @@ impl ServerSource {
     /// How it terminates TLS.
     pub(super) fn tls(&self) -> &Tls {
         match &self.server().protocol {
-            ServerProtocol::Https(tls) => tls,
-            ServerProtocol::Http { .. } => unreachable!("a TLS server has protocol HTTPS"),
+            ServerProtocol::Https(tls) | ServerProtocol::Tls(tls) => tls,
+            ServerProtocol::Http { .. } | ServerProtocol::Passthrough | ServerProtocol::Tcp => {
+                unreachable!("only of servers that terminate TLS this is asked")
+            }
         }
     }
 
@@ -75,10 +99,12 @@ impl ServerSource {
         (Arc::clone(&key.namespace), Arc::clone(&key.name), port_name, server.port)
     }
 
-    /// `https.<port>.<port name>.<gateway>.<namespace>`.
+    /// `https.<port>.<port name>.<gateway>.<namespace>`; `tls` instead where there is no HTTP.
     pub(super) fn name(&self) -> String {
         let (key, server) = (&self.gateway.resource.key, self.server());
-        format!("https.{}.{}.{}.{}", server.port, server.port_name, key.name, key.namespace)
+        let kind =
+            if matches!(server.protocol, ServerProtocol::Https(_)) { "https" } else { "tls" };
+        format!("{kind}.{}.{}.{}.{}", server.port, server.port_name, key.name, key.namespace)
     }
 
     /// The place where it begins.
@@ -104,11 +130,72 @@ pub(super) struct Planner<'a> {
     /// The hosts of TLS servers and whose they are.
     claims: HashMap<(ListenerKey, &'a ServerHost), (&'a Placed, &'a Server)>,
     /// The same without the namespaces before them.
-    patterns: HashSet<(ListenerKey, &'a HostPattern)>,
+    patterns: HashSet<(ListenerKey, HostPattern)>,
     listeners: ListenerPlans,
     rejections: Vec<Rejection>,
-    /// Of the VirtualServices, by their place in `services`, whether some server has it.
-    bound: Vec<bool>,
+    /// Of the VirtualServices, by their place in `services`, what some server has of it.
+    bound: Vec<Binding>,
+}
+
+/// What servers have of a VirtualService.
+#[derive(Debug, Clone, Copy, Default)]
+struct Binding {
+    /// Hosts.
+    hosts: bool,
+    /// Rules, by [`Rules`].
+    used: [bool; 3],
+}
+
+/// The lists of rules of a VirtualService.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    Http,
+    Tls,
+    Tcp,
+}
+
+impl Rules {
+    const ALL: [Self; 3] = [Self::Http, Self::Tls, Self::Tcp];
+
+    /// Those that a server goes by.
+    fn of_server(protocol: &ServerProtocol) -> Self {
+        match protocol {
+            ServerProtocol::Http { .. } | ServerProtocol::Https(_) => Self::Http,
+            ServerProtocol::Passthrough => Self::Tls,
+            ServerProtocol::Tls(_) | ServerProtocol::Tcp => Self::Tcp,
+        }
+    }
+
+    /// The line of the first; `None` if there is none.
+    fn line(self, service: &VirtualService) -> Option<u64> {
+        match self {
+            Self::Http => service.http.first().map(|rule| rule.line),
+            Self::Tls => service.tls.first().map(|rule| rule.line),
+            Self::Tcp => service.tcp.first().map(|rule| rule.line),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// What they are for.
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Http => {
+                "`http` rules are for servers that see requests: with protocol HTTP, or HTTPS with \
+                 `mode: SIMPLE`"
+            }
+            Self::Tls => "`tls` rules are for servers with `mode: PASSTHROUGH`",
+            Self::Tcp => {
+                "`tcp` rules are for servers with protocol TCP, or TLS with `mode: SIMPLE`"
+            }
+        }
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -124,7 +211,7 @@ impl<'a> Planner<'a> {
             listen,
             resources,
             by_gateway: index(&services),
-            bound: vec![false; services.len()],
+            bound: vec![Binding::default(); services.len()],
             services,
             claims: HashMap::new(),
             patterns: HashSet::new(),
@@ -171,7 +258,10 @@ impl<'a> Planner<'a> {
             ServerProtocol::Http { https_redirect } => {
                 self.add_http(key, bind_port, gateway, server, *https_redirect);
             }
-            ServerProtocol::Https(_) => self.add_tls(key, bind_port, gateway, place, server),
+            ServerProtocol::Https(_) | ServerProtocol::Tls(_) | ServerProtocol::Passthrough => {
+                self.add_tls(key, bind_port, gateway, place, server);
+            }
+            ServerProtocol::Tcp => self.add_tcp(key, bind_port, gateway, server),
         }
     }
 
@@ -211,11 +301,33 @@ impl<'a> Planner<'a> {
         });
         match &mut plan.serves {
             ServesPlan::Http(shared) => merge(shared, table),
-            ServesPlan::Tls(_) => {
-                let what = format!("port {} already serves TLS", key.gateway_port);
-                self.refuse(gateway, server, "port", what, "the older Gateway wins");
+            other @ (ServesPlan::Tls(_) | ServesPlan::Tcp(_)) => {
+                let taken = other.words();
+                self.refuse_port(gateway, server, taken);
             }
         }
+    }
+
+    /// A TCP server is the only one on its port: nothing tells connections apart.
+    fn add_tcp(
+        &mut self,
+        key: ListenerKey,
+        bind_port: u16,
+        gateway: &'a Placed,
+        server: &'a Server,
+    ) {
+        let serves = self.bind_tcp(gateway, server);
+        if let Some(plan) = self.listeners.get(&key) {
+            let taken = plan.serves.words();
+            return self.refuse_port(gateway, server, taken);
+        }
+        let serves = ServesPlan::Tcp(serves);
+        self.listeners.insert(key, ListenerPlan { bind_port, serves });
+    }
+
+    fn refuse_port(&mut self, gateway: &Placed, server: &Server, taken: &str) {
+        let what = format!("port {} already serves {taken}", server.port);
+        self.refuse(gateway, server, "port", what, "the older Gateway wins");
     }
 
     fn add_tls(
@@ -226,34 +338,70 @@ impl<'a> Planner<'a> {
         place: usize,
         server: &'a Server,
     ) {
-        let table = self.bind(gateway, server);
+        let routes = self.tls_routes(gateway, server);
         let conflict = self.conflict(key, server);
         let plan = self
             .listeners
             .entry(key)
             .or_insert_with(|| ListenerPlan { bind_port, serves: ServesPlan::Tls(Vec::new()) });
-        let ServesPlan::Tls(servers) = &mut plan.serves else {
-            let what = format!("port {} already serves plain HTTP", key.gateway_port);
-            return self.refuse(gateway, server, "port", what, "the older Gateway wins");
-        };
+        if !matches!(plan.serves, ServesPlan::Tls(_)) {
+            let taken = plan.serves.words();
+            return self.refuse_port(gateway, server, taken);
+        }
         if let Some((host, owner)) = conflict {
             let what = format!("the host {host} on this port already belongs to {owner}");
             let cause = "the older Gateway wins; this whole server is left out, as by Istio";
             return self.refuse(gateway, server, "hosts", what, cause);
         }
-        let mut own = BTreeSet::new();
-        for Located { value: host, .. } in &server.hosts {
-            self.claims.entry((key, host)).or_insert((gateway, server));
-            if self.patterns.insert((key, &host.pattern)) {
-                own.insert(host.pattern.clone());
+        let patterns = self.claim(key, gateway, server, &routes);
+        let source = ServerSource { gateway: gateway.clone(), place };
+        if let Some(ListenerPlan { serves: ServesPlan::Tls(servers), .. }) =
+            self.listeners.get_mut(&key)
+        {
+            servers.push(TlsPlan { source, patterns, routes });
+        }
+    }
+
+    fn tls_routes(&mut self, gateway: &'a Placed, server: &'a Server) -> TlsRoutesPlan {
+        match server.protocol {
+            ServerProtocol::Passthrough => {
+                TlsRoutesPlan::Passthrough(self.bind_tcp(gateway, server))
+            }
+            ServerProtocol::Tls(_) => TlsRoutesPlan::Tcp(self.bind_tcp(gateway, server)),
+            ServerProtocol::Https(_) | ServerProtocol::Http { .. } | ServerProtocol::Tcp => {
+                TlsRoutesPlan::Http(self.bind(gateway, server).into_iter().collect())
             }
         }
-        if own.len() < server.hosts.len() {
+    }
+
+    /// The names that lead to `server`: those that no server before it has. Where TLS is passed on,
+    /// only names with a route count, as in Istio.
+    fn claim(
+        &mut self,
+        key: ListenerKey,
+        gateway: &'a Placed,
+        server: &'a Server,
+        routes: &TlsRoutesPlan,
+    ) -> Box<[HostPattern]> {
+        for Located { value: host, .. } in &server.hosts {
+            self.claims.entry((key, host)).or_insert((gateway, server));
+        }
+        let wanted: Vec<&HostPattern> = match routes {
+            TlsRoutesPlan::Passthrough(plan) => plan.keys().collect(),
+            TlsRoutesPlan::Http(_) | TlsRoutesPlan::Tcp(_) => {
+                server.hosts.iter().map(|host| &host.value.pattern).collect()
+            }
+        };
+        let mut own = BTreeSet::new();
+        for pattern in &wanted {
+            if self.patterns.insert((key, (*pattern).clone())) {
+                own.insert((*pattern).clone());
+            }
+        }
+        if own.len() < wanted.len() {
             self.rejections.push(shadowed(gateway, server));
         }
-        let source = ServerSource { gateway: gateway.clone(), place };
-        let (patterns, table) = (own.into_iter().collect(), table.into_iter().collect());
-        servers.push(TlsPlan { source, patterns, table });
+        own.into_iter().collect()
     }
 
     /// The first host of `server` that a server before it has claimed, and whose that is.
@@ -281,12 +429,8 @@ impl<'a> Planner<'a> {
     /// The virtual hosts that the VirtualServices make on `server`.
     fn bind(&mut self, gateway: &Placed, server: &Server) -> BTreeMap<HostPattern, HostPlan> {
         let mut table = BTreeMap::<_, HostPlan>::new();
-        let key = &gateway.resource.key;
-        let named = self.by_gateway.get(&(&*key.namespace, &*key.name));
-        for &index in named.into_iter().flatten() {
-            let placed = self.services[index];
-            for pattern in shared_hosts(placed, server) {
-                self.bound[index] = true;
+        for (placed, hosts) in self.takers(gateway, server) {
+            for pattern in hosts {
                 let host = table.entry(pattern).or_default();
                 host.services.reserve_exact(1);
                 let gateways = vec![Arc::clone(&gateway.resource)];
@@ -296,13 +440,87 @@ impl<'a> Planner<'a> {
         table
     }
 
+    /// The blocks that the VirtualServices have for connections to `server`.
+    fn bind_tcp(&mut self, gateway: &Placed, server: &Server) -> TcpPlan {
+        let list = match Rules::of_server(&server.protocol) {
+            Rules::Tls => List::Tls,
+            Rules::Tcp | Rules::Http => List::Tcp,
+        };
+        let gateways = std::slice::from_ref(&gateway.resource);
+        let scope = Scope { port: server.port, gateways, identity: Some(self.identity) };
+        let mut plan = TcpPlan::new();
+        for (placed, _) in self.takers(gateway, server) {
+            tcp::plan(placed, list, &scope, server, &mut plan);
+        }
+        plan
+    }
+
+    /// The VirtualServices with rules of the kind that `server` goes by, and the hosts that each
+    /// has in common with it.
+    fn takers(
+        &mut self,
+        gateway: &Placed,
+        server: &Server,
+    ) -> Vec<(&'a Placed, BTreeSet<HostPattern>)> {
+        let rules = Rules::of_server(&server.protocol);
+        let key = &gateway.resource.key;
+        let named = self.by_gateway.get(&(&*key.namespace, &*key.name));
+        let (mut takers, mut others) = (Vec::new(), Vec::new());
+        for &index in named.into_iter().flatten() {
+            let placed = self.services[index];
+            let hosts = shared_hosts(placed, server);
+            if hosts.is_empty() {
+                continue;
+            }
+            self.bound[index].hosts = true;
+            if virtual_service(placed).and_then(|service| rules.line(service)).is_some() {
+                self.bound[index].used[rules as usize] = true;
+                takers.push((placed, hosts));
+            } else {
+                others.push(placed);
+            }
+        }
+        // Plain HTTP beside passthrough is common: it redirects, or answers 404.
+        let is_plain = matches!(server.protocol, ServerProtocol::Http { .. });
+        if takers.is_empty() && !is_plain {
+            self.rejections.extend(others.first().map(|other| misfit(gateway, server, other)));
+        }
+        takers
+    }
+
     /// Warns of VirtualServices that no server has, and says why.
     fn report_unbound(&mut self) {
         let gateways = self.resources.of_kind(Kind::Gateway);
         let gateways: HashSet<_> = gateways.map(|(key, _)| (&*key.namespace, &*key.name)).collect();
-        let unbound = self.services.iter().zip(&self.bound).filter(|(_, bound)| !**bound);
-        self.rejections.extend(unbound.filter_map(|(placed, _)| unused(placed, &gateways)));
+        for (placed, bound) in self.services.iter().zip(&self.bound) {
+            if bound.hosts {
+                self.rejections.extend(unused_rules(placed, *bound));
+            } else {
+                self.rejections.extend(unused(placed, &gateways));
+            }
+        }
     }
+}
+
+/// A server that `other` has hosts of, and nobody rules for.
+fn misfit(gateway: &Placed, server: &Server, other: &Placed) -> Rejection {
+    let rules = Rules::of_server(&server.protocol);
+    let field = format!("spec.servers[{}]", server.index);
+    let what = format!("no VirtualService has `{}` rules for it", rules.name());
+    let cause = format!("{} has others; {}", other.resource.key, rules.purpose());
+    gateway.reject(Severity::Warning, server.line, field, what, &cause)
+}
+
+/// Warnings for the rules of a VirtualService that none of its servers goes by.
+fn unused_rules(placed: &Placed, bound: Binding) -> Vec<Rejection> {
+    let Some(service) = virtual_service(placed) else { return Vec::new() };
+    let unused = Rules::ALL.into_iter().filter(|rules| !bound.used[*rules as usize]);
+    let found = unused.filter_map(|rules| {
+        let (line, field) = (rules.line(service)?, format!("spec.{}", rules.name()));
+        let what = "no server that takes these hosts goes by such rules".to_owned();
+        Some(placed.reject(Severity::Warning, line, field, what, rules.purpose()))
+    });
+    found.collect()
 }
 
 fn merge(shared: &mut BTreeMap<HostPattern, HostPlan>, table: BTreeMap<HostPattern, HostPlan>) {
@@ -344,11 +562,7 @@ fn index<'a>(services: &[&'a Placed]) -> HashMap<(&'a str, &'a str), Vec<usize>>
 fn shared_hosts(placed: &Placed, server: &Server) -> BTreeSet<HostPattern> {
     let Some(service) = virtual_service(placed) else { return BTreeSet::new() };
     let namespace = &placed.resource.key.namespace;
-    let allowed = server
-        .hosts
-        .iter()
-        .map(|host| &host.value)
-        .filter(|host| host.namespace.as_ref().is_none_or(|allowed| allowed == namespace));
+    let allowed = server.hosts.iter().map(|host| &host.value).filter(|host| host.is_for(namespace));
     allowed
         .flat_map(|host| service.hosts.iter().filter_map(|own| host.pattern.intersect(&own.value)))
         .collect()

@@ -21,6 +21,7 @@ mod policy;
 mod route;
 mod rules;
 mod sources;
+mod tcp;
 mod unit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -8,7 +8,8 @@ use super::backend::Backends;
 use super::delegate;
 use super::rules::{self, Scope};
 use super::sources::{Placed, Resources};
-use crate::config::model::{Kind, Resource, Spec, VirtualService};
+use super::tcp;
+use crate::config::model::{Destination, Kind, Resource, Spec, VirtualService};
 use crate::crypto::Digest;
 use crate::snapshot::{HostPattern, Rejection, RouteSet, RouteTable, Severity, VirtualHost};
 
@@ -67,15 +68,31 @@ impl<'a> Router<'a> {
         for (_, placed) in self.resources.of_kind(Kind::VirtualService) {
             rules::report_unreachable(placed, &mut rejections);
             delegate::report(placed, self.resources, &mut rejections);
-            for (namespace, destination) in rules::all_destinations(placed) {
-                if let Some(what) = self.backends.unknown(destination, namespace) {
-                    let cause = "requests are answered with 503";
-                    let (line, field) = (destination.line, &*destination.field);
-                    rejections.push(placed.reject(Severity::Warning, line, field, what, cause));
-                }
+            for (_, destination) in rules::all_destinations(placed) {
+                let cause = "requests are answered with 503";
+                rejections.extend(self.report_unknown(placed, destination, cause));
+            }
+            for destination in tcp::all_destinations(placed) {
+                rejections.extend(self.report_unknown(
+                    placed,
+                    destination,
+                    "connections are closed",
+                ));
             }
         }
         rejections
+    }
+
+    /// A warning if the service is known and lacks what is asked of it.
+    fn report_unknown(
+        &self,
+        placed: &Placed,
+        destination: &Destination,
+        cause: &str,
+    ) -> Option<Rejection> {
+        let what = self.backends.unknown(destination, &placed.resource.key.namespace)?;
+        let (line, field) = (destination.line, &*destination.field);
+        Some(placed.reject(Severity::Warning, line, field, what, cause))
     }
 }
 

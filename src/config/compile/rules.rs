@@ -11,7 +11,7 @@ use super::GatewayIdentity;
 use super::delegate::{Rule, rules_of};
 use super::sources::Placed;
 use crate::config::model::{
-    self, Destination, Headers, HttpRoute, MatchBlock, Moved, NewUri, Resource, RouteAction,
+    self, Destination, Headers, HttpRoute, MatchBlock, Moved, NewUri, Place, Resource, RouteAction,
     Treatment, WeightedDestination,
 };
 use crate::crypto::Digest;
@@ -31,17 +31,18 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn takes(&self, block: &MatchBlock) -> bool {
-        if block.port.is_some_and(|port| port != self.port) {
+    /// Whether a block with `place` is for it.
+    pub(super) fn takes(&self, place: &Place) -> bool {
+        if place.port.is_some_and(|port| port != self.port) {
             return false;
         }
-        if let Some(names) = &block.gateways {
+        if let Some(names) = &place.gateways {
             let mut keys = self.gateways.iter().map(|gateway| &gateway.key);
             return keys.any(|key| names.iter().any(|name| name.is_of(key)));
         }
         let Some(identity) = self.identity else { return true };
-        block.source_namespace.as_ref().is_none_or(|namespace| *namespace == identity.namespace)
-            && block
+        place.source_namespace.as_ref().is_none_or(|namespace| *namespace == identity.namespace)
+            && place
                 .source_labels
                 .iter()
                 .all(|(name, value)| identity.labels.get(name) == Some(value))
@@ -86,7 +87,7 @@ pub(super) fn reached<'a>(rules: &'a [Rule<'_>], scope: &Scope<'_>) -> Vec<Reach
         let mut blocks = Vec::new();
         let mut ends = rule.matches.is_empty();
         let all_blocks = rule.matches.iter().enumerate();
-        for (place, block) in all_blocks.filter(|(_, block)| scope.takes(block)) {
+        for (place, block) in all_blocks.filter(|(_, block)| scope.takes(&block.place)) {
             blocks.push(place);
             ends = block.is_catch_all();
             if ends {
@@ -111,7 +112,7 @@ pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection
             return false;
         }
         let mut blocks = rule.matches.iter();
-        rule.matches.is_empty() || blocks.any(|b| b.is_catch_all() && b.is_everywhere())
+        rule.matches.is_empty() || blocks.any(|b| b.is_catch_all() && b.place.is_everywhere())
     };
     let end = rules.iter().position(takes_all).map_or(rules.len(), |index| index + 1);
     for (index, rule) in rules.iter().enumerate().skip(end) {

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::identity::{IdentityUnit, Vault};
-use super::listener::{ListenerPlan, ListenerPlans, ServerSource, ServesPlan, TlsPlan};
+use super::listener::{
+    ListenerPlan, ListenerPlans, ServerSource, ServesPlan, TlsPlan, TlsRoutesPlan,
+};
 use super::route::{Router, TableUnit};
+use super::tcp::TcpUnit;
 use crate::config::model::Tls;
 use crate::snapshot::{
     Certificate, HostMap, HostPattern, Identity, Listener, ListenerKey, Rejection, Serves,
-    TlsServer,
+    TlsServer, TlsServes,
 };
 
 /// The listeners of a generation.
@@ -33,6 +36,7 @@ struct ListenerUnit {
 enum ServesUnit {
     Http(TableUnit),
     Tls(Vec<ServerUnit>),
+    Tcp(TcpUnit),
 }
 
 /// A TLS server.
@@ -40,10 +44,58 @@ pub(super) struct ServerUnit {
     source: ServerSource,
     /// Those that no server before it has. Sorted.
     patterns: Box<[HostPattern]>,
-    table: TableUnit,
+    routes: RoutesUnit,
+    /// Of no use where TLS is passed on.
     identity: IdentityUnit,
     built: Option<Arc<TlsServer>>,
     is_stale: bool,
+}
+
+/// What a TLS server does with connections.
+enum RoutesUnit {
+    Http(TableUnit),
+    Tcp(TcpUnit),
+    Passthrough(TcpUnit),
+}
+
+impl RoutesUnit {
+    /// The unit for `plan`, which takes over what it can of `old`.
+    fn replanned(plan: TlsRoutesPlan, old: Option<Self>) -> Self {
+        let tcp = |plan, old: Option<Self>| {
+            let mut unit = match old {
+                Some(Self::Tcp(unit) | Self::Passthrough(unit)) => unit,
+                Some(Self::Http(_)) | None => TcpUnit::default(),
+            };
+            unit.replan(plan);
+            unit
+        };
+        match plan {
+            TlsRoutesPlan::Http(plan) => {
+                let mut unit = match old {
+                    Some(Self::Http(unit)) => unit,
+                    Some(Self::Tcp(_) | Self::Passthrough(_)) | None => TableUnit::default(),
+                };
+                unit.replan(plan);
+                Self::Http(unit)
+            }
+            TlsRoutesPlan::Tcp(plan) => Self::Tcp(tcp(plan, old)),
+            TlsRoutesPlan::Passthrough(plan) => Self::Passthrough(tcp(plan, old)),
+        }
+    }
+
+    fn refresh(&mut self, port: u16, router: &mut Router<'_>) -> bool {
+        match self {
+            Self::Http(table) => table.refresh(port, router),
+            Self::Tcp(table) | Self::Passthrough(table) => table.refresh(port, router),
+        }
+    }
+
+    fn hosts(&self) -> usize {
+        match self {
+            Self::Http(table) => table.hosts(),
+            Self::Tcp(table) | Self::Passthrough(table) => table.hosts(),
+        }
+    }
 }
 
 impl Units {
@@ -66,9 +118,10 @@ impl Units {
             let port = key.gateway_port;
             match &mut unit.serves {
                 ServesUnit::Http(table) => unit.is_stale |= table.refresh(port, router),
+                ServesUnit::Tcp(table) => unit.is_stale |= table.refresh(port, router),
                 ServesUnit::Tls(servers) => {
                     for server in servers {
-                        server.is_stale |= server.table.refresh(port, router);
+                        server.is_stale |= server.routes.refresh(port, router);
                     }
                 }
             }
@@ -83,8 +136,10 @@ impl Units {
         is_due: impl Fn(&Tls) -> bool,
     ) -> Vec<Arc<Certificate>> {
         let servers = self.0.values_mut().flat_map(ListenerUnit::servers_mut);
-        let mut due: Vec<_> =
-            servers.filter(|unit| unit.identity.is_stale() || is_due(unit.source.tls())).collect();
+        let terminating = servers.filter(|unit| unit.terminates());
+        let mut due: Vec<_> = terminating
+            .filter(|unit| unit.identity.is_stale() || is_due(unit.source.tls()))
+            .collect();
         let mut parts: Vec<_> =
             due.iter_mut().map(|unit| (&unit.source, &mut unit.identity)).collect();
         let differ = vault.refresh(&mut parts);
@@ -106,19 +161,21 @@ impl Units {
         }
     }
 
-    /// The TLS servers.
+    /// The servers that terminate TLS.
     pub(super) fn servers(&self) -> impl Iterator<Item = &ServerUnit> {
-        self.0.values().flat_map(|unit| match &unit.serves {
-            ServesUnit::Http(_) => &[][..],
+        let servers = self.0.values().flat_map(|unit| match &unit.serves {
+            ServesUnit::Http(_) | ServesUnit::Tcp(_) => &[][..],
             ServesUnit::Tls(servers) => servers,
-        })
+        });
+        servers.filter(|server| server.terminates())
     }
 
     /// How many virtual hosts there are.
     pub(super) fn hosts(&self) -> usize {
         let hosts = |unit: &ListenerUnit| match &unit.serves {
             ServesUnit::Http(table) => table.hosts(),
-            ServesUnit::Tls(servers) => servers.iter().map(|server| server.table.hosts()).sum(),
+            ServesUnit::Tcp(table) => table.hosts(),
+            ServesUnit::Tls(servers) => servers.iter().map(|server| server.routes.hosts()).sum(),
         };
         self.0.values().map(hosts).sum()
     }
@@ -134,15 +191,23 @@ impl ListenerUnit {
             ServesPlan::Http(plan) => {
                 let mut table = match old {
                     Some(ServesUnit::Http(table)) => table,
-                    Some(ServesUnit::Tls(_)) | None => TableUnit::default(),
+                    Some(ServesUnit::Tls(_) | ServesUnit::Tcp(_)) | None => TableUnit::default(),
                 };
                 table.replan(plan.into_iter().collect());
                 (ServesUnit::Http(table), false)
             }
+            ServesPlan::Tcp(plan) => {
+                let mut table = match old {
+                    Some(ServesUnit::Tcp(table)) => table,
+                    Some(ServesUnit::Tls(_) | ServesUnit::Http(_)) | None => TcpUnit::default(),
+                };
+                table.replan(plan);
+                (ServesUnit::Tcp(table), false)
+            }
             ServesPlan::Tls(plans) => {
                 let old = match old {
                     Some(ServesUnit::Tls(servers)) => servers,
-                    Some(ServesUnit::Http(_)) | None => Vec::new(),
+                    Some(ServesUnit::Http(_) | ServesUnit::Tcp(_)) | None => Vec::new(),
                 };
                 let (servers, differs) = replan_servers(plans, old);
                 (ServesUnit::Tls(servers), differs)
@@ -153,7 +218,7 @@ impl ListenerUnit {
 
     fn servers_mut(&mut self) -> &mut [ServerUnit] {
         match &mut self.serves {
-            ServesUnit::Http(_) => &mut [],
+            ServesUnit::Http(_) | ServesUnit::Tcp(_) => &mut [],
             ServesUnit::Tls(servers) => servers,
         }
     }
@@ -169,6 +234,7 @@ impl ListenerUnit {
         let serves = match &self.serves {
             ServesUnit::Http(table) => Serves::Http(Arc::clone(table.table())),
             ServesUnit::Tls(servers) => Serves::Tls(host_map(servers)),
+            ServesUnit::Tcp(table) => Serves::Tcp(Arc::clone(table.table())),
         };
         let new = Listener { key, bind_port: self.bind_port, serves };
         let same = self.built.take().filter(|built| is_same(built, &new));
@@ -185,24 +251,38 @@ fn replan_servers(plans: Vec<TlsPlan>, old: Vec<ServerUnit>) -> (Vec<ServerUnit>
     let mut differs = plans.len() != old.len();
     let mut old: HashMap<_, _> = old.into_iter().map(|unit| (unit.source.id(), unit)).collect();
     let mut servers = Vec::with_capacity(plans.len());
-    for TlsPlan { source, patterns, table } in plans {
-        let mut unit = old.remove(&source.id()).unwrap_or_else(|| ServerUnit::new(source.clone()));
-        if unit.built.is_none() || !unit.source.is_same(&source) {
-            unit.identity.distrust();
-            differs = true;
-        }
-        unit.source = source;
-        unit.patterns = patterns;
-        unit.table.replan(table);
-        servers.push(unit);
+    for TlsPlan { source, patterns, routes } in plans {
+        let old = old.remove(&source.id());
+        let (unit, is_new) = ServerUnit::replanned(source, routes, old);
+        differs |= is_new;
+        servers.push(ServerUnit { patterns, ..unit });
     }
     (servers, differs)
 }
 
 impl ServerUnit {
-    fn new(source: ServerSource) -> Self {
-        let (table, identity) = (TableUnit::default(), IdentityUnit::default());
-        Self { source, patterns: Box::default(), table, identity, built: None, is_stale: true }
+    /// The server as it is written now, which takes over what it can of `old`; and whether it is
+    /// new or moved.
+    fn replanned(source: ServerSource, routes: TlsRoutesPlan, old: Option<Self>) -> (Self, bool) {
+        let Some(old) = old else {
+            let (routes, identity) = (RoutesUnit::replanned(routes, None), IdentityUnit::default());
+            let patterns = Box::default();
+            let new = Self { source, patterns, routes, identity, built: None, is_stale: true };
+            return (new, true);
+        };
+        let Self { mut identity, built, .. } = old;
+        let is_new = built.is_none() || !old.source.is_same(&source);
+        if is_new {
+            identity.distrust();
+        }
+        let routes = RoutesUnit::replanned(routes, Some(old.routes));
+        let (patterns, is_stale) = (old.patterns, old.is_stale | is_new);
+        (Self { source, patterns, routes, identity, built, is_stale }, is_new)
+    }
+
+    /// Whether it is this server that proves who it is.
+    fn terminates(&self) -> bool {
+        !matches!(self.routes, RoutesUnit::Passthrough(_))
     }
 
     /// Where it is written.
@@ -218,8 +298,16 @@ impl ServerUnit {
     /// Says whether it is another than before.
     fn build(&mut self) -> bool {
         self.is_stale = false;
-        let (identity, routes) = (self.identity.identity(), Arc::clone(self.table.table()));
-        let new = TlsServer { name: self.source.name(), identity, routes };
+        let serves = match &self.routes {
+            RoutesUnit::Http(unit) => {
+                TlsServes::Http(self.identity.identity(), Arc::clone(unit.table()))
+            }
+            RoutesUnit::Tcp(unit) => {
+                TlsServes::Tcp(self.identity.identity(), Arc::clone(unit.table()))
+            }
+            RoutesUnit::Passthrough(unit) => TlsServes::Passthrough(Arc::clone(unit.table())),
+        };
+        let new = TlsServer { name: self.source.name(), serves };
         let differs = self.built.as_ref().is_none_or(|old| !is_same_server(old, &new));
         if differs {
             self.built = Some(Arc::new(new));
@@ -240,12 +328,24 @@ fn host_map(servers: &[ServerUnit]) -> HostMap<Arc<TlsServer>> {
 }
 
 fn is_same_server(old: &TlsServer, new: &TlsServer) -> bool {
-    let same_identity = match (&old.identity, &new.identity) {
+    match (&old.serves, &new.serves) {
+        (TlsServes::Http(old_identity, old), TlsServes::Http(identity, new)) => {
+            is_same_identity(old_identity, identity) && Arc::ptr_eq(old, new)
+        }
+        (TlsServes::Tcp(old_identity, old), TlsServes::Tcp(identity, new)) => {
+            is_same_identity(old_identity, identity) && Arc::ptr_eq(old, new)
+        }
+        (TlsServes::Passthrough(old), TlsServes::Passthrough(new)) => Arc::ptr_eq(old, new),
+        (TlsServes::Http(..) | TlsServes::Tcp(..) | TlsServes::Passthrough(_), _) => false,
+    }
+}
+
+fn is_same_identity(old: &Identity, new: &Identity) -> bool {
+    match (old, new) {
         (Identity::Ready(old), Identity::Ready(new)) => Arc::ptr_eq(old, new),
         (Identity::Missing, Identity::Missing) => true,
         (Identity::Ready(_), Identity::Missing) | (Identity::Missing, Identity::Ready(_)) => false,
-    };
-    same_identity && Arc::ptr_eq(&old.routes, &new.routes)
+    }
 }
 
 fn is_same(old: &Listener, new: &Listener) -> bool {
@@ -257,7 +357,8 @@ fn is_same(old: &Listener, new: &Listener) -> bool {
                     new.get(&pattern).is_some_and(|other| Arc::ptr_eq(server, other))
                 })
         }
-        (Serves::Http(_), Serves::Tls(_)) | (Serves::Tls(_), Serves::Http(_)) => false,
+        (Serves::Tcp(old), Serves::Tcp(new)) => Arc::ptr_eq(old, new),
+        (Serves::Http(_) | Serves::Tls(_) | Serves::Tcp(_), _) => false,
     };
     same && old.bind_port == new.bind_port
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fields::{Field, Fields, Finding, Located, Problems, did_you_mean, not_supported};
 use super::resource::{Key, is_error};
-use super::server_tls::{self, Tls, TlsReader};
+use super::server_tls::{self, ServerTls, Tls, TlsReader};
 use super::service::optional_string;
 use crate::snapshot::HostPattern;
 
@@ -35,8 +35,16 @@ pub(crate) struct Server {
 /// What a server speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerProtocol {
-    Http { https_redirect: bool },
+    Http {
+        https_redirect: bool,
+    },
+    /// TLS, and HTTP inside.
     Https(Box<Tls>),
+    /// TLS, and anything inside.
+    Tls(Box<Tls>),
+    /// TLS that the endpoint terminates.
+    Passthrough,
+    Tcp,
 }
 
 /// A host of a server, and the VirtualServices that may bind to it.
@@ -45,6 +53,13 @@ pub(crate) struct ServerHost {
     /// The namespace of the VirtualServices; `None` for every one.
     pub(crate) namespace: Option<Arc<str>>,
     pub(crate) pattern: HostPattern,
+}
+
+impl ServerHost {
+    /// Whether VirtualServices in `namespace` may bind to it.
+    pub(crate) fn is_for(&self, namespace: &Arc<str>) -> bool {
+        self.namespace.as_ref().is_none_or(|allowed| allowed == namespace)
+    }
 }
 
 /// What a finding about one server of several does.
@@ -90,7 +105,16 @@ struct ServerReader<'a> {
 struct Port {
     number: u16,
     name: Arc<str>,
-    tls: bool,
+    kind: PortKind,
+}
+
+/// What the protocol of a port is; `tls` says the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PortKind {
+    Http,
+    Https,
+    Tls,
+    Tcp,
 }
 
 impl ServerReader<'_> {
@@ -135,8 +159,8 @@ impl ServerReader<'_> {
         }
         port.finish(self.whole);
         let name = self.read_name(&name?)?;
-        let tls = self.read_kind(&protocol?)?;
-        Some(Port { number: number?, name, tls })
+        let kind = self.read_kind(&protocol?)?;
+        Some(Port { number: number?, name, kind })
     }
 
     fn read_name(&mut self, field: &Field<'_>) -> Option<Arc<str>> {
@@ -148,19 +172,22 @@ impl ServerReader<'_> {
         Some(name)
     }
 
-    /// Whether the protocol is HTTPS; reports all that is neither HTTPS nor HTTP.
-    fn read_kind(&mut self, field: &Field<'_>) -> Option<bool> {
+    /// `None` after an error.
+    fn read_kind(&mut self, field: &Field<'_>) -> Option<PortKind> {
         let text = field.string(self.whole)?;
         match text.to_ascii_uppercase().as_str() {
-            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => return Some(false),
-            "HTTPS" => return Some(true),
-            "TLS" | "TCP" | "MONGO" => {
+            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => return Some(PortKind::Http),
+            "HTTPS" => return Some(PortKind::Https),
+            "TLS" => return Some(PortKind::Tls),
+            "TCP" => return Some(PortKind::Tcp),
+            "MONGO" => {
                 let what = not_supported(&format!("protocol {text}"));
-                self.partial.error(field, what, SERVER_ONLY);
+                let cause = "write `TCP`: its bytes are the same; only this server is left out";
+                self.partial.error(field, what, cause);
             }
             _ => {
-                let what = format!("must be HTTP, HTTP2, GRPC or HTTPS, not `{text}`");
-                let names = ["HTTP", "HTTP2", "GRPC", "HTTPS"];
+                let what = format!("must be HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, not `{text}`");
+                let names = ["HTTP", "HTTP2", "GRPC", "HTTPS", "TLS", "TCP"];
                 self.whole.error(field, what, &did_you_mean(text, names.into_iter()));
             }
         }
@@ -209,15 +236,28 @@ impl ServerReader<'_> {
         server: &Field<'_>,
         tls: Option<Field<'_>>,
     ) -> Option<ServerProtocol> {
-        match (port.tls, tls) {
-            (false, None) => Some(ServerProtocol::Http { https_redirect: false }),
-            (false, Some(tls)) => self.read_plain(&tls),
-            (true, Some(tls)) => {
-                let mut reader = TlsReader { whole: self.whole, partial: self.partial };
-                reader.read(&tls).map(|tls| ServerProtocol::Https(Box::new(tls)))
+        match (port.kind, tls) {
+            (PortKind::Http, None) => Some(ServerProtocol::Http { https_redirect: false }),
+            (PortKind::Http, Some(tls)) => self.read_plain(&tls),
+            (PortKind::Tcp, None) => Some(ServerProtocol::Tcp),
+            (PortKind::Tcp, Some(tls)) => {
+                let what = "a server with protocol TCP has no TLS";
+                self.whole.error(&tls, what, "set `protocol: TLS`, or leave out `tls`");
+                None
             }
-            (true, None) => {
-                let cause = "a server with protocol HTTPS needs `mode: SIMPLE` and a certificate";
+            (PortKind::Https | PortKind::Tls, Some(tls)) => {
+                let mut reader = TlsReader { whole: self.whole, partial: self.partial };
+                Some(match reader.read(&tls)? {
+                    ServerTls::Passthrough => ServerProtocol::Passthrough,
+                    ServerTls::Terminate(tls) if port.kind == PortKind::Tls => {
+                        ServerProtocol::Tls(tls)
+                    }
+                    ServerTls::Terminate(tls) => ServerProtocol::Https(tls),
+                })
+            }
+            (PortKind::Https | PortKind::Tls, None) => {
+                let cause = "a server with protocol HTTPS or TLS needs `mode: SIMPLE` and a \
+                             certificate, or `mode: PASSTHROUGH`";
                 self.whole.error(server, "`tls` is missing", cause);
                 None
             }

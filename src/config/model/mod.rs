@@ -37,6 +37,7 @@ pub(crate) use server_tls::{ClientAuth, ClientCa, Credential, Tls};
 pub(crate) use service::{Service, ServicePort, TargetPort};
 pub(crate) use service_entry::{EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{
-    CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, Mirror, Moved, NewUri,
-    ResourceName, RouteAction, Treatment, VirtualService, WeightedDestination, complete,
+    CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, Mirror, Moved, NewUri, Place,
+    ResourceName, RouteAction, TcpMatch, TcpRule, Treatment, VirtualService, WeightedDestination,
+    complete,
 };

@@ -13,6 +13,12 @@ use super::gateway::SERVER_ONLY;
 use crate::config::compile::{ClientDemands, TlsVersions};
 use crate::crypto::{Parameters, Pins};
 
+/// What a server does with TLS.
+pub(super) enum ServerTls {
+    Terminate(Box<Tls>),
+    Passthrough,
+}
+
 /// How a server terminates TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
@@ -100,6 +106,8 @@ enum Mode {
     Simple,
     Mutual,
     OptionalMutual,
+    /// TLS is the endpoint's affair.
+    Passthrough,
     /// One that was reported.
     Unsupported,
 }
@@ -112,19 +120,27 @@ pub(super) struct TlsReader<'a> {
 }
 
 impl TlsReader<'_> {
-    pub(super) fn read(&mut self, field: &Field<'_>) -> Option<Tls> {
+    pub(super) fn read(&mut self, field: &Field<'_>) -> Option<ServerTls> {
         let mut tls = field.fields(self.whole)?;
         let mode = tls.take("mode");
-        let mode = self.read_mode(field, mode.as_ref());
+        let is_written = mode.is_some();
+        let mode = self.read_mode(mode.as_ref());
         if let Some(field) = tls.take("httpsRedirect")
             && field.boolean(self.whole)?
         {
             let cause = "it belongs on the server with protocol HTTP";
             self.whole.warn(&field, "`httpsRedirect` of an HTTPS server is ignored", cause);
         }
-        if mode == Mode::Unsupported {
-            self.skip(tls);
-            return None;
+        match mode {
+            Mode::Unsupported => {
+                self.skip(tls);
+                return None;
+            }
+            Mode::Passthrough => {
+                self.read_passthrough(tls, is_written);
+                return Some(ServerTls::Passthrough);
+            }
+            Mode::Simple | Mode::Mutual | Mode::OptionalMutual => {}
         }
         let credentials = self.read_credentials(field, &mut tls);
         let first = credentials.as_ref().and_then(|credentials| credentials.first());
@@ -134,7 +150,27 @@ impl TlsReader<'_> {
         tls.refuse_with(&UNSUPPORTED, SERVER_ONLY, self.partial);
         tls.finish(self.whole);
         let (credentials, clients) = (credentials?, clients?);
-        Some(Tls { credentials, versions: versions?, parameters: parameters?, clients })
+        let (versions, parameters) = (versions?, parameters?);
+        Some(ServerTls::Terminate(Box::new(Tls { credentials, versions, parameters, clients })))
+    }
+
+    /// Warns of everything that only who terminates TLS can heed.
+    fn read_passthrough(&mut self, mut tls: Fields<'_>, is_written: bool) {
+        let more = ["serverCertificate", "privateKey", "caCertificates", "credentialName"];
+        let unused: Vec<_> =
+            more.into_iter().chain(ONLY_HTTPS).filter_map(|name| tls.take(name)).collect();
+        for field in unused {
+            let name = field.path.rsplit('.').next().unwrap_or_default();
+            let what = format!("`{name}` has no effect: the endpoint terminates TLS");
+            let cause = if is_written {
+                "mode PASSTHROUGH uses no certificate"
+            } else {
+                "without `mode` it is PASSTHROUGH, as in Istio; write `mode: SIMPLE` to terminate \
+                 TLS here"
+            };
+            self.whole.warn(&field, what, cause);
+        }
+        tls.finish(self.whole);
     }
 
     /// Of a server that is left out only the names of its fields are checked.
@@ -146,25 +182,19 @@ impl TlsReader<'_> {
         tls.finish(self.whole);
     }
 
-    fn read_mode(&mut self, tls: &Field<'_>, mode: Option<&Field<'_>>) -> Mode {
-        let Some(field) = mode else {
-            let what = "`mode` is missing, which means PASSTHROUGH in Istio: ".to_owned()
-                + &not_supported("it");
-            self.partial.error(tls, what, "write `mode: SIMPLE` to terminate TLS here");
-            return Mode::Unsupported;
-        };
+    /// Without one it is PASSTHROUGH, as in Istio.
+    fn read_mode(&mut self, mode: Option<&Field<'_>>) -> Mode {
+        let Some(field) = mode else { return Mode::Passthrough };
         let Some(text) = field.string(self.whole) else { return Mode::Unsupported };
         match text {
             "SIMPLE" => return Mode::Simple,
             "MUTUAL" => return Mode::Mutual,
             "OPTIONAL_MUTUAL" => return Mode::OptionalMutual,
+            "PASSTHROUGH" => return Mode::Passthrough,
             "AUTO_PASSTHROUGH" | "ISTIO_MUTUAL" => {
                 let cause = "it is for traffic within a mesh, which this gateway is no part of; \
                              only this server is left out";
                 self.partial.error(field, not_supported(&format!("mode {text}")), cause);
-            }
-            "PASSTHROUGH" => {
-                self.partial.error(field, not_supported("mode PASSTHROUGH"), SERVER_ONLY);
             }
             _ => {
                 let names = ["SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL", "PASSTHROUGH"].into_iter();

@@ -15,7 +15,7 @@ use rustls::{
     SideData, SupportedCipherSuite,
 };
 
-use super::{AcceptError, Hello, TlsStream, accept};
+use super::{AcceptError, Hello, TlsStream, Unaccepted, greet};
 use crate::crypto::{self, Choice, Provider, ServerPolicy, ServerRequest, TicketKeys, Version};
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Stream, flush};
@@ -23,6 +23,18 @@ use crate::io::{Stream, flush};
 mod client;
 
 const CHUNKINGS: [Chunking; 3] = [Chunking::Bytes, Chunking::UpTo(1000), Chunking::UpTo(20_000)];
+
+/// Shakes hands with the client on `stream`, as the server that `choose` finds for its hello.
+pub(crate) async fn accept<S: Stream>(
+    stream: S,
+    choose: impl FnOnce(&Hello) -> Option<Arc<ServerConfig>>,
+) -> Result<TlsStream<S>, Unaccepted<S>> {
+    let greeting = greet(stream).await?;
+    match choose(greeting.hello()) {
+        Some(config) => greeting.shake(config).await,
+        None => Err(greeting.refuse().into()),
+    }
+}
 
 /// A server and what a client must know to trust it.
 struct Site {
@@ -269,7 +281,7 @@ fn the_hello_decides_which_server_answers() {
         let (end, near) = pipe::pair(Chunking::UpTo(100));
         let mut client = Client { tls: site.client(name), end };
         let choose = |hello: &Hello| {
-            assert!(!hello.offers_h2);
+            assert!(!hello.offers_others);
             let first = hello.sni.as_deref()?.starts_with('a');
             Some(Arc::clone(&sites[usize::from(!first)].config))
         };

@@ -5,7 +5,8 @@ mod destination_rule;
 
 use super::*;
 use crate::snapshot::{
-    Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TlsPolicy, TlsServer,
+    Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TcpTable, TlsPolicy, TlsServer,
+    TlsServes,
 };
 use rustls::server::ProducesTickets;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -303,7 +304,7 @@ fn server<'a>(snapshot: &'a Snapshot, host: &str) -> &'a Arc<TlsServer> {
     let key = ListenerKey { address: Ipv4Addr::UNSPECIFIED.into(), gateway_port: 443 };
     match &snapshot.listener(key).unwrap().serves {
         Serves::Tls(servers) => servers.find(host).unwrap(),
-        Serves::Http(_) => panic!("no TLS"),
+        Serves::Http(_) | Serves::Tcp(_) => panic!("no TLS"),
     }
 }
 
@@ -337,11 +338,11 @@ fn the_page_compiles() {
     assert_eq!(snapshot.listeners[0].bind_port, 8443);
     let server = server(snapshot, "httpbin.example.com");
     assert_eq!(server.name, "https.443.https.mygateway.default");
-    assert!(matches!(server.identity, Identity::Ready(_)));
+    assert!(matches!(server.identity().unwrap(), Identity::Ready(_)));
     let cluster = "outbound|8000||httpbin.default.svc.cluster.local \
                    [10.0.0.1:8080, 10.0.0.2:80]";
     assert_eq!(
-        routes(&server.routes, "httpbin.example.com"),
+        routes(server.http().unwrap(), "httpbin.example.com"),
         [format!(" Prefix(\"/status\") {cluster}"), format!(" Prefix(\"/delay\") {cluster}")]
     );
     assert_eq!(world.now.pem.wanted.len(), 2);
@@ -382,7 +383,7 @@ fn a_line_above_moves_the_place_and_rebuilds_nothing() {
     let second = world.compile();
     let (first_host, second_host) =
         (server(&first, "httpbin.example.com"), server(&second, "httpbin.example.com"));
-    assert!(Arc::ptr_eq(&first_host.routes, &second_host.routes));
+    assert!(Arc::ptr_eq(first_host.http().unwrap(), second_host.http().unwrap()));
     assert_ne!(first.rejections[0].origin, second.rejections[0].origin);
 }
 
@@ -391,11 +392,17 @@ fn a_missing_certificate_closes_only_its_host_until_it_appears() {
     let mut world = World::page();
     world.now.pem.files.clear();
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Missing));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Missing
+    ));
     assert!(said(&snapshot).contains("tls.crt does not exist"), "{}", said(&snapshot));
     world.write_pair("1", "1");
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     assert_eq!(said(&snapshot), "");
 }
 
@@ -439,10 +446,16 @@ stringData: {tls.key: key 7}
 ";
     let mut world = World::new(&[("page.yaml", &page), ("secret.yaml", secret)]);
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     world.remove("secret.yaml");
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     assert!(said(&snapshot).contains("there is no Secret `cred` in namespace istio-system"));
 }
 
@@ -456,10 +469,16 @@ fn a_mounted_secret_is_found_by_its_name() {
     let mut world = World::new(&[("page.yaml", &page_with_credential())]);
     world.mount("cred", &[("tls.crt", "good 8"), ("tls.key", "key 8")]);
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     world.mount("cred", &[("tls.crt", "good 9"), ("tls.key", "key 8")]);
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     let expected = "Secret istio-system/cred (secrets/cred): the key does not belong";
     assert!(said(&snapshot).contains(expected), "{}", said(&snapshot));
 }
@@ -478,7 +497,10 @@ fn a_certificate_that_clients_will_refuse_is_served_with_a_warning() {
     let mut world = World::page();
     world.write_pair("expired", "expired");
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     let expired = said(&snapshot);
     assert!(expired.contains("warning: Gateway default/mygateway"), "{expired}");
     assert!(expired.contains("the certificate expired 3 days ago"), "{expired}");
@@ -552,7 +574,7 @@ fn a_service_entry_is_seen_where_it_is_exported_to() {
 }
 
 fn first_route(snapshot: &Snapshot) -> String {
-    routes(&server(snapshot, "httpbin.example.com").routes, "httpbin.example.com").remove(0)
+    routes(server(snapshot, "httpbin.example.com").http().unwrap(), "httpbin.example.com").remove(0)
 }
 
 #[test]
@@ -564,7 +586,7 @@ fn dns_tries_the_completed_name_then_the_written_one() {
     assert_eq!(names, ["httpbin", "httpbin.default.svc.cluster.local"]);
     world.now.dns.insert("httpbin".into(), vec![Ipv4Addr::new(10, 9, 9, 9).into()]);
     let snapshot = world.compile();
-    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let table = server(&snapshot, "httpbin.example.com").http().unwrap();
     let first = &routes(table, "httpbin.example.com")[0];
     assert!(first.ends_with("httpbin.default.svc.cluster.local [10.9.9.9:8000]"), "{first}");
 }
@@ -591,12 +613,12 @@ endpoints:
     world.write("backend.yaml", backend);
     let snapshot = world.compile();
     assert_eq!(said(&snapshot), "");
-    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let table = server(&snapshot, "httpbin.example.com").http().unwrap();
     let first = &routes(table, "httpbin.example.com")[0];
     assert!(first.ends_with("httpbin.default.svc.cluster.local [10.0.0.3:8081]"), "{first}");
     world.write("backend.yaml", &backend.replace("port: 8000", "port: 8001"));
     let snapshot = world.compile();
-    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let table = server(&snapshot, "httpbin.example.com").http().unwrap();
     assert!(routes(table, "httpbin.example.com")[0].ends_with("none"));
     assert!(said(&snapshot).contains("has no port 8000, only 8001"), "{}", said(&snapshot));
 }
@@ -618,7 +640,7 @@ fn catch_all_routes_of_several_services_go_last() {
         + &service("b", "exact: /b", "10.0.0.2");
     let mut world = World::new(&[("all.yaml", &text)]);
     let snapshot = world.compile();
-    let table = &server(&snapshot, "httpbin.example.com").routes;
+    let table = server(&snapshot, "httpbin.example.com").http().unwrap();
     let names: Vec<_> = table
         .hosts
         .find("httpbin.example.com")
@@ -699,8 +721,12 @@ fn a_new_certificate_touches_only_its_own_server() {
     assert!(same("httpbin.example.com") && same("third.example.com"));
     assert!(!same("second.example.com"));
     let (old, new) = (server(&first, "second.example.com"), server(&second, "second.example.com"));
-    assert!(Arc::ptr_eq(&old.routes, &new.routes), "its routes are no others");
-    assert_eq!(old.identity.policy(), new.identity.policy(), "tickets stay good");
+    assert!(Arc::ptr_eq(old.http().unwrap(), new.http().unwrap()), "its routes are no others");
+    assert_eq!(
+        old.identity().unwrap().policy(),
+        new.identity().unwrap().policy(),
+        "tickets stay good"
+    );
     let changed = first.certificates.iter().zip(&second.certificates);
     assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
 }
@@ -776,7 +802,7 @@ fn servers_with_the_same_certificate_share_one() {
     world.write("other.yaml", &other);
     let first = world.compile();
     assert_eq!(world.work(), (1, 2), "loaded once, configured for each");
-    let policy = |host| server(&first, host).identity.policy();
+    let policy = |host| server(&first, host).identity().unwrap().policy();
     assert_ne!(policy("httpbin.example.com"), policy("other.example.com"), "but no tickets");
     world.write_pair("2", "2");
     world.compile();
@@ -803,7 +829,10 @@ fn each_of_two_certificates_keeps_its_own_last_good_version() {
     let mut world = page_with_certificates("credentialNames: [rsa, ecdsa]");
     world.mount("rsa", &[("tls.crt", "good 1"), ("tls.key", "key 1")]);
     let closed = world.compile();
-    assert!(matches!(server(&closed, "httpbin.example.com").identity, Identity::Missing));
+    assert!(matches!(
+        server(&closed, "httpbin.example.com").identity().unwrap(),
+        Identity::Missing
+    ));
     assert!(said(&closed).contains("there is no Secret `ecdsa`"), "{}", said(&closed));
     assert_eq!(world.work(), (1, 0), "loaded and configured");
     world.mount("ecdsa", &[("tls.crt", "good 2"), ("tls.key", "key 2")]);
@@ -816,7 +845,7 @@ fn each_of_two_certificates_keeps_its_own_last_good_version() {
     assert_eq!(serials(&second), ["2", "4"]);
     assert!(said(&second).contains("the last good certificate stays"), "{}", said(&second));
     assert_eq!(world.work(), (1, 1));
-    let policy = |snapshot| server(snapshot, "httpbin.example.com").identity.policy();
+    let policy = |snapshot| server(snapshot, "httpbin.example.com").identity().unwrap().policy();
     assert_eq!(policy(&first), policy(&second), "tickets stay good");
 }
 
@@ -844,7 +873,7 @@ fn of_two_pairs_of_files_only_what_changed_is_loaded() {
 fn tickets_end_with_the_policy_that_they_were_made_under() {
     let mut world = World::page();
     let policy = |snapshot: &Snapshot| -> Option<TlsPolicy> {
-        server(snapshot, "httpbin.example.com").identity.policy()
+        server(snapshot, "httpbin.example.com").identity().unwrap().policy()
     };
     let first = world.compile();
     world.write_pair("2", "2");
@@ -869,8 +898,14 @@ fn a_backend_that_moves_changes_every_route_to_it() {
     let after = world.compile();
     assert_eq!(world.work().1, 3, "no server is configured for it but at the start");
     for host in ["httpbin.example.com", "second.example.com", "third.example.com"] {
-        assert!(routes(&server(&before, host).routes, host)[0].contains("10.0.0.2"), "{host}");
-        assert!(routes(&server(&after, host).routes, host)[0].contains("10.0.0.9"), "{host}");
+        assert!(
+            routes(server(&before, host).http().unwrap(), host)[0].contains("10.0.0.2"),
+            "{host}"
+        );
+        assert!(
+            routes(server(&after, host).http().unwrap(), host)[0].contains("10.0.0.9"),
+            "{host}"
+        );
     }
 }
 
@@ -885,7 +920,7 @@ fn the_same_resource_in_two_files_is_used_once_whichever_goes() {
     world.remove("page.yaml");
     let one = world.compile();
     assert_eq!(said(&one), "");
-    assert!(matches!(server(&one, "httpbin.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(server(&one, "httpbin.example.com").identity().unwrap(), Identity::Ready(_)));
     world.write("page.yaml", PAGE);
     assert_eq!(said(&world.compile()), text);
     world.remove("zz-copy.yaml");
@@ -923,7 +958,10 @@ fn a_certificate_that_was_served_for_another_name_is_no_last_good_one() {
     world.compile();
     world.write("page.yaml", &PAGE.replace("certs/tls.crt", "certs/other.crt"));
     let snapshot = world.compile();
-    assert!(matches!(server(&snapshot, "httpbin.example.com").identity, Identity::Missing));
+    assert!(matches!(
+        server(&snapshot, "httpbin.example.com").identity().unwrap(),
+        Identity::Missing
+    ));
 }
 
 /// The page's second Gateway: with mutual TLS.
@@ -936,7 +974,7 @@ fn mutual_page() -> World {
 }
 
 fn is_served(snapshot: &Snapshot) -> bool {
-    matches!(server(snapshot, "httpbin.example.com").identity, Identity::Ready(_))
+    matches!(server(snapshot, "httpbin.example.com").identity().unwrap(), Identity::Ready(_))
 }
 
 /// What the clients of the page's host are held to.
@@ -1029,7 +1067,7 @@ fn tickets_belong_to_a_server_and_all_of_its_rules() {
     let mut policies = Vec::new();
     let mut note = |world: &mut World| {
         let snapshot = world.compile();
-        let policy = server(&snapshot, "httpbin.example.com").identity.policy();
+        let policy = server(&snapshot, "httpbin.example.com").identity().unwrap().policy();
         policies.push(policy.unwrap_or_else(|| panic!("{}", said(&snapshot))));
     };
     note(&mut world);
@@ -1058,7 +1096,8 @@ fn tickets_belong_to_a_server_and_all_of_its_rules() {
 #[test]
 fn tickets_stay_good_while_clients_are_checked_as_before() {
     let mut world = mutual_page();
-    let policy = |snapshot: &Snapshot| server(snapshot, "httpbin.example.com").identity.policy();
+    let policy =
+        |snapshot: &Snapshot| server(snapshot, "httpbin.example.com").identity().unwrap().policy();
     let first = world.compile();
     for bad in ["bad", "good ca 1"] {
         world.write_pem("/ca.pem", bad);
@@ -1075,7 +1114,7 @@ fn a_secret_with_the_clients_ca_counts_for_its_servers_alone() {
     let mut world = three_hosts();
     world.write("second.yaml", &mutual);
     let first = world.compile();
-    assert!(matches!(server(&first, "second.example.com").identity, Identity::Missing));
+    assert!(matches!(server(&first, "second.example.com").identity().unwrap(), Identity::Missing));
     assert!(said(&first).contains("didn't have expected keys (cacert) or (ca.crt)"));
     let beside = |ca: &str| {
         format!(
@@ -1088,14 +1127,18 @@ fn a_secret_with_the_clients_ca_counts_for_its_servers_alone() {
     let second = world.compile();
     assert_eq!(said(&second), "");
     assert_eq!(world.work(), (0, 1));
-    assert!(matches!(server(&second, "second.example.com").identity, Identity::Ready(_)));
+    assert!(matches!(
+        server(&second, "second.example.com").identity().unwrap(),
+        Identity::Ready(_)
+    ));
     world.write("ca.yaml", &beside("good ca 2"));
     let third = world.compile();
     assert_eq!(world.work(), (0, 1));
     for host in ["httpbin.example.com", "third.example.com"] {
         assert!(Arc::ptr_eq(server(&second, host), server(&third, host)), "{host}");
     }
-    let policy = |snapshot: &Snapshot| server(snapshot, "second.example.com").identity.policy();
+    let policy =
+        |snapshot: &Snapshot| server(snapshot, "second.example.com").identity().unwrap().policy();
     assert_ne!(policy(&second), policy(&third));
 }
 
@@ -1111,7 +1154,84 @@ fn hosts_that_are_made_of_the_same_share_their_routes() {
     world.write("page.yaml", &twice);
     let snapshot = world.compile();
     let Serves::Tls(servers) = &snapshot.listeners[0].serves else { panic!("no TLS") };
-    let hosts = &servers.find("other.example.com").unwrap().routes.hosts;
+    let hosts = &servers.find("other.example.com").unwrap().http().unwrap().hosts;
     let set = |host| hosts.find(host).unwrap().route_set();
     assert!(Arc::ptr_eq(set("httpbin.example.com"), set("other.example.com")));
+}
+
+const PASSTHROUGH: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: pass}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: pass, protocol: TLS}
+    hosts: ['*.pass.example.com']
+    tls: {mode: PASSTHROUGH}
+  - port: {number: 9000, name: tcp, protocol: TCP}
+    hosts: ['*']
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: pass}
+spec:
+  hosts: ['*.pass.example.com']
+  gateways: [pass]
+  tls:
+  - match: [{sniHosts: [a.pass.example.com, b.pass.example.com]}]
+    route: [{destination: {host: httpbin, port: {number: 8000}}}]
+  - match: [{sniHosts: [b.pass.example.com], port: 8443}]
+    route: [{destination: {host: 10.0.0.7, port: {number: 1}}}]
+  tcp:
+  - route: [{destination: {host: 10.0.0.7, port: {number: 1}}}]
+";
+
+/// The routes of a TLS server that passes TLS on.
+fn passed(server: &TlsServer) -> &Arc<TcpTable> {
+    match &server.serves {
+        TlsServes::Passthrough(table) => table,
+        TlsServes::Http(..) | TlsServes::Tcp(..) => panic!("it is terminated"),
+    }
+}
+
+#[test]
+fn of_tables_for_connections_only_what_changed_is_built_anew() {
+    let mut world = World::page();
+    world.write("pass.yaml", PASSTHROUGH);
+    let first = world.compile();
+    assert_eq!(said(&first), "");
+    let tcp = |snapshot: &Snapshot| match &snapshot.listeners[1].serves {
+        Serves::Tcp(table) => Arc::clone(table),
+        other @ (Serves::Http(_) | Serves::Tls(_)) => panic!("{other:?}"),
+    };
+    let name = "a.pass.example.com";
+    let table = Arc::clone(passed(server(&first, name)));
+    let mut hosts: Vec<_> =
+        table.hosts.iter().map(|(host, routes)| (host.to_string(), routes.0.len())).collect();
+    hosts.sort();
+    assert_eq!(hosts, [(name.to_owned(), 1), ("b.pass.example.com".to_owned(), 1)]);
+
+    world.write("other.yaml", &BACKEND.replace("httpbin", "other"));
+    let second = world.compile();
+    assert!(Arc::ptr_eq(&table, passed(server(&second, name))));
+    assert!(Arc::ptr_eq(&tcp(&first), &tcp(&second)));
+    assert!(Arc::ptr_eq(&first.listeners[0], &second.listeners[0]));
+
+    world.write("backend.yaml", &BACKEND.replace("10.0.0.2", "10.0.0.9"));
+    let third = world.compile();
+    assert!(!Arc::ptr_eq(&table, passed(server(&third, name))));
+    assert!(Arc::ptr_eq(&tcp(&first), &tcp(&third)), "it leads elsewhere");
+
+    world.write(
+        "pass.yaml",
+        &PASSTHROUGH.replace("mode: PASSTHROUGH", "mode: SIMPLE, credentialName: x"),
+    );
+    let fourth = world.compile();
+    let anything = server(&fourth, name);
+    assert!(matches!(&anything.serves, TlsServes::Tcp(Identity::Missing, _)), "{anything:?}");
+    world.write("pass.yaml", PASSTHROUGH);
+    let fifth = world.compile();
+    assert_eq!(said(&fifth), "");
+    passed(server(&fifth, name));
 }

@@ -17,6 +17,12 @@ pub(crate) struct MatchBlock {
     pub(crate) uri: Option<TextMatch>,
     pub(crate) ignores_case: bool,
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) place: Place,
+}
+
+/// By which way a request or connection has to come; the same in every block.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
     /// Port of the Gateway's server.
     pub(crate) port: Option<u16>,
     /// Instead of those of the VirtualService; empty for the mesh alone.
@@ -25,6 +31,34 @@ pub(crate) struct MatchBlock {
     pub(crate) source_labels: BTreeMap<String, String>,
     /// Namespace that the gateway must be in.
     pub(crate) source_namespace: Option<String>,
+}
+
+impl Place {
+    /// Whether it is every gateway and port.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.port.is_none()
+            && self.gateways.is_none()
+            && self.source_labels.is_empty()
+            && self.source_namespace.is_none()
+    }
+
+    /// Takes its fields out of `fields`.
+    pub(super) fn read(
+        fields: &mut Fields<'_>,
+        namespace: &str,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let port = fields.take("port").map(|port| port.port(problems));
+        let gateways = read_gateways(fields.take("gateways"), namespace, problems);
+        let source_labels = fields.take("sourceLabels").map(|field| field.strings(problems));
+        let source_namespace = optional_string(fields, "sourceNamespace", problems);
+        Some(Self {
+            port: port.map_or(Some(None), |port| port.map(Some))?,
+            gateways,
+            source_labels: source_labels.unwrap_or_default(),
+            source_namespace,
+        })
+    }
 }
 
 impl MatchBlock {
@@ -44,14 +78,6 @@ impl MatchBlock {
         let conditions = self.conditions.iter().map(|condition| &condition.text);
         let mut texts = self.uri.iter().chain(conditions);
         texts.any(|text| matches!(text, TextMatch::Regex(_)))
-    }
-
-    /// Whether it is for every gateway and port.
-    pub(crate) fn is_everywhere(&self) -> bool {
-        self.port.is_none()
-            && self.gateways.is_none()
-            && self.source_labels.is_empty()
-            && self.source_namespace.is_none()
     }
 }
 
@@ -75,10 +101,7 @@ pub(super) fn read(
     read_headers(fields.take("headers"), false, &mut conditions, problems);
     read_headers(fields.take("withoutHeaders"), true, &mut conditions, problems);
     read_query(fields.take("queryParams"), &mut conditions, problems);
-    let port = fields.take("port").map(|port| port.port(problems));
-    let gateways = read_gateways(fields.take("gateways"), namespace, problems);
-    let source_labels = fields.take("sourceLabels").map(|field| field.strings(problems));
-    let source_namespace = optional_string(&mut fields, "sourceNamespace", problems);
+    let place = Place::read(&mut fields, namespace, problems);
     if let Some(prefix) = fields.take("statPrefix") {
         prefix.string(problems);
         problems.warn(&prefix, "has no effect", "there are no statistics of single rules");
@@ -89,10 +112,7 @@ pub(super) fn read(
         uri: uri.map_or(Some(None), |uri| uri.map(Some))?,
         ignores_case,
         conditions,
-        port: port.map_or(Some(None), |port| port.map(Some))?,
-        gateways,
-        source_labels: source_labels.unwrap_or_default(),
-        source_namespace,
+        place: place?,
     })
 }
 

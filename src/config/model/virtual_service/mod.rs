@@ -4,19 +4,22 @@ mod condition;
 mod headers;
 mod retries;
 mod rule;
+mod tcp;
 mod template;
 mod treatment;
 
-pub(crate) use condition::MatchBlock;
+pub(crate) use condition::{MatchBlock, Place};
 pub(crate) use headers::Headers;
 pub(crate) use rule::{Destination, HttpRoute, Moved, RouteAction, WeightedDestination};
+pub(crate) use tcp::{TcpMatch, TcpRule};
 pub(crate) use treatment::{Mirror, NewUri, Treatment};
 
 use std::sync::Arc;
 
 use super::Key;
-use super::fields::{Field, Fields, Located, Problems};
+use super::fields::{Field, Located, Problems};
 use crate::snapshot::HostPattern;
+use tcp::Owner;
 
 /// The domain that short names are completed with.
 pub(crate) const CLUSTER_DOMAIN: &str = "svc.cluster.local";
@@ -29,8 +32,12 @@ pub(crate) struct VirtualService {
     /// Empty when it is not for gateways.
     pub(crate) gateways: Box<[Located<ResourceName>]>,
     pub(crate) export: Export,
-    /// In order.
+    /// For requests, in order.
     pub(crate) http: Box<[HttpRoute]>,
+    /// For connections whose TLS is passed on, in order.
+    pub(crate) tls: Box<[TcpRule]>,
+    /// For other connections, in order.
+    pub(crate) tcp: Box<[TcpRule]>,
 }
 
 /// A Gateway that a VirtualService binds to, or one that it delegates to.
@@ -110,21 +117,19 @@ pub(super) fn read(
         problems.error(&spec.parent, "has `gateways` but no `hosts`", cause);
     }
     let export = read_export(spec.take("exportTo"), problems);
-    spec.refuse(&["tls", "tcp"], problems);
-    let http = match spec.take("http") {
-        Some(field) => rule::read_all(&field, namespace, is_delegate, problems),
-        None => no_rules(&spec, problems),
-    };
-    spec.finish(problems);
-    let (hosts, gateways, http) = (hosts.into(), gateways.into(), http.into());
-    Some(VirtualService { hosts, gateways, export, http })
-}
-
-fn no_rules(spec: &Fields<'_>, problems: &mut Problems) -> Vec<HttpRoute> {
-    if !problems.has_errors() {
-        problems.error(&spec.parent, "`http` is missing", "a VirtualService needs rules");
+    let owner = Owner { namespace, hosts: &hosts };
+    let (http, tls, tcp) = (spec.take("http"), spec.take("tls"), spec.take("tcp"));
+    if http.is_none() && tls.is_none() && tcp.is_none() && !problems.has_errors() {
+        let cause = "a VirtualService needs rules: `http`, `tls` or `tcp`";
+        problems.error(&spec.parent, "`http` is missing", cause);
     }
-    Vec::new()
+    let http = http.map(|field| rule::read_all(&field, namespace, is_delegate, problems));
+    let tls = tcp::read_tls(tls, &owner, problems).into();
+    let tcp = tcp::read_tcp(tcp, &owner, problems).into();
+    spec.finish(problems);
+    let (hosts, gateways) = (hosts.into(), gateways.into());
+    let http = http.unwrap_or_default().into();
+    Some(VirtualService { hosts, gateways, export, http, tls, tcp })
 }
 
 fn read_gateway(

@@ -143,7 +143,9 @@ fn read_action(
 ) -> Option<RouteAction> {
     let names = ["route", "redirect", "directResponse", "delegate"];
     match names.map(|name| rule.take(name)) {
-        [Some(route), None, None, None] => read_route(&route, problems).map(RouteAction::Forward),
+        [Some(route), None, None, None] => {
+            read_route(&route, true, problems).map(RouteAction::Forward)
+        }
         [None, Some(redirect), None, None] => {
             read_redirect(&redirect, problems).map(RouteAction::Redirect)
         }
@@ -175,12 +177,18 @@ fn read_delegate(
     Some(ResourceName { namespace, name: name?.string(problems)?.into() })
 }
 
-fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Box<[WeightedDestination]>> {
+/// Reads the destinations of a rule; those of `http` may have headers.
+pub(super) fn read_route(
+    field: &Field<'_>,
+    has_headers: bool,
+    problems: &mut Problems,
+) -> Option<Box<[WeightedDestination]>> {
     let items = field.items(problems);
     if items.is_empty() {
         problems.error(field, "needs at least one destination", "");
     }
-    let targets: Vec<_> = items.iter().filter_map(|item| read_weighted(item, problems)).collect();
+    let read = |item| read_weighted(item, has_headers, problems);
+    let targets: Vec<_> = items.iter().filter_map(read).collect();
     if targets.len() != items.len() {
         return None;
     }
@@ -190,12 +198,17 @@ fn read_route(field: &Field<'_>, problems: &mut Problems) -> Option<Box<[Weighte
     Some(targets.into())
 }
 
-fn read_weighted(item: &Field<'_>, problems: &mut Problems) -> Option<WeightedDestination> {
+fn read_weighted(
+    item: &Field<'_>,
+    has_headers: bool,
+    problems: &mut Problems,
+) -> Option<WeightedDestination> {
     let mut fields = item.fields(problems)?;
     let destination = fields.require("destination", problems);
     let destination = destination.and_then(|field| read_destination(&field, problems));
     let weight = fields.take("weight").map(|f| f.integer(0..=i32::MAX, problems));
-    let headers = fields.take("headers").map(|field| headers::read(&field, problems));
+    let headers = if has_headers { fields.take("headers") } else { None };
+    let headers = headers.map(|field| headers::read(&field, problems));
     fields.finish(problems);
     let weight = u32::try_from(weight.unwrap_or(Some(0))?).ok()?;
     let headers = headers.map_or(Some(None), |headers| headers.map(Box::new).map(Some));

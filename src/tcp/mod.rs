@@ -1,0 +1,189 @@
+//! Connections that are not HTTP to the gateway: TLS that the endpoint terminates, what is inside
+//! of TLS that was terminated here, and plain TCP.
+//!
+//! - An endpoint is connected to at once, so that it may speak first, and gets every byte that the
+//!   client sent.
+//! - Each direction ends on its own (half-close), and a side that does not read makes the other
+//!   wait: a connection holds no more than what both sides' send buffers may.
+//! - Nothing of a client is sent before an endpoint is connected to, so another may be tried after
+//!   one that cannot be: as often as a request by default. Envoy's TCP proxy tries one alone, and a
+//!   single dead endpoint then fails its share of connections until it is taken out.
+//! - Every connection is counted and logged once, also when a drain cuts it.
+//!
+//! Deliberately not here: accepting, ClientHello and handshake, and which route a connection has.
+
+#![forbid(unsafe_code)]
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::drain::Watch;
+use crate::io::relay::{Broken, relay_active};
+use crate::io::{Net, Stream, linger};
+use crate::snapshot::{Balance, Cluster, HashKey, HashPolicy, Limits, TcpRoute, stable_hash};
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::request::Flags;
+use crate::upstream::{Error, Kind, Opened, To, Upstreams};
+
+use entry::Entry;
+
+/// Endpoints that are tried for one connection: as many as for a request without a policy.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What all connections of a worker share.
+pub(crate) struct Shared<N: Net> {
+    pub(crate) net: N,
+    pub(crate) upstreams: Upstreams<N>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+}
+
+/// A connection that came from a client.
+pub(crate) struct Downstream<S> {
+    pub(crate) stream: S,
+    /// What was taken from `stream` and belongs before what is left in it.
+    pub(crate) taken: Vec<u8>,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// The SNI.
+    pub(crate) server_name: Option<Box<str>>,
+}
+
+/// A connection's future. Boxed, so that none carries the largest of them.
+pub(crate) type Served = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Joins the connection to an endpoint of `route` until both have ended; closes it if there is
+/// nobody to join it to. A drain waits for it as long as `watch` lives.
+pub(crate) fn serve<N: Net, S: Stream>(
+    shared: Shared<N>,
+    downstream: Downstream<S>,
+    limits: Limits,
+    route: Option<&TcpRoute>,
+    watch: Watch,
+) -> Served {
+    let target = route.and_then(|route| route.forward.choose(|sum| fastrand::u32(..sum)));
+    let Downstream { stream, taken, remote, local, server_name } = downstream;
+    let entry = Entry::new(&shared, (remote, local), server_name);
+    let cluster = match target.map(|target| target.cluster.clone()) {
+        Some(Some(cluster)) => cluster,
+        Some(None) => {
+            entry.failed(Flags::NO_CLUSTER, "cluster_not_found");
+            return Box::pin(std::future::ready(()));
+        }
+        None => {
+            entry.failed(Flags::NO_ROUTE, "route_not_found");
+            return Box::pin(std::future::ready(()));
+        }
+    };
+    let joining = Joining { shared, limits, entry, _watch: watch };
+    Box::pin(joining.run(cluster, stream, taken))
+}
+
+/// A connection on its way.
+struct Joining<N: Net> {
+    shared: Shared<N>,
+    limits: Limits,
+    entry: Entry<N>,
+    _watch: Watch,
+}
+
+impl<N: Net> Joining<N> {
+    async fn run<S: Stream>(self, cluster: Arc<Cluster>, near: S, taken: Vec<u8>) {
+        let connected = self.connect(&cluster).await;
+        self.entry.goes_to(cluster);
+        match connected {
+            Ok(opened) => self.join(near, opened, taken).await,
+            Err(error) => {
+                let flags = flags(&error);
+                self.entry.tried(error.remote);
+                self.entry.unconnected(flags, error.to_string());
+            }
+        }
+    }
+
+    /// A connection to the first endpoint that takes one.
+    async fn connect(&self, cluster: &Cluster) -> Result<Opened<N>, Error> {
+        let mut avoid = Vec::new();
+        let key = hash_key(cluster, self.entry.client());
+        loop {
+            let to = To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key };
+            let error = match self.shared.upstreams.open(to).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            avoid.extend(error.remote);
+            let is_full = matches!(error.kind, Kind::Overflow);
+            if is_full || avoid.len() >= cluster.endpoints.len().min(ATTEMPTS_MAX) {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn join<S: Stream>(self, mut near: S, opened: Opened<N>, taken: Vec<u8>) {
+        let Opened { stream: mut far, remote, active: _active } = opened;
+        let Self { shared, limits, entry, .. } = &self;
+        entry.tried(Some(remote));
+        entry.connected();
+        let written = far.write(&[IoSlice::new(&taken)]).map_err(Broken::Far);
+        entry.moved().forth.set(taken.len() as u64);
+        drop(taken);
+        let ended = match written {
+            Ok(()) => {
+                let patience = (&shared.net, entry.idle_timeout(limits));
+                let mut relaying = pin!(relay_active(patience, &mut near, &mut far, entry.moved()));
+                poll_fn(|cx| {
+                    let ended = relaying.as_mut().poll(cx);
+                    entry.count_moved();
+                    ended
+                })
+                .await
+            }
+            Err(broken) => Err(broken),
+        };
+        drop(far);
+        match ended {
+            Ok(()) => {}
+            Err(Broken::Near(_)) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),
+            Err(Broken::Idle) => entry.broke(Flags::NONE, "tcp_session_idle_timeout"),
+            Err(Broken::Far(_)) => {
+                entry.broke(Flags::UPSTREAM_TERMINATION, "");
+                // What the endpoint said before is still on its way.
+                linger(&shared.net, limits.linger_timeout, near).await;
+            }
+        }
+    }
+}
+
+/// What went wrong before there was a connection.
+fn flags(error: &Error) -> Flags {
+    match error.kind {
+        Kind::NoEndpoint => Flags::NO_HEALTHY_UPSTREAM,
+        Kind::Overflow => Flags::UPSTREAM_OVERFLOW,
+        // As Envoy says it whenever no connection could be made.
+        Kind::Connect(_)
+        | Kind::Tls(_)
+        | Kind::ConnectTimeout
+        | Kind::Reset(_)
+        | Kind::Refused
+        | Kind::BadResponse(_)
+        | Kind::Timeout
+        | Kind::RequestBody => Flags::UPSTREAM_CONNECT_FAILURE | Flags::UPSTREAM_RETRY_LIMIT,
+    }
+}
+
+/// What leads `client` to an endpoint where the cluster hashes addresses, the one thing that can be
+/// hashed here.
+fn hash_key(cluster: &Cluster, client: IpAddr) -> Option<u64> {
+    let balance = &cluster.traffic.as_ref()?.policy.balance;
+    let Balance::Hash(HashPolicy { key: HashKey::SourceAddress, .. }) = balance else {
+        return None;
+    };
+    Some(stable_hash(client.to_canonical().to_string().as_bytes()))
+}

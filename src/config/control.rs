@@ -24,7 +24,7 @@ use super::source::named::NamedFiles;
 use super::source::watch::{Look, Watch};
 use crate::crypto::{Digest, TicketSecrets};
 use crate::settings::{self, Settings};
-use crate::snapshot::{Limits, Policy, Rejection, Severity, Snapshot};
+use crate::snapshot::{Limits, Network, Policy, Rejection, Severity, Snapshot};
 
 /// The first snapshot waits so long for names: later ones bring what is slower.
 const NAMES_WAIT: Duration = Duration::from_millis(500);
@@ -88,7 +88,7 @@ impl Control {
             stale_since: None,
             is_readable: true,
         };
-        control.compiler.set_policy(policy(&settings.http));
+        control.compiler.set_policy(policy(settings));
         let changes = control.directory.scan(&mut control.watch).map_err(StartError)?;
         control.compiler.read(changes);
         control.set_pace();
@@ -156,7 +156,7 @@ impl Control {
         self.settings = self.settings.reloaded(settings);
         self.compiler.set_gateway(gateway(&self.settings));
         self.compiler.set_limits(limits(&self.settings.limits));
-        self.compiler.set_policy(policy(&self.settings.http));
+        self.compiler.set_policy(policy(&self.settings));
         self.directory.distrust();
         self.named.distrust();
         self.look_at_everything();
@@ -355,13 +355,16 @@ fn rotation() -> tokio::time::Interval {
     tokio::time::interval_at(first, TicketSecrets::ROTATION)
 }
 
-fn policy(http: &settings::Http) -> Policy {
+fn policy(settings: &Settings) -> Policy {
+    let (http, listen) = (&settings.http, &settings.listen);
+    let network = |network: &settings::Network| Network::new(network.address, network.prefix);
     Policy {
         misdirected: match http.misdirected {
             settings::Misdirected::MisdirectedRequest => ::http::StatusCode::MISDIRECTED_REQUEST,
             settings::Misdirected::NotFound => ::http::StatusCode::NOT_FOUND,
         },
         trusted_proxies: http.trusted_proxies,
+        proxy_protocol: listen.proxy_protocol.iter().filter_map(network).collect(),
     }
 }
 

@@ -92,7 +92,7 @@ pub enum Backend {
     IoUring,
 }
 
-/// `listen`: where listeners are bound. Only a restart changes it.
+/// `listen`: where listeners are bound, which only a restart changes, and who speaks first there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// The address of every listener.
@@ -100,6 +100,17 @@ pub struct Listen {
     /// From a Gateway's port to the port to bind, as a Service maps `port` to `targetPort`. Ports
     /// that are not in it are bound as they are; 0 binds a free one.
     pub ports: BTreeMap<u16, u16>,
+    /// Peers whose connections begin with a header of the PROXY protocol. Changes on SIGHUP.
+    pub proxy_protocol: Vec<Network>,
+}
+
+/// A range of IP addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The first bits of it count.
+    pub address: IpAddr,
+    /// How many: at most as many as `address` has.
+    pub prefix: u8,
 }
 
 /// `gateway`: who this gateway is among the resources.
@@ -240,6 +251,8 @@ impl Default for Listen {
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             // The targetPorts of Istio's Service: no privilege is needed to bind them.
             ports: BTreeMap::from([(80, 8080), (443, 8443)]),
+            // Whoever may send one says who the client is: nobody, until the operator says so.
+            proxy_protocol: Vec::new(),
         }
     }
 }
@@ -358,7 +371,10 @@ impl Settings {
     pub fn reloaded(&self, new: &Self) -> Self {
         Self {
             workers: self.workers.clone(),
-            listen: self.listen.clone(),
+            listen: Listen {
+                proxy_protocol: new.listen.proxy_protocol.clone(),
+                ..self.listen.clone()
+            },
             tls: self.tls.clone(),
             admin: self.admin.clone(),
             status: self.status.clone(),
@@ -484,7 +500,9 @@ fn read_workers(section: &mut Section<'_>) -> Workers {
 fn read_listen(section: &mut Section<'_>) -> Listen {
     let default = Listen::default();
     let ports = section.pairs("ports", default.ports, value::port, value::port_or_zero);
-    Listen { address: section.value("address", default.address, value::ip_address), ports }
+    let address = section.value("address", default.address, value::ip_address);
+    let proxy_protocol = section.items("proxy_protocol", default.proxy_protocol, value::network);
+    Listen { address, ports, proxy_protocol }
 }
 
 fn read_gateway(section: &mut Section<'_>) -> Gateway {
@@ -572,7 +590,7 @@ mod tests {
     fn every_key_is_read() {
         let settings = parsed(
             "workers: { count: 3, pin: true, backend: epoll, balance: off }
-listen: { address: '::1', ports: { 443: 0, 80: 81 } }
+listen: { address: '::1', ports: { 443: 0, 80: 81 }, proxy_protocol: [10.0.0.0/8, '::1'] }
 gateway: { namespace: edge, labels: { app: gw, version: '1' } }
 source: { directory: /srv/conf }
 files: { root: /srv/root }
@@ -597,6 +615,10 @@ access_log: { path: off, format: json }
             listen: Listen {
                 address: "::1".parse().unwrap(),
                 ports: BTreeMap::from([(443, 0), (80, 81)]),
+                proxy_protocol: vec![
+                    Network { address: "10.0.0.0".parse().unwrap(), prefix: 8 },
+                    Network { address: "::1".parse().unwrap(), prefix: 128 },
+                ],
             },
             gateway: Gateway {
                 namespace: text("edge"),
@@ -630,6 +652,7 @@ access_log: { path: off, format: json }
 listen:
   address: localhost
   ports: { 0: 80, 443: 99999, 80: 1, 80: 2 }
+  proxy_protocol: [10.0.0.0/8, 10.0.0.0/33, [], lb.example.com]
 gateway: { labels: { version: 1 } }
 limits:
   head_bytes_max: 1KiB
@@ -648,16 +671,22 @@ r.yaml:6: listen.address: must be an IP address such as `0.0.0.0` or `::`, not `
 r.yaml:7: listen.ports.0: the key must be a number from 1 to 65535, not `0`
 r.yaml:7: listen.ports.443: must be a number from 0 to 65535, not `99999`
 r.yaml:7: listen.ports.80: stands here for the second time
-r.yaml:8: gateway.labels.version: must be text, put it in quotes, not `1`
-r.yaml:10: limits.head_bytes_max: must be bytes or a size such as `64KiB`, from 8192 to 16777216 \
+r.yaml:8: listen.proxy_protocol[1]: must be an IP address or a range of them such as `10.0.0.0/8`, \
+not `10.0.0.0/33`
+r.yaml:8: listen.proxy_protocol[2]: must be an IP address or a range of them such as `10.0.0.0/8`, \
+not a list
+r.yaml:8: listen.proxy_protocol[3]: must be an IP address or a range of them such as `10.0.0.0/8`, \
+not `lb.example.com`
+r.yaml:9: gateway.labels.version: must be text, put it in quotes, not `1`
+r.yaml:11: limits.head_bytes_max: must be bytes or a size such as `64KiB`, from 8192 to 16777216 \
 bytes, not `1KiB`
-r.yaml:11: limits.idle_timeout: must be a duration such as `500ms`, `15s`, `1m` or `1h`, not `15`
-r.yaml:12: limits.head_timeout: must be longer than nothing, not `0s`
-r.yaml:13: admin: must be keys and values, not `nowhere`
-r.yaml:14: wrokers: unknown key, did you mean `workers`?
-r.yaml:15: surprise: unknown key, there are workers, listen, gateway, source, files, tls, http, \
+r.yaml:12: limits.idle_timeout: must be a duration such as `500ms`, `15s`, `1m` or `1h`, not `15`
+r.yaml:13: limits.head_timeout: must be longer than nothing, not `0s`
+r.yaml:14: admin: must be keys and values, not `nowhere`
+r.yaml:15: wrokers: unknown key, did you mean `workers`?
+r.yaml:16: surprise: unknown key, there are workers, listen, gateway, source, files, tls, http, \
 limits, admin, status, metrics, access_log
-r.yaml:16: admin: stands here for the second time";
+r.yaml:17: admin: stands here for the second time";
         assert_eq!(errors(text), expected);
     }
 
@@ -726,7 +755,7 @@ r.yaml:16: admin: stands here for the second time";
         let shipped = include_str!("../../config/ringgate.yaml");
         let other = parsed(
             "workers: { count: 3, pin: true, backend: epoll, balance: off }
-listen: { address: '::1', ports: { 443: 0 } }
+listen: { address: '::1', ports: { 443: 0 }, proxy_protocol: [0.0.0.0/0] }
 tls: { provider: ring }
 admin: { address: '127.0.0.1:1' }
 status: { address: '127.0.0.1:2' }

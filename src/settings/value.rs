@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Network;
 use super::written::Value;
 
 /// More workers than this is a typo: no machine has as many CPUs for one process.
@@ -110,7 +111,9 @@ fn size(value: &Value, range: RangeInclusive<usize>) -> Result<usize, String> {
     let bytes = match value {
         Value::Integer(bytes) => usize::try_from(*bytes).ok(),
         Value::Text(text) => in_units(text, &UNITS).and_then(|bytes| usize::try_from(bytes).ok()),
-        Value::Bool(_) | Value::Float(_) | Value::List | Value::Mapping(_) | Value::Nothing => None,
+        Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Mapping(_) | Value::Nothing => {
+            None
+        }
     };
     bytes.filter(|bytes| range.contains(bytes)).ok_or_else(|| {
         let (start, end) = (range.start(), range.end());
@@ -156,6 +159,22 @@ pub(super) fn ip_address(value: &Value) -> Result<IpAddr, String> {
     text(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
 }
 
+/// An address, or a range of them.
+pub(super) fn network(value: &Value) -> Result<Network, String> {
+    let parse = |text: String| {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text.as_str(), None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+        (prefix <= bits).then_some(Network { address, prefix })
+    };
+    let expected = "must be an IP address or a range of them such as `10.0.0.0/8`";
+    text(value).ok().and_then(parse).ok_or_else(|| expected.to_owned())
+}
+
 pub(super) fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     let expected = "must be an IP address and port such as `127.0.0.1:15000` or `[::1]:15000`";
     text(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
@@ -168,7 +187,7 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
         Value::Bool(_) | Value::Float(_) | Value::Integer(_) => {
             Err("must be text, put it in quotes".to_owned())
         }
-        Value::List | Value::Mapping(_) | Value::Nothing => Err("must be text".to_owned()),
+        Value::List(_) | Value::Mapping(_) | Value::Nothing => Err("must be text".to_owned()),
     }
 }
 
@@ -206,6 +225,6 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::Text(_) => {
             Some(value.to_string())
         }
-        Value::List | Value::Mapping(_) | Value::Nothing => None,
+        Value::List(_) | Value::Mapping(_) | Value::Nothing => None,
     }
 }

@@ -36,7 +36,7 @@ pub(super) enum Value {
     /// A whole number, not in quotes.
     Integer(i64),
     /// `[...]` or lines that begin with `-`.
-    List,
+    List(Vec<Node>),
     /// Keys and values in the order of the file, equal keys included.
     Mapping(Vec<(Node, Node)>),
     /// `null`, `~` or nothing at all.
@@ -157,6 +157,35 @@ impl<'a> Section<'a> {
         self.value(key, None, |value| read(value).map(Some))
     }
 
+    /// Reads the items of the list at `key`; it replaces the default as a whole.
+    pub(super) fn items<T>(
+        &mut self,
+        key: &'static str,
+        default: Vec<T>,
+        read: impl Fn(&Value) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(node) = self.take(key) else {
+            return default;
+        };
+        let path = dotted(&self.key, key);
+        let Value::List(items) = node.value else {
+            if !matches!(node.value, Value::Nothing) {
+                self.problems.push(node.problem(path, "must be a list"));
+            }
+            return default;
+        };
+        let mut found = Vec::new();
+        for (place, item) in items.iter().enumerate() {
+            match read(&item.value) {
+                Ok(value) => found.push(value),
+                Err(expected) => {
+                    self.problems.push(item.problem(format!("{path}[{place}]"), &expected));
+                }
+            }
+        }
+        found
+    }
+
     /// Reads the mapping at `key`, whose keys are the operator's own. It replaces the default as a
     /// whole.
     pub(super) fn pairs<K: Ord, V>(
@@ -230,7 +259,7 @@ fn pairs_of(node: Node, key: &str, problems: &mut Vec<Problem>) -> Vec<(Node, No
     match node.value {
         Value::Mapping(pairs) => pairs,
         Value::Nothing => Vec::new(),
-        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::List | Value::Text(_) => {
+        Value::Bool(_) | Value::Float(_) | Value::Integer(_) | Value::List(_) | Value::Text(_) => {
             problems.push(node.problem(key.to_owned(), "must be keys and values"));
             Vec::new()
         }
@@ -284,7 +313,7 @@ impl Value {
             Self::Bool(_) | Self::Float(_) | Self::Integer(_) | Self::Text(_) => {
                 format!("`{self}`")
             }
-            Self::List | Self::Mapping(_) | Self::Nothing => self.to_string(),
+            Self::List(_) | Self::Mapping(_) | Self::Nothing => self.to_string(),
         }
     }
 }
@@ -295,7 +324,7 @@ impl fmt::Display for Value {
             Self::Bool(value) => value.fmt(f),
             Self::Float(value) => value.fmt(f),
             Self::Integer(value) => value.fmt(f),
-            Self::List => f.write_str("a list"),
+            Self::List(_) => f.write_str("a list"),
             Self::Mapping(_) => f.write_str("keys and values"),
             Self::Nothing => f.write_str("nothing"),
             Self::Text(text) => f.write_str(text),
@@ -354,8 +383,11 @@ impl<'de> de::Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        while seq.next_element::<de::IgnoredAny>()?.is_some() {}
-        Ok(Value::List)
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::Network;
+
 /// What a client or an upstream may take of the gateway. Every worker holds to them on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -85,7 +87,7 @@ impl Default for Limits {
     }
 }
 
-/// How HTTP treats the proxies in front and requests that came by the wrong connection.
+/// How the proxies in front are treated, and requests that came by the wrong connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// The answer to a request whose host belongs to another server than the connection's: 421, or
@@ -93,11 +95,14 @@ pub struct Policy {
     pub misdirected: ::http::StatusCode,
     /// How many proxies in front append to `x-forwarded-for` and are believed.
     pub trusted_proxies: u32,
+    /// Peers whose connections begin with a header of the PROXY protocol. Those of others do not.
+    pub proxy_protocol: Vec<Network>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         // Browsers open a new connection after a 421; after a 404 they show it.
-        Self { misdirected: ::http::StatusCode::MISDIRECTED_REQUEST, trusted_proxies: 0 }
+        let misdirected = ::http::StatusCode::MISDIRECTED_REQUEST;
+        Self { misdirected, trusted_proxies: 0, proxy_protocol: Vec::new() }
     }
 }

@@ -71,7 +71,7 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Limits and timeouts of connections and requests.
     pub limits: Limits,
-    /// How HTTP treats its neighbours.
+    /// How the gateway treats its neighbours.
     pub policy: Policy,
     /// What was wrong with the resources that this snapshot was made of.
     pub rejections: Vec<Rejection>,

@@ -10,11 +10,14 @@
 //!   single dead endpoint then fails its share of connections until it is taken out.
 //! - Every connection is counted and logged once, also when a drain cuts it.
 //!
+//! [`proxy_protocol`] reads what a load balancer says of a connection, whatever it is for.
+//!
 //! Deliberately not here: accepting, ClientHello and handshake, and which route a connection has.
 
 #![forbid(unsafe_code)]
 
 mod entry;
+pub(crate) mod proxy_protocol;
 #[cfg(test)]
 mod tests;
 

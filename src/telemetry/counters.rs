@@ -119,6 +119,8 @@ counters! {
         "Connections closed because no server answers for their SNI.";
     handshakes_not_tls: Counter "ringgate_listener_not_tls_total" [""]
         "Connections to a TLS port whose first bytes were not TLS.";
+    proxy_protocol_errors: Counter "ringgate_listener_proxy_protocol_errors_total" [""]
+        "Connections closed because they did not begin with a header of the PROXY protocol.";
     handshakes_tls_error: Counter "envoy_listener_ssl_connection_error" [""]
         "TLS handshakes that failed for another reason.";
     clients_without_certificate: Counter "envoy_listener_ssl_fail_verify_no_cert" [""]

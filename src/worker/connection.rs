@@ -1,7 +1,8 @@
 //! The life of a connection: accepted, secured, served, closed.
 //!
 //! ```text
-//! accepted --plain--> http, or tcp
+//! accepted (--> header of the PROXY protocol, if the peer is known to send one)
+//!    \--plain--> http, or tcp
 //!    \--TLS--> ClientHello --> server by SNI --> handshake --> http, or tcp
 //!                   |               \-- passed on as it is --> tcp
 //!                   \-- none --> closed without a word
@@ -24,6 +25,7 @@ use crate::http::{self, Downstream, Protocol};
 use crate::io::{Net, Stream, linger};
 use crate::snapshot::{Identity, ListenerKey, Serves, TcpTable, TlsPolicy, TlsServer, TlsServes};
 use crate::tcp;
+use crate::tcp::proxy_protocol::{self, Header, ReadError};
 use crate::telemetry::request::{Flags, Record};
 use crate::tls::{self, AcceptError, Hello, TlsStream, Unaccepted};
 
@@ -59,7 +61,10 @@ impl<N: Net> Connection<N> {
 
     /// All that comes before HTTP, or before an endpoint gets the connection; none when it does not
     /// come to that.
-    async fn begin<S: Stream>(self, stream: S) -> Option<Served> {
+    async fn begin<S: Stream>(mut self, mut stream: S) -> Option<Served> {
+        if self.is_of_proxy() {
+            self.hear_of_client(&mut stream).await?;
+        }
         // None: the listener went away between the accept and now.
         match self.kind()? {
             Kind::Http => {
@@ -84,6 +89,38 @@ impl<N: Net> Connection<N> {
                 }
             },
         }
+    }
+
+    /// Whether a header of the PROXY protocol is to come first.
+    fn is_of_proxy(&self) -> bool {
+        let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
+        let proxies = &snapshots.current().policy.proxy_protocol;
+        proxies.iter().any(|range| range.contains(self.remote.ip()))
+    }
+
+    /// Takes the header of the PROXY protocol, and the addresses in it for those of the connection.
+    /// None, and that is noted, if there is no such header.
+    async fn hear_of_client<S: Stream>(&mut self, stream: &mut S) -> Option<()> {
+        let limits = {
+            let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
+            let limits = &snapshots.current().limits;
+            (limits.handshake_timeout, limits.linger_timeout)
+        };
+        let reading = proxy_protocol::read(stream);
+        let failure =
+            match http::hurry(&self.worker.gateway.net, &self.watch, limits, reading).await {
+                Ok(Ok(Header::Proxied { source, destination })) => {
+                    (self.remote, self.local) = (source, destination);
+                    return Some(());
+                }
+                Ok(Ok(Header::Own)) => return Some(()),
+                // As health checks do.
+                Ok(Err(ReadError::Unused)) => return None,
+                Ok(Err(ReadError::Closed | ReadError::Malformed)) => Failure::NoProxyHeader,
+                Err(_) => Failure::TooSlow,
+            };
+        self.note(&failure);
+        None
     }
 
     fn kind(&self) -> Option<Kind> {
@@ -212,6 +249,11 @@ impl<N: Net> Connection<N> {
                 (&counters.connections_over_limit, Flags::LOCAL_RESET, "handshake_limit")
             }
             Failure::TooSlow => (&counters.handshakes_timeout, Flags::NONE, "handshake_timeout"),
+            Failure::NoProxyHeader => (
+                &counters.proxy_protocol_errors,
+                Flags::DOWNSTREAM_PROTOCOL_ERROR,
+                "proxy_protocol_error",
+            ),
             Failure::Refused(AcceptError::NoServer { .. }) => {
                 (&counters.handshakes_no_server, Flags::NO_ROUTE, "filter_chain_not_found")
             }
@@ -232,6 +274,7 @@ impl<N: Net> Connection<N> {
             Failure::Refused(_)
             | Failure::TooManyConnections
             | Failure::TooManyHandshakes
+            | Failure::NoProxyHeader
             | Failure::TooSlow => "",
         };
         self.worker.gateway.telemetry.record(&Record {
@@ -321,6 +364,8 @@ enum Failure {
     TooManyHandshakes,
     /// It was not done in time.
     TooSlow,
+    /// It should have begun with a header of the PROXY protocol.
+    NoProxyHeader,
     Refused(AcceptError),
 }
 

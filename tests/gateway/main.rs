@@ -35,6 +35,7 @@ mod outliers;
 mod page;
 mod passthrough;
 mod pool_limits;
+mod proxy_protocol;
 mod readme;
 mod reload;
 mod retries;

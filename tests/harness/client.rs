@@ -95,7 +95,18 @@ impl Tls {
         to: SocketAddr,
         name: &str,
     ) -> std::io::Result<(TcpStream, ClientConnection)> {
-        let mut tcp = TcpStream::connect(to)?;
+        self.handshake_on(TcpStream::connect(to)?, name)
+    }
+
+    /// Completes the handshake on a connection that there is.
+    ///
+    /// # Errors
+    /// What the socket or rustls says.
+    pub fn handshake_on(
+        &self,
+        mut tcp: TcpStream,
+        name: &str,
+    ) -> std::io::Result<(TcpStream, ClientConnection)> {
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -137,7 +148,15 @@ impl Client {
     /// # Errors
     /// The handshake failed.
     pub fn tls(tls: &Tls, to: SocketAddr, name: &str) -> std::io::Result<Self> {
-        let (tcp, connection) = tls.handshake(to, name)?;
+        Self::tls_on(tls, TcpStream::connect(to)?, name)
+    }
+
+    /// The same on a connection that there is.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub fn tls_on(tls: &Tls, tcp: TcpStream, name: &str) -> std::io::Result<Self> {
+        let (tcp, connection) = tls.handshake_on(tcp, name)?;
         Ok(Self::new(Wire::Tls(Box::new(StreamOwned::new(connection, tcp))), name))
     }
 

@@ -53,6 +53,7 @@ pub struct Builder {
     files: Vec<(String, String)>,
     certificates: Vec<(String, Vec<String>)>,
     settings: String,
+    load_balancers: String,
     only_settings: Option<String>,
     workers: usize,
     balance: &'static str,
@@ -75,6 +76,7 @@ impl Gateway {
             files: Vec::new(),
             certificates: Vec::new(),
             settings: String::new(),
+            load_balancers: String::new(),
             only_settings: None,
             workers: 2,
             balance: "auto",
@@ -303,6 +305,12 @@ impl Builder {
         self
     }
 
+    /// Addresses and ranges whose connections begin with a header of the PROXY protocol.
+    pub fn behind(mut self, load_balancers: &str) -> Self {
+        load_balancers.clone_into(&mut self.load_balancers);
+        self
+    }
+
     /// More lines for the settings file.
     pub fn settings(mut self, text: &str) -> Self {
         self.settings.push_str(text);
@@ -355,7 +363,8 @@ impl Builder {
         }
         format!(
             "workers: {{ count: {}, backend: {}, balance: {} }}\n\
-             listen: {{ address: 127.0.0.1, ports: {{ 80: 0, 443: 0, 8443: 0, 9443: 0 }} }}\n\
+             listen: {{ address: 127.0.0.1, ports: {{ 80: 0, 443: 0, 8443: 0, 9443: 0 }}, \
+             proxy_protocol: [ {} ] }}\n\
              source: {{ directory: {root}/resources }}\n\
              files: {{ root: {root}/root }}\n\
              admin: {{ address: \"127.0.0.1:0\" }}\n\
@@ -366,6 +375,7 @@ impl Builder {
             self.workers,
             self.driver.setting(),
             self.balance,
+            self.load_balancers,
             self.log_format,
             self.settings
         )

@@ -42,6 +42,7 @@ mod retries;
 mod routing;
 mod secrets;
 mod self_check;
+mod servers;
 mod steps;
 mod syscalls;
 mod tcp;

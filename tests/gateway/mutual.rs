@@ -303,6 +303,12 @@ fn names_and_pins_are_demanded() {
     site.gateway.write_resource("gateway.yaml", &yaml::gateway("web", &server));
     eventually("the pin is in force", || site.get(&site.client(&leaf)).is_ok());
     site.refuses(&site.client(&site.clients.leaf(&["wanted.test"])), "alert");
+    let other = site.clients.leaf(&["other.test"]);
+    let pin = format!("      verifyCertificateSpki: [ \"{}\" ]\n", other.key_pin());
+    let server = yaml::mutual_server(&[HOST], "web", "MUTUAL", &format!("{CA}{pin}"));
+    site.gateway.write_resource("gateway.yaml", &yaml::gateway("web", &server));
+    eventually("the pin of the key is in force", || site.get(&site.client(&other)).is_ok());
+    site.refuses(&site.client(&leaf), "alert");
 }
 
 #[test]

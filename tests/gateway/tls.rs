@@ -307,11 +307,14 @@ fn only_what_a_server_names_is_agreed_on() {
     let server = yaml::mutual_server(&["narrow.test"], "narrow", "SIMPLE", more);
     let old = more.to_owned() + "      maxProtocolVersion: TLSV1_2\n";
     let old = yaml::mutual_server(&["old.test"], "old", "SIMPLE", &old);
+    let new = "      minProtocolVersion: TLSV1_3\n";
+    let new = yaml::mutual_server(&["new.test"], "new", "SIMPLE", new);
     let backend = Backend::start("a");
     let gateway = hosts(Driver::Auto, &backend)
         .certificate("narrow", &["narrow.test"])
         .certificate("old", &["old.test"])
-        .resource("narrow.yaml", &yaml::gateway("narrow", &(server + &old)))
+        .certificate("new", &["new.test"])
+        .resource("narrow.yaml", &yaml::gateway("narrow", &(server + &old + &new)))
         .start();
     let address = gateway.address(443).to_string();
     let ca = gateway.path("ca.pem");
@@ -332,6 +335,8 @@ fn only_what_a_server_names_is_agreed_on() {
     assert!(curve.contains("alert handshake failure"), "{curve}");
     let newer = said(&["-servername", "old.test", "-tls1_3"]);
     assert!(newer.contains("alert protocol version"), "{newer}");
+    let too_old = said(&["-servername", "new.test", "-tls1_2"]);
+    assert!(too_old.contains("alert protocol version"), "{too_old}");
 }
 
 #[test]

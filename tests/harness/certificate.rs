@@ -1,5 +1,6 @@
 //! A throwaway certificate authority and the leaves it signs.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
@@ -24,6 +25,13 @@ impl Leaf {
     pub fn serial(&self) -> Vec<u8> {
         let (_, parsed) = x509_parser::parse_x509_certificate(&self.der).unwrap();
         parsed.raw_serial().to_vec()
+    }
+
+    /// SHA-256 of its key, in base64.
+    pub fn key_pin(&self) -> String {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.der).unwrap();
+        let hash = ring::digest::digest(&ring::digest::SHA256, parsed.public_key().raw);
+        BASE64_STANDARD.encode(hash)
     }
 
     /// SHA-256, as `openssl x509 -fingerprint` prints it.

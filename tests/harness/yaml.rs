@@ -131,6 +131,21 @@ fn service_entry(host: &str, port: u16, entry: &str) -> String {
     )
 }
 
+/// A Secret in the gateway's namespace with these keys and their texts.
+pub fn secret(name: &str, keys: &[(&str, &str)]) -> String {
+    let data = keys.iter().map(|(key, text)| {
+        let lines: String = text.lines().map(|line| format!("    {line}\n")).collect();
+        format!("  {key}: |\n{lines}")
+    });
+    format!(
+        "apiVersion: v1\n\
+         kind: Secret\n\
+         metadata: {{ name: {name}, namespace: istio-system }}\n\
+         stringData:\n{}",
+        data.collect::<String>()
+    )
+}
+
 /// Several documents as one file.
 pub fn documents(parts: &[String]) -> String {
     parts.join("---\n")

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::fields::{Field, Fields, Finding, Located, Problems, did_you_mean, not_supported};
 use super::resource::{Key, is_error};
 use super::server_tls::{self, ServerTls, Tls, TlsReader};
-use super::service::optional_string;
 use crate::snapshot::HostPattern;
 
 /// A Gateway. A server with a part that is not supported is left out of `servers`.
@@ -142,7 +141,11 @@ impl ServerReader<'_> {
     }
 
     fn read_ignored(&mut self, server: &mut Fields<'_>) {
-        optional_string(server, "name", self.whole);
+        if let Some(field) = server.take("name") {
+            field.string(self.whole);
+            let cause = "there are no statistics of single servers";
+            self.whole.warn(&field, "`name` has no effect", cause);
+        }
         if let Some(field) = server.take("defaultEndpoint") {
             self.whole.warn(&field, "`defaultEndpoint` is ignored, as by Istio", "");
         }

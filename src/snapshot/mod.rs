@@ -54,7 +54,7 @@ pub use route::{
 pub use tcp::{TcpRoute, TcpRoutes, TcpTable};
 pub use traffic::{
     Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, PoolLimits,
-    ProtocolChoice, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,
+    ProtocolChoice, ProxyVersion, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,
 };
 
 use std::sync::Arc;

@@ -25,6 +25,17 @@ pub struct TrafficPolicy {
     pub outliers: Option<OutlierDetection>,
     /// How many retries there may be for the requests under way.
     pub retry_budget: Option<RetryBudget>,
+    /// Connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// Versions of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What a cluster has beyond its endpoints. Most have none of it.

@@ -2,7 +2,7 @@
 //! the metrics. Written when it is dropped, so once, whatever ends the connection.
 
 use std::cell::{Cell, OnceCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -108,9 +108,9 @@ impl<N: Net> Entry<N> {
         self.outcome.set(Outcome { flags, details: "", termination });
     }
 
-    /// The client's address.
-    pub(super) fn client(&self) -> IpAddr {
-        self.remote.ip()
+    /// The client, and what it connected to.
+    pub(super) fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (self.remote, self.local)
     }
 
     /// How long nothing may move: what the cluster says, else `limits`.

@@ -114,10 +114,10 @@ impl<N: Net> Joining<N> {
     /// A connection to the first endpoint that takes one.
     async fn connect(&self, cluster: &Cluster) -> Result<Opened<N>, Error> {
         let mut avoid = Vec::new();
-        let key = hash_key(cluster, self.entry.client());
+        let key = hash_key(cluster, self.entry.addresses().0.ip());
         loop {
             let to = To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key };
-            let error = match self.shared.upstreams.open(to).await {
+            let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };

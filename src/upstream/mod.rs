@@ -23,6 +23,7 @@ mod h2;
 mod outlier;
 mod patience;
 mod pool;
+mod proxy_header;
 mod tally;
 mod transport;
 mod warmup;
@@ -31,6 +32,8 @@ pub(crate) mod world;
 
 pub(crate) use body::{Body, Data};
 pub(crate) use error::{Error, Kind, Retry};
+#[cfg(test)]
+pub(crate) use proxy_header::header;
 pub(crate) use transport::Transport;
 
 use std::net::SocketAddr;
@@ -46,6 +49,7 @@ use crate::telemetry::WorkerTelemetry;
 
 use self::outlier::Outcome;
 use self::pool::{Active, Lease, Pools};
+use self::proxy_header::Client;
 use self::tally::{Held, Life};
 
 /// One worker's connections to all endpoints.
@@ -224,15 +228,15 @@ impl<N: Net> Upstreams<N> {
         h1::upgrade(&self.0, lease, to, head).await
     }
 
-    /// Opens a connection to an endpoint of `to` for anything but HTTP. Where its cluster speaks
-    /// TLS and has no name for that, the endpoint is asked for the service's.
+    /// Opens a connection to an endpoint of `to` for `client`, who does not speak HTTP to us. Where
+    /// its cluster speaks TLS and has no name for that, the endpoint is asked for the service's.
     ///
     /// # Errors
     /// There is no endpoint, or no connection to it.
-    pub(crate) async fn open(&self, to: To<'_>) -> Result<Opened<N>, Error> {
+    pub(crate) async fn open(&self, to: To<'_>, client: Client) -> Result<Opened<N>, Error> {
         let cluster = to.cluster;
         let active = self.0.choose_named(to, cluster.protocol, Some(&cluster.host))?;
-        let Lease { stream, life, active, .. } = self.0.open(active, cluster).await?;
+        let Lease { stream, life, active, .. } = self.0.open(active, cluster, client).await?;
         let remote = active.remote;
         Ok(Opened { stream, remote, active: Counted { _active: active, _life: life } })
     }

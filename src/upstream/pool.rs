@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -34,6 +35,7 @@ use crate::telemetry::{Counters, WorkerTelemetry};
 use super::balance::{self, Standing};
 use super::error::{Error, Kind};
 use super::outlier::Outcome;
+use super::proxy_header::{self, Client};
 use super::tally::{Count, Held, Life, Tally};
 use super::transport::{Secured, Transport, host_name, unnamed};
 use super::{Bounds, To, h2};
@@ -279,13 +281,14 @@ impl<N: Net> Pools<N> {
         &self,
         active: Active<N>,
         cluster: &Cluster,
+        client: Client,
     ) -> Result<Lease<N>, Error> {
         let limits = cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
         if !active.may_open(limits) {
             return Err(Error::unsent(Some(active.remote), Kind::Overflow));
         }
         let life = active.life(cluster, self.net.now());
-        self.connect(active, cluster, life).await
+        self.connect_for(Some(client), active, cluster, life).await
     }
 
     /// Opens a connection in the place of that of `lease`, which is dead.
@@ -307,7 +310,18 @@ impl<N: Net> Pools<N> {
         cluster: &Cluster,
         life: Option<Box<Life>>,
     ) -> Result<Lease<N>, Error> {
-        let connecting = active.connect(&self.net, cluster);
+        self.connect_for(None, active, cluster, life).await
+    }
+
+    /// The same for `client` alone, or for whoever comes.
+    async fn connect_for(
+        &self,
+        client: Option<Client>,
+        active: Active<N>,
+        cluster: &Cluster,
+        life: Option<Box<Life>>,
+    ) -> Result<Lease<N>, Error> {
+        let connecting = active.connect(&self.net, cluster, client);
         let kind = match timeout(&self.net, cluster.connect_timeout, connecting).await {
             Ok(Ok(stream)) => {
                 self.counters().upstream_connects.increment();
@@ -558,11 +572,20 @@ impl<N: Net> Endpoint<N> {
     }
 
     /// Opens a connection.
-    async fn connect(&self, net: &N, cluster: &Cluster) -> Result<Transport<N::Stream>, Kind> {
-        let stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
+    async fn connect(
+        &self,
+        net: &N,
+        cluster: &Cluster,
+        client: Option<Client>,
+    ) -> Result<Transport<N::Stream>, Kind> {
+        let mut stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
         let traffic = cluster.traffic.as_ref();
         if let Some(keepalive) = traffic.and_then(|traffic| traffic.policy.pool.keepalive) {
             stream.probe(keepalive.into()).map_err(Kind::Connect)?;
+        }
+        if let Some(version) = traffic.and_then(|traffic| traffic.policy.proxy_protocol) {
+            let header = proxy_header::header(version, client);
+            stream.write(&[IoSlice::new(&header)]).map_err(Kind::Connect)?;
         }
         match &self.secured {
             None => Ok(Transport::Plain(stream)),

@@ -176,3 +176,57 @@ fn curl_says_who_it_is() {
         .arg(format!("https://{HOST}:{https}/name"));
     assert_eq!(outside::output(&mut secure), (Some(0), "web".to_owned()));
 }
+
+#[test]
+fn endpoints_are_told_who_the_client_is() {
+    on_each_driver(|driver| {
+        let (web, mirror) = (Backend::start("web"), Raw::mirror());
+        let rule = |version: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                 metadata: {{ name: raw }}\n\
+                 spec: {{ host: raw.test, trafficPolicy: {{ proxyProtocol: {version} }} }}\n"
+            )
+        };
+        let gateway = behind(driver, &web, &mirror).resource("rule.yaml", &rule("{}")).start();
+        let told = |n: usize| {
+            let mut stream = connect(&gateway, 9443, V1);
+            stream.write_all(b"hello").unwrap();
+            let mut bytes = vec![0; n + 5];
+            stream.read_exact(&mut bytes).unwrap();
+            bytes
+        };
+        let expected = [V1, b"hello"].concat();
+        assert_eq!(told(V1.len()), expected, "the client's own header does not reach it");
+        gateway.write_resource("rule.yaml", &rule("{ version: V2 }"));
+        let binary = [&v2(0x21, 0x11, &ADDRESSES)[..], b"hello"].concat();
+        eventually("version 2 is spoken", || told(binary.len() - 5) == binary);
+    });
+}
+
+#[test]
+fn requests_share_connections_so_their_header_names_no_client() {
+    let (web, raw) = (Backend::start("web"), Raw::echo("raw"));
+    let inner = behind(Driver::Auto, &web, &raw).start();
+    for version in ["V1", "V2"] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+             metadata: {{ name: inner }}\n\
+             spec: {{ host: inner.test, trafficPolicy: {{ proxyProtocol: {{ version: {version} }} }} }}\n"
+        );
+        let all = yaml::virtual_service("h", "web", &[HOST], &yaml::all_to("inner.test"));
+        let outer = Gateway::builder()
+            .resource("gateway.yaml", &yaml::gateway("web", &yaml::http_server(80, &[HOST], false)))
+            .resource("http.yaml", &all)
+            .resource("inner.yaml", &yaml::backend("inner.test", inner.address(80).port()))
+            .resource("rule.yaml", &rule)
+            .start();
+        let mut client = Client::plain(outer.address(80), HOST).unwrap();
+        for _ in 0..3 {
+            let head = client.get("/head");
+            assert_eq!(head.status, 200, "{version}");
+            let text = head.text();
+            assert!(text.contains("x-envoy-external-address: 127.0.0.1\r\n"), "{text}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::harness::certificate::Authority;
 use crate::harness::client::{Client, Tls};
 use crate::harness::gateway::{Builder, Driver, Gateway, on_each_driver};
 use crate::harness::raw::Raw;
@@ -232,6 +233,71 @@ fn an_idle_connection_is_closed_in_the_end() {
         let line = gateway.access_log(1).remove(0);
         assert!(line.contains("\"- - -\" 0 - - tcp_session_idle_timeout "), "{line}");
     });
+}
+
+/// The service `backend.test` is treated like this.
+fn rule(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {{ name: backend }}\n\
+         spec: {{ host: backend.test, trafficPolicy: {policy} }}\n"
+    )
+}
+
+#[test]
+fn a_destination_rule_says_how_long_a_connection_may_be_idle() {
+    let backend = Raw::mirror();
+    let idle = "{ connectionPool: { tcp: { idleTimeout: 300ms } } }";
+    let gateway = to_backend(Driver::Auto, &backend).resource("rule.yaml", &rule(idle)).start();
+    assert_eq!(read_to_end(connect(gateway.address(PORT))), "");
+    let line = gateway.access_log(1).remove(0);
+    assert!(line.contains("\"- - -\" 0 - - tcp_session_idle_timeout "), "{line}");
+}
+
+#[test]
+fn a_destination_rule_limits_connections() {
+    let backend = Raw::echo("a");
+    let limit = "{ connectionPool: { tcp: { maxConnections: 1 } } }";
+    let gateway =
+        to_backend(Driver::Auto, &backend).workers(1).resource("rule.yaml", &rule(limit)).start();
+    let first = connect(gateway.address(PORT));
+    assert_eq!(read_exact(&first, 2), "a\n");
+    assert_eq!(first_line(gateway.address(PORT)), "");
+    let line = gateway.access_log(1).remove(0);
+    assert!(line.contains("\"- - -\" 0 UO - - "), "{line}");
+    drop(first);
+    eventually("there is room again", || first_line(gateway.address(PORT)) == "a");
+}
+
+#[test]
+fn clients_stay_with_an_endpoint_by_their_address() {
+    let (a, b) = (Raw::echo("a"), Raw::echo("b"));
+    let one = |raw: &Raw| format!("{{ address: 127.0.0.1, ports: {{ http: {} }} }}", raw.port());
+    let both = yaml::backend("backend.test", a.port())
+        .replace(&one(&a), &format!("{}, {}", one(&a), one(&b)));
+    let policy = "{ loadBalancer: { consistentHash: { useSourceIp: true } } }";
+    let gateway = tcp(Driver::Auto, &all_to("backend.test"))
+        .resource("backend.yaml", &both)
+        .resource("rule.yaml", &rule(policy))
+        .start();
+    let first = first_line(gateway.address(PORT));
+    for _ in 0..20 {
+        assert_eq!(first_line(gateway.address(PORT)), first);
+    }
+}
+
+#[test]
+fn endpoints_may_be_spoken_tls_with() {
+    let authority = Authority::new();
+    let backend = Raw::tls("secured", &authority.leaf(&["backend.test"]));
+    let tls = "{ tls: { mode: SIMPLE, caCertificates: /endpoint-ca.pem, \
+               sni: backend.test, subjectAltNames: [ backend.test ] } }";
+    let gateway = to_backend(Driver::Auto, &backend)
+        .file("root/endpoint-ca.pem", &authority.pem())
+        .resource("rule.yaml", &rule(tls))
+        .start();
+    let mut client = Client::plain(gateway.address(PORT), "any").unwrap();
+    assert_eq!(client.get("/").text(), "secured");
 }
 
 #[test]

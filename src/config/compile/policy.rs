@@ -136,20 +136,21 @@ impl<'a> RulesOfHost<'_, 'a> {
 /// A policy for the port stands for all but what cannot be said of one.
 fn of_port(policy: &PortPolicy, port: u16) -> Blocks {
     match policy.ports.get(&port) {
-        Some(own) => Blocks { retry_budget: policy.all.retry_budget, ..own.clone() },
+        Some(own) => own.clone().with_rest_of(&policy.all),
         None => policy.all.clone(),
     }
 }
 
 fn lay_over(blocks: &mut Blocks, subset: &PortPolicy, port: u16) {
-    let Blocks { balancer, pool, outliers, tls, retry_budget } = subset.all.clone();
+    let Blocks { balancer, pool, outliers, tls, retry_budget, proxy_protocol } = subset.all.clone();
     blocks.balancer = balancer.or_else(|| blocks.balancer.take());
     blocks.pool = pool.or_else(|| blocks.pool.take());
     blocks.outliers = outliers.or_else(|| blocks.outliers.take());
     blocks.tls = tls.or_else(|| blocks.tls.take());
     blocks.retry_budget = retry_budget.or(blocks.retry_budget);
+    blocks.proxy_protocol = proxy_protocol.or(blocks.proxy_protocol);
     if let Some(own) = subset.ports.get(&port) {
-        *blocks = Blocks { retry_budget: blocks.retry_budget, ..own.clone() };
+        *blocks = own.clone().with_rest_of(blocks);
     }
 }
 
@@ -162,6 +163,7 @@ pub(super) fn policy(blocks: &Blocks) -> TrafficPolicy {
         pool: blocks.pool.clone().unwrap_or_default(),
         outliers: blocks.outliers.clone(),
         retry_budget: blocks.retry_budget,
+        proxy_protocol: blocks.proxy_protocol,
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::client_tls::{self, ClientTls};
 use super::fields::{Field, Fields, Problems};
 use super::virtual_service::{Export, complete, read_export};
-use crate::snapshot::{HostPattern, OutlierDetection, PoolLimits, RetryBudget};
+use crate::snapshot::{HostPattern, OutlierDetection, PoolLimits, ProxyVersion, RetryBudget};
 
 /// Istio's, for a budget that does not say them.
 const BUDGET_PERCENT: f64 = 20.0;
@@ -64,6 +64,14 @@ pub(crate) struct Blocks {
     pub(crate) outliers: Option<OutlierDetection>,
     pub(crate) tls: Option<Tls>,
     pub(crate) retry_budget: Option<RetryBudget>,
+    pub(crate) proxy_protocol: Option<ProxyVersion>,
+}
+
+impl Blocks {
+    /// With what cannot be said of one port, as `all` has it.
+    pub(crate) fn with_rest_of(self, all: &Self) -> Self {
+        Self { retry_budget: all.retry_budget, proxy_protocol: all.proxy_protocol, ..self }
+    }
 }
 
 /// `tls` of a policy.
@@ -174,11 +182,12 @@ fn read_policy(field: &Field<'_>, problems: &mut Problems) -> Option<PortPolicy>
     if let (Some(_), Some(proxy)) = (&tunnel, &proxy) {
         problems.error(proxy, "there may be `tunnel` or `proxyProtocol`, not both", "");
     }
-    policy.refuse(&["tunnel", "proxyProtocol"], problems);
+    policy.refuse(&["tunnel"], problems);
     let budget = policy.take("retryBudget");
     let others = [&ports, &tunnel, &proxy, &budget].into_iter().flatten().count();
     let mut all = read_blocks(&mut policy, others > 0, problems);
     all.retry_budget = budget.and_then(|field| read_budget(&field, problems));
+    all.proxy_protocol = proxy.and_then(|field| read_proxy_protocol(&field, problems));
     let items = ports.map(|field| field.items(problems)).unwrap_or_default();
     let mut ports = BTreeMap::new();
     for item in &items {
@@ -219,6 +228,7 @@ fn read_blocks(policy: &mut Fields<'_>, has_more: bool, problems: &mut Problems)
         outliers: outliers.and_then(|field| outlier::read(&field, problems)),
         tls: tls.and_then(|field| read_tls(&field, problems)),
         retry_budget: None,
+        proxy_protocol: None,
     }
 }
 
@@ -227,6 +237,14 @@ fn read_tls(field: &Field<'_>, problems: &mut Problems) -> Option<Tls> {
         None => Tls::Disable,
         Some(tls) => Tls::Use(Arc::new(tls)),
     })
+}
+
+fn read_proxy_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<ProxyVersion> {
+    let mut fields = field.fields(problems)?;
+    let versions = [("V1", ProxyVersion::V1), ("V2", ProxyVersion::V2)];
+    let version = fields.take("version").map(|version| version.one_of(&versions, problems));
+    fields.finish(problems);
+    version.unwrap_or(Some(ProxyVersion::V1))
 }
 
 fn read_budget(field: &Field<'_>, problems: &mut Problems) -> Option<RetryBudget> {

@@ -27,11 +27,8 @@ fn read_tcp(field: &Field<'_>, limits: &mut PoolLimits, problems: &mut Problems)
     limits.connections_max = count(&mut tcp, "maxConnections", problems);
     limits.connect_timeout = duration(&mut tcp, "connectTimeout", problems);
     limits.connection_age_max = duration(&mut tcp, "maxConnectionDuration", problems);
-    if let Some(idle) = tcp.take("idleTimeout") {
-        limits.tcp_idle_timeout = idle.duration_or_zero(problems);
-        let cause = "HTTP has an `idleTimeout` of its own";
-        problems.warn(&idle, "`idleTimeout` of `tcp` has no effect on HTTP", cause);
-    }
+    limits.tcp_idle_timeout =
+        tcp.take("idleTimeout").and_then(|idle| idle.duration_or_zero(problems));
     let keepalive = tcp.take("tcpKeepalive");
     limits.keepalive = keepalive.and_then(|field| read_keepalive(&field, problems));
     tcp.finish(problems);

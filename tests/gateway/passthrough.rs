@@ -113,11 +113,15 @@ fn names_lead_to_endpoints_beside_a_server_that_terminates() {
         assert_eq!(wild.ask(&gateway, "x.b.test").unwrap(), "wild");
         assert_eq!(gateway.get("web.test", "/name").text(), "web");
         assert_eq!(gateway.get("t.b.test", "/name").text(), "web", "narrower than the wildcard");
+        let mut web_client = gateway.client("web.test");
+        web_client.send(b"GET / HTTP/1.1\r\nhost: a.b.test\r\n\r\n").unwrap();
+        let answer = web_client.response("GET").unwrap();
+        assert_eq!(answer.status, 421, "the name belongs to the endpoint");
         for name in ["b.test", "unknown.test"] {
             let error = gateway.tls().handshake(gateway.address(443), name).map(drop).unwrap_err();
             assert!(!error.to_string().contains("alert"), "{name}: {error}");
         }
-        let log = gateway.access_log(6).join("\n");
+        let log = gateway.access_log(7).join("\n");
         assert_eq!(log.matches("\"- - -\" 0 NR filter_chain_not_found").count(), 2, "{log}");
     });
 }

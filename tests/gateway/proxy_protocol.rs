@@ -140,6 +140,18 @@ fn without_the_header_a_connection_is_closed_and_the_rest_served() {
 }
 
 #[test]
+fn a_header_that_takes_too_long_is_not_waited_for() {
+    on_each_driver(|driver| {
+        let (web, raw) = (Backend::start("web"), Raw::echo("raw"));
+        let gateway =
+            behind(driver, &web, &raw).settings("limits: { handshake_timeout: 200ms }\n").start();
+        assert_eq!(read_all(connect(&gateway, 80, b"PROXY TCP4 203.")), "");
+        let line = gateway.access_log(1).remove(0);
+        assert!(line.contains("\"- - -\" 0 - handshake_timeout "), "{line}");
+    });
+}
+
+#[test]
 fn of_whom_is_not_trusted_no_header_is_read_and_a_hangup_changes_who_is() {
     let (web, raw) = (Backend::start("web"), Raw::echo("raw"));
     let gateway = behind(Driver::Auto, &web, &raw).behind("10.0.0.0/8, \"::1\"").start();

@@ -67,6 +67,7 @@ impl<'a> Router<'a> {
         let mut rejections = Vec::new();
         for (_, placed) in self.resources.of_kind(Kind::VirtualService) {
             rules::report_unreachable(placed, &mut rejections);
+            tcp::report_unreachable(placed, &mut rejections);
             delegate::report(placed, self.resources, &mut rejections);
             for (_, destination) in rules::all_destinations(placed) {
                 let cause = "requests are answered with 503";

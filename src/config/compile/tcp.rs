@@ -3,14 +3,16 @@
 //! Which blocks a server has is known as soon as there is a plan; where they lead to is looked up
 //! when backends change. What comes out the same is the same `Arc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::route::{Router, virtual_service};
 use super::rules::Scope;
 use super::sources::Placed;
 use crate::config::model::{Destination, Server, TcpMatch, TcpRule, VirtualService};
-use crate::snapshot::{Forward, HostPattern, Target, TcpRoute, TcpRoutes, TcpTable};
+use crate::snapshot::{
+    Forward, HostPattern, Rejection, Severity, Target, TcpRoute, TcpRoutes, TcpTable,
+};
 
 /// The blocks for each name. Sorted by name.
 pub(super) type TcpPlan = BTreeMap<HostPattern, Vec<Block>>;
@@ -89,6 +91,41 @@ fn names(placed: &Placed, block: &TcpMatch, list: List, server: &Server) -> Vec<
 pub(super) fn all_destinations(placed: &Placed) -> impl Iterator<Item = &Destination> {
     let rules = virtual_service(placed).into_iter().flat_map(|s| s.tls.iter().chain(&s.tcp));
     rules.flat_map(|rule| &rule.targets).map(|target| &target.destination)
+}
+
+/// Warnings for rules behind others that take every connection for the same names.
+pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection>) {
+    let Some(service) = virtual_service(placed) else { return };
+    for (list, name) in [(List::Tls, "tls"), (List::Tcp, "tcp")] {
+        let mut taken = HashSet::new();
+        for (index, rule) in list.of(service).iter().enumerate() {
+            let mut wanted = rule.matches.iter().flat_map(|block| asked(block, list));
+            let is_met = if rule.matches.is_empty() {
+                !taken.contains(&HostPattern::Any)
+            } else {
+                wanted.any(|name| !taken.contains(&name))
+            };
+            if !is_met {
+                let field = format!("spec.{name}[{index}]");
+                let cause = "rules before it take every connection for the same names";
+                let what = "is never reached".to_owned();
+                rejections.push(placed.reject(Severity::Warning, rule.line, field, what, cause));
+            }
+            let all = rule.matches.iter().filter(|block| block.takes_all());
+            taken.extend(all.flat_map(|block| asked(block, list)));
+            if rule.matches.is_empty() {
+                taken.insert(HostPattern::Any);
+            }
+        }
+    }
+}
+
+/// The names that `block` is for.
+fn asked(block: &TcpMatch, list: List) -> Vec<HostPattern> {
+    match list {
+        List::Tls => block.names.to_vec(),
+        List::Tcp => vec![HostPattern::Any],
+    }
 }
 
 /// A table and what it is made of, from one generation to the next.

@@ -1179,10 +1179,10 @@ spec:
   hosts: ['*.pass.example.com']
   gateways: [pass]
   tls:
-  - match: [{sniHosts: [a.pass.example.com, b.pass.example.com]}]
-    route: [{destination: {host: httpbin, port: {number: 8000}}}]
   - match: [{sniHosts: [b.pass.example.com], port: 8443}]
     route: [{destination: {host: 10.0.0.7, port: {number: 1}}}]
+  - match: [{sniHosts: [a.pass.example.com, b.pass.example.com]}]
+    route: [{destination: {host: httpbin, port: {number: 8000}}}]
   tcp:
   - route: [{destination: {host: 10.0.0.7, port: {number: 1}}}]
 ";

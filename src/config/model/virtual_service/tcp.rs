@@ -31,6 +31,13 @@ pub(crate) struct TcpMatch {
     pub(crate) place: Place,
 }
 
+impl TcpMatch {
+    /// Whether it takes every connection for its names, or any at all.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.sources.is_empty() && self.destinations.is_empty() && self.place.is_everywhere()
+    }
+}
+
 /// The VirtualService that rules are of.
 pub(super) struct Owner<'a> {
     pub(super) namespace: &'a str,

@@ -27,6 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::drain::Watch;
 use crate::io::relay::{Broken, relay_active};
@@ -86,7 +87,13 @@ pub(crate) fn serve<N: Net, S: Stream>(
         }
     };
     let joining = Joining { shared, limits, entry, _watch: watch };
-    Box::pin(joining.run(cluster, stream, taken))
+    // Two boxes, one after the other, so that no connection carries the room of its connect.
+    let connecting = Box::pin(joining.run(cluster, stream, taken));
+    Box::pin(async move {
+        if let Some(joined) = connecting.await {
+            joined.await;
+        }
+    })
 }
 
 /// A connection on its way.
@@ -98,15 +105,21 @@ struct Joining<N: Net> {
 }
 
 impl<N: Net> Joining<N> {
-    async fn run<S: Stream>(self, cluster: Arc<Cluster>, near: S, taken: Vec<u8>) {
-        let connected = self.connect(&cluster).await;
-        self.entry.goes_to(cluster);
-        match connected {
-            Ok(opened) => self.join(near, opened, taken).await,
+    /// Connects; what comes after that, if it comes to that.
+    async fn run<S: Stream>(
+        self,
+        cluster: Arc<Cluster>,
+        near: S,
+        taken: Vec<u8>,
+    ) -> Option<Served> {
+        self.entry.goes_to(Arc::clone(&cluster));
+        match self.connect(&cluster).await {
+            Ok(opened) => Some(Box::pin(self.join(near, opened, &taken))),
             Err(error) => {
                 let flags = flags(&error);
                 self.entry.tried(error.remote);
                 self.entry.unconnected(flags, error.to_string());
+                None
             }
         }
     }
@@ -129,39 +142,57 @@ impl<N: Net> Joining<N> {
         }
     }
 
-    async fn join<S: Stream>(self, mut near: S, opened: Opened<N>, taken: Vec<u8>) {
-        let Opened { stream: mut far, remote, active: _active } = opened;
-        let Self { shared, limits, entry, .. } = &self;
+    /// Passes on what comes from either side, beginning with what was taken.
+    ///
+    /// No `async fn`: what that moves out of its arguments lies in it twice.
+    fn join<S: Stream>(
+        self,
+        mut near: S,
+        opened: Opened<N>,
+        taken: &[u8],
+    ) -> impl Future<Output = ()> + use<N, S> {
+        let Self { shared: Shared { net, .. }, limits, entry, _watch: watch } = self;
+        let Opened { stream: mut far, remote, active } = opened;
         entry.tried(Some(remote));
         entry.connected();
-        let written = far.write(&[IoSlice::new(&taken)]).map_err(Broken::Far);
+        let written = far.write(&[IoSlice::new(taken)]);
         entry.moved().forth.set(taken.len() as u64);
-        drop(taken);
-        let ended = match written {
-            Ok(()) => {
-                let patience = (&shared.net, entry.idle_timeout(limits));
-                let mut relaying = pin!(relay_active(patience, &mut near, &mut far, entry.moved()));
-                poll_fn(|cx| {
-                    let ended = relaying.as_mut().poll(cx);
-                    entry.count_moved();
-                    ended
-                })
-                .await
-            }
-            Err(broken) => Err(broken),
-        };
-        drop(far);
-        match ended {
-            Ok(()) => {}
-            Err(Broken::Near(_)) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),
-            Err(Broken::Idle) => entry.broke(Flags::NONE, "tcp_session_idle_timeout"),
-            Err(Broken::Far(_)) => {
-                entry.broke(Flags::UPSTREAM_TERMINATION, "");
-                // What the endpoint said before is still on its way.
-                linger(&shared.net, limits.linger_timeout, near).await;
+        let (idle, grace) = (entry.idle_timeout(&limits), limits.linger_timeout);
+        async move {
+            let _held = (&watch, &active);
+            let ended = match written {
+                Ok(()) => relay(&net, idle, (&mut near, &mut far), &entry).await,
+                Err(error) => Err(Broken::Far(error)),
+            };
+            drop(far);
+            match ended {
+                Ok(()) => {}
+                Err(Broken::Near(_)) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),
+                Err(Broken::Idle) => entry.broke(Flags::NONE, "tcp_session_idle_timeout"),
+                Err(Broken::Far(_)) => {
+                    entry.broke(Flags::UPSTREAM_TERMINATION, "");
+                    // What the endpoint said before is still on its way. Boxed: it is rare.
+                    Box::pin(linger(&net, grace, near)).await;
+                }
             }
         }
     }
+}
+
+/// Relays, and counts along.
+async fn relay<N: Net>(
+    net: &N,
+    idle: Duration,
+    (near, far): (&mut impl Stream, &mut impl Stream),
+    entry: &Entry<N>,
+) -> Result<(), Broken> {
+    let mut relaying = pin!(relay_active((net, idle), near, far, entry.moved()));
+    poll_fn(|cx| {
+        let ended = relaying.as_mut().poll(cx);
+        entry.count_moved();
+        ended
+    })
+    .await
 }
 
 /// What went wrong before there was a connection.

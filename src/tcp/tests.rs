@@ -172,3 +172,19 @@ fn an_endpoint_that_breaks_is_named_and_its_last_words_arrive() {
     site.world.idle();
     assert!(site.metrics().contains("connections_closed_total UC 1\n"), "{}", site.metrics());
 }
+
+#[test]
+fn a_joined_connection_is_small() {
+    let world = World::new(Chunking::UpTo(1000));
+    let telemetry = telemetry();
+    let upstreams = Upstreams::new(world.clone(), Rc::clone(&telemetry));
+    let shared = Shared { net: world.clone(), upstreams, telemetry };
+    let address = "10.0.0.9:1234".parse().unwrap();
+    let entry = Entry::new(&shared, (address, address), None);
+    let _watch = Drain::default().watch();
+    let joining = Joining { shared, limits: Limits::default(), entry, _watch };
+    let cluster = cluster(1, UpstreamProtocol::Http1);
+    let opened = world.finish(joining.connect(&cluster)).unwrap();
+    let joined = joining.join(pipe::pair(Chunking::UpTo(1000)).0, opened, b"");
+    assert!(size_of_val(&joined) <= 1024, "{}", size_of_val(&joined));
+}

@@ -18,6 +18,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::HeaderValue;
+
 use super::balance::{Balance, Carried};
 use super::{Fresh, Worker};
 use crate::drain::Watch;
@@ -75,8 +77,8 @@ impl<N: Net> Connection<N> {
             Kind::Tcp(table) => Some(self.serve_tcp(&table, (stream, Vec::new()), None)),
             Kind::Tls => match self.secure(stream).await {
                 Ok(Secured::Http(stream, policy)) => Some(self.serve_http(stream, policy)),
-                Ok(Secured::Tcp(stream, table)) => {
-                    self.count_handshake(&stream);
+                Ok(Secured::Tcp(mut stream, table)) => {
+                    self.count_handshake(&mut stream);
                     let name = stream.server_name().map(Into::into);
                     Some(self.serve_tcp(&table, (stream, Vec::new()), name))
                 }
@@ -154,28 +156,30 @@ impl<N: Net> Connection<N> {
     }
 
     fn serve_http<S: Stream>(self, mut stream: TlsStream<S>, policy: TlsPolicy) -> Served {
-        self.count_handshake(&stream);
+        let client_certificate = self.count_handshake(&mut stream);
         let protocol = match stream.alpn() {
             Some(b"h2") => Protocol::Http2,
             _ => Protocol::Http1,
         };
         let server_name = stream.server_name().map(Into::into);
-        let client_certificate = stream.take_client().and_then(|told| told.try_into().ok());
-        if client_certificate.is_none() {
-            self.worker.gateway.telemetry.counters().clients_anonymous.increment();
-        }
         let tls = http::Tls { server_name, policy: Some(policy), client_certificate };
         let downstream = self.downstream(Some(tls));
         let gateway = Rc::clone(&self.worker.gateway);
         http::serve(gateway, downstream, stream, protocol, self.watch)
     }
 
-    fn count_handshake<S: Stream>(&self, stream: &TlsStream<S>) {
+    /// Counts it; what upstreams may be told of the client's certificate, if it showed one.
+    fn count_handshake<S: Stream>(&self, stream: &mut TlsStream<S>) -> Option<HeaderValue> {
         let counters = self.worker.gateway.telemetry.counters();
         counters.handshakes_ok.increment();
         if stream.resumed() {
             counters.handshakes_resumed.increment();
         }
+        let client = stream.take_client().and_then(|told| told.try_into().ok());
+        if client.is_none() {
+            counters.clients_anonymous.increment();
+        }
+        client
     }
 
     /// Reads the ClientHello and does what the server that it selects wants.

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -381,6 +383,56 @@ fn connections_and_their_bytes_are_counted_while_they_last() {
     eventually("the end is counted", || {
         value("istio_tcp_connections_closed_total", &["destination_service=\"backend.test\""])
             == Some(1)
+    });
+}
+
+/// Sends `bytes` and wants them back.
+fn echoes(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes)?;
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back)?;
+    if back == bytes { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+}
+
+#[test]
+fn reloads_under_load_cut_nothing() {
+    on_each_driver(|driver| {
+        let (a, b) = (Raw::mirror(), Raw::mirror());
+        let gateway = tcp(driver, &all_to("a.test"))
+            .resource("a.yaml", &yaml::backend("a.test", a.port()))
+            .resource("b.yaml", &yaml::backend("b.test", b.port()))
+            .start();
+        let address = gateway.address(PORT);
+        let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
+                let mut kept = connect(address);
+                std::thread::spawn(move || -> std::io::Result<()> {
+                    while !stop.load(Ordering::SeqCst) {
+                        echoes(&mut kept, &pattern(20_000))?;
+                        echoes(&mut connect(address), b"a fresh one")?;
+                        rounds.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for index in 0..20 {
+            let seen = rounds.load(Ordering::SeqCst);
+            let rules = all_to(if index % 2 == 0 { "b.test" } else { "a.test" });
+            let service = yaml::l4_service("web", "web", &["*"], "tcp", &rules);
+            gateway.write_resource("route.yaml", &service);
+            eventually("rounds under this route", || {
+                rounds.load(Ordering::SeqCst) >= seen + 4
+                    || clients.iter().any(std::thread::JoinHandle::is_finished)
+            });
+        }
+        stop.store(true, Ordering::SeqCst);
+        for client in clients {
+            client.join().unwrap().unwrap();
+        }
+        assert!(b.connections() > 0, "the route did change");
     });
 }
 

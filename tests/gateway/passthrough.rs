@@ -317,3 +317,73 @@ fn a_reload_cuts_no_connection() {
     assert!(echoes(b"and on"));
     load.finish();
 }
+
+/// Istio's page "Ingress Gateway without TLS Termination".
+const PAGE: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata:
+  name: mygateway
+spec:
+  selector:
+    istio: ingressgateway # use istio default ingress gateway
+  servers:
+  - port:
+      number: 443
+      name: https
+      protocol: HTTPS
+    tls:
+      mode: PASSTHROUGH
+    hosts:
+    - nginx.example.com
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: nginx
+spec:
+  hosts:
+  - nginx.example.com
+  gateways:
+  - mygateway
+  tls:
+  - match:
+    - port: 443
+      sniHosts:
+      - nginx.example.com
+    route:
+    - destination:
+        host: my-nginx
+        port:
+          number: 443
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: my-nginx
+  labels:
+    run: my-nginx
+spec:
+  ports:
+  - port: 443
+    protocol: TCP
+  selector:
+    run: my-nginx
+";
+
+#[test]
+fn the_page_about_passthrough_works_as_it_stands() {
+    let site = Site::new("nginx.example.com", "Welcome to nginx!");
+    let slice = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: my-nginx-1\n  \
+         labels: {{ kubernetes.io/service-name: my-nginx }}\naddressType: IPv4\n\
+         ports: [ {{ name: \"\", port: {}, protocol: TCP }} ]\n\
+         endpoints: [ {{ addresses: [ 127.0.0.1 ], conditions: {{ ready: true }} }} ]\n",
+        site.backend.port()
+    );
+    let gateway =
+        Gateway::builder().resource("page.yaml", PAGE).resource("slice.yaml", &slice).start();
+    assert_eq!(site.ask(&gateway, "nginx.example.com").unwrap(), "Welcome to nginx!");
+    let line = gateway.access_log(1).remove(0);
+    assert!(line.contains(" outbound|443||my-nginx.default.svc.cluster.local "), "{line}");
+}

@@ -451,3 +451,90 @@ fn many_connections_at_once() {
         assert_eq!(backend.connections(), 300);
     });
 }
+
+/// Istio's page "TCP Traffic Shifting", with another port than 31400.
+const PAGE: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata:
+  name: tcp-echo-gateway
+spec:
+  selector:
+    istio: ingressgateway
+  servers:
+  - port:
+      number: 9443
+      name: tcp
+      protocol: TCP
+    hosts:
+    - \"*\"
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: tcp-echo-destination
+spec:
+  host: tcp-echo
+  subsets:
+  - name: v1
+    labels:
+      version: v1
+  - name: v2
+    labels:
+      version: v2
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: tcp-echo
+spec:
+  hosts:
+  - \"*\"
+  gateways:
+  - tcp-echo-gateway
+  tcp:
+  - match:
+    - port: 9443
+    route:
+    - destination:
+        host: tcp-echo
+        port:
+          number: 9000
+        subset: v1
+      weight: 80
+    - destination:
+        host: tcp-echo
+        port:
+          number: 9000
+        subset: v2
+      weight: 20
+";
+
+#[test]
+fn the_page_about_shifting_works_as_it_stands() {
+    let (one, two) = (Raw::echo("one"), Raw::echo("two"));
+    let endpoint = |raw: &Raw, version: &str| {
+        format!(
+            "  - {{ address: 127.0.0.1, ports: {{ tcp: {} }}, labels: {{ version: {version} }} }}\n",
+            raw.port()
+        )
+    };
+    let entry = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: tcp-echo }}\n\
+         spec:\n  hosts: [ tcp-echo.default.svc.cluster.local ]\n  \
+         ports: [ {{ number: 9000, name: tcp, protocol: TCP }} ]\n  \
+         location: MESH_INTERNAL\n  resolution: STATIC\n  endpoints:\n{}{}",
+        endpoint(&one, "v1"),
+        endpoint(&two, "v2")
+    );
+    let gateway =
+        Gateway::builder().resource("page.yaml", PAGE).resource("entry.yaml", &entry).start();
+    let names: Vec<_> = (0..100).map(|_| first_line(gateway.address(PORT))).collect();
+    let count = |name: &str| names.iter().filter(|found| *found == name).count();
+    assert_eq!(count("one") + count("two"), 100);
+    // Seven standard deviations, as above.
+    assert!((52..=100).contains(&count("one")) && count("two") > 0, "{}", count("one"));
+    let log = gateway.access_log(100);
+    let cluster = " outbound|9000|v2|tcp-echo.default.svc.cluster.local ";
+    assert_eq!(log.iter().filter(|line| line.contains(cluster)).count(), count("two"));
+}

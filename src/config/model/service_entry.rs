@@ -113,14 +113,12 @@ fn read_port(item: &Field<'_>, problems: &mut Problems) -> Option<EntryPort> {
 fn read_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<UpstreamProtocol> {
     let text = field.string(problems)?;
     match text.to_ascii_uppercase().as_str() {
-        "HTTP" => Some(UpstreamProtocol::Http1),
+        // What is not HTTP is passed on as it is; requests are sent as HTTP/1.1, as by Istio.
+        "HTTP" | "HTTPS" | "TLS" | "TCP" | "MONGO" => Some(UpstreamProtocol::Http1),
         "HTTP2" | "GRPC" | "GRPC-WEB" => Some(UpstreamProtocol::Http2),
-        "HTTPS" | "TLS" | "TCP" | "MONGO" => {
-            problems.error(field, not_supported(&format!("protocol {text} of a backend")), "");
-            None
-        }
         _ => {
-            problems.error(field, format!("must be HTTP, HTTP2 or GRPC, not `{text}`"), "");
+            let what = format!("must be HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, not `{text}`");
+            problems.error(field, what, "");
             None
         }
     }

@@ -1,8 +1,7 @@
 //! TLS on a byte stream: ClientHello, choice of server, handshake, records.
 //!
-//! - [`greet`] reads the ClientHello; the caller chooses a server by it, which shakes
-//!   hands, or passes every byte on to somebody else;
-//!   [`connect`] is the client's side of that.
+//! - [`greet`] reads the ClientHello, by which the caller chooses a server: that shakes hands, or
+//!   every byte is passed on to somebody who will. [`connect()`] is the other side of a handshake.
 //! - [`TlsStream`] is the byte stream inside, as lent and bounded as the one below, at either side.
 //! - Builds no configuration, reads no clock, has no timeout: the caller bounds the handshake.
 //! - rustls shakes hands and derives keys; the records behind that are sealed and opened here, in

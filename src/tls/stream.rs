@@ -21,7 +21,7 @@ use super::record;
 use super::session::{Fault, Received, Session};
 
 /// TLS over `S`, after its handshake. Made by [`greet`](super::greet) and
-/// [`connect`](super::connect).
+/// [`connect`](super::connect()).
 pub(crate) struct TlsStream<S> {
     inner: S,
     session: Box<Session>,

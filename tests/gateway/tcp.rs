@@ -105,6 +105,26 @@ fn much_flows_both_ways_at_once() {
 }
 
 #[test]
+fn who_does_not_read_makes_the_endpoint_wait() {
+    on_each_driver(|driver| {
+        let sent = Arc::<AtomicUsize>::default();
+        let backend = Raw::flood(Arc::clone(&sent));
+        let gateway = to_backend(driver, &backend).start();
+        let mut client = connect(gateway.address(PORT));
+        let mut seen = usize::MAX;
+        eventually("the endpoint is stuck", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = sent.load(Ordering::SeqCst);
+            now > 0 && std::mem::replace(&mut seen, now) == now
+        });
+        // What the kernel holds for four sockets, and the gateway for one connection.
+        assert!(seen < 64 * 1024 * 1024, "{seen} bytes were taken for a client that reads none");
+        let mut bytes = vec![0; seen + 1];
+        client.read_exact(&mut bytes).unwrap();
+    });
+}
+
+#[test]
 fn tls_is_terminated_and_what_is_inside_passed_on() {
     on_each_driver(|driver| {
         let backend = Raw::echo("inside");

@@ -32,6 +32,17 @@ impl Raw {
         Self::start(|mut stream| copy(&mut stream))
     }
 
+    /// Sends without end, and adds up in `sent` what was taken from it.
+    pub fn flood(sent: Arc<AtomicUsize>) -> Self {
+        Self::start(move |mut stream| {
+            let bytes = [0; 64 * 1024];
+            loop {
+                let n = stream.write(&bytes)?;
+                sent.fetch_add(n, Ordering::SeqCst);
+            }
+        })
+    }
+
     /// Closes the connection without a word.
     pub fn closing() -> Self {
         Self::start(|_| Ok(()))

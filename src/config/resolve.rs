@@ -3,6 +3,10 @@
 //! - Lookups run beside the control loop, through the system's resolver (so `/etc/hosts` and
 //!   `resolv.conf` mean what they always do). It does not tell how long an answer holds, so names
 //!   are looked up again every [`REFRESH`].
+//! - A resolver of our own, or a library's, would tell; but it would have to read the hosts file,
+//!   search domains and whatever else the host's administrator set up, as the system's does, or
+//!   names would mean something else here than to every other program. That the addresses of a name
+//!   are up to [`REFRESH`] old is the price.
 //! - Addresses that were found once stay while later lookups fail.
 //! - IP addresses and `localhost` need no lookup.
 //!

@@ -47,6 +47,8 @@ fn resource(row: &Row) -> String {
         "Gateway" => gateway(row),
         "VirtualService" => virtual_service(row),
         "DestinationRule" => destination_rule(row),
+        "ServiceEntry" => service_entry(row),
+        "WorkloadEntry" => workload_entry(row),
         kind => panic!("no test for {kind}"),
     }
 }
@@ -154,6 +156,39 @@ fn destination_rule(row: &Row) -> String {
         ),
         yaml::backend("web.test", 80),
     ])
+}
+
+/// A ServiceEntry with what every one has, where `row` says nothing else.
+fn service_entry(row: &Row) -> String {
+    let mut spec = String::new();
+    for line in [
+        "hosts: [ web.test ]",
+        "ports: [ { number: 80, name: http, protocol: HTTP } ]",
+        "resolution: STATIC",
+        "endpoints: [ { address: 10.0.0.1 } ]",
+    ] {
+        let (name, _) = line.split_once(':').unwrap();
+        let is_other = row.example.starts_with(&format!("{name}:"));
+        let is_needless = name == "endpoints"
+            && ["workloadSelector", "resolution"].iter().any(|field| row.field.starts_with(field));
+        if !is_other && !is_needless {
+            spec += &format!("  {line}\n");
+        }
+    }
+    let field = row.example;
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: web }}\n\
+         spec:\n{spec}  {field}\n"
+    )
+}
+
+fn workload_entry(row: &Row) -> String {
+    let address = if row.field == "address" { "" } else { "  address: 10.0.0.1\n" };
+    let field = row.example;
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{ name: web }}\n\
+         spec:\n{address}  {field}\n"
+    )
 }
 
 /// What `check` says about each row: the lines that name its file.

@@ -42,6 +42,7 @@ mod retries;
 mod routing;
 mod secrets;
 mod self_check;
+mod service_entry;
 mod servers;
 mod steps;
 mod syscalls;

@@ -12,11 +12,12 @@ use super::backend_tls::BackendTlsUnits;
 use super::policy::{self, Rules};
 use super::sources::Resources;
 use crate::config::model::{
-    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryPort, Kind, Pod, Resolution,
-    Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
+    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind, Pod,
+    Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
 };
 use crate::snapshot::{
-    Balance, Cluster, HashTable, ProtocolChoice, Traffic, TrafficPolicy, UpstreamProtocol,
+    Balance, Cluster, HashTable, HostPattern, ProtocolChoice, Traffic, TrafficPolicy,
+    UpstreamProtocol,
 };
 
 /// Istio's default.
@@ -75,6 +76,34 @@ struct Candidate<'a> {
     labels: &'a Labels,
 }
 
+/// The ServiceEntries by host; the first one wins.
+#[derive(Default)]
+struct Entries<'a> {
+    exact: HashMap<&'a str, (&'a str, &'a ServiceEntry)>,
+    /// By what stands behind `*.`.
+    wildcard: HashMap<&'a str, (&'a str, &'a ServiceEntry)>,
+}
+
+impl<'a> Entries<'a> {
+    fn add(&mut self, namespace: &'a str, entry: &'a ServiceEntry) {
+        for host in &entry.hosts {
+            let (map, name) = match host {
+                HostPattern::Exact(name) => (&mut self.exact, name),
+                HostPattern::Wildcard(suffix) => (&mut self.wildcard, suffix),
+                HostPattern::Any => continue,
+            };
+            map.entry(name).or_insert((namespace, entry));
+        }
+    }
+
+    /// The one with the most specific host for `host`.
+    fn get(&self, host: &str) -> Option<(&'a str, &'a ServiceEntry)> {
+        let exact = self.exact.get(host);
+        let mut suffixes = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
+        exact.or_else(|| suffixes.find_map(|suffix| self.wildcard.get(suffix))).copied()
+    }
+}
+
 /// What clusters are made of.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a> {
@@ -94,8 +123,10 @@ pub(super) struct Backends<'a> {
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     /// By namespace and name.
     pods: HashMap<(&'a str, &'a str), &'a Pod>,
-    /// By host, with their namespaces; the first one wins.
-    entries: HashMap<&'a str, (&'a str, &'a ServiceEntry)>,
+    /// With their namespaces.
+    entries: Entries<'a>,
+    /// By namespace.
+    workloads: HashMap<&'a str, Vec<&'a EntryEndpoint>>,
     rules: Rules<'a>,
     secured: &'a BackendTlsUnits,
     resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
@@ -110,7 +141,7 @@ impl<'a> Backends<'a> {
     pub(super) fn new(known: Known<'a>, before: Clusters, is_current: bool) -> Self {
         let Known { resources, gateway, secured, resolved } = known;
         let (mut services, mut slices) = (HashMap::new(), HashMap::new());
-        let (mut entries, mut pods) = (HashMap::new(), HashMap::new());
+        let (mut entries, mut pods) = (Entries::default(), HashMap::new());
         for (key, placed) in resources.of_kind(Kind::Service) {
             if let Spec::Service(service) = &placed.resource.spec {
                 services.insert((&*key.namespace, &*key.name), service);
@@ -133,9 +164,13 @@ impl<'a> Backends<'a> {
             if let Spec::ServiceEntry(entry) = &placed.resource.spec
                 && entry.export.reaches(&gateway.namespace, &key.namespace)
             {
-                for host in &entry.hosts {
-                    entries.entry(host.as_str()).or_insert((&*key.namespace, entry));
-                }
+                entries.add(&key.namespace, entry);
+            }
+        }
+        let mut workloads = HashMap::new();
+        for (key, placed) in resources.of_kind(Kind::WorkloadEntry) {
+            if let Spec::WorkloadEntry(endpoint) = &placed.resource.spec {
+                workloads.entry(&*key.namespace).or_insert_with(Vec::new).push(&**endpoint);
             }
         }
         let (rules, after) = (Rules::new(resources, gateway), Clusters::default());
@@ -144,6 +179,7 @@ impl<'a> Backends<'a> {
             slices,
             pods,
             entries,
+            workloads,
             rules,
             secured,
             resolved,
@@ -200,10 +236,10 @@ impl<'a> Backends<'a> {
     ) -> Option<Place<'s>> {
         if let Some((key, service)) = self.service(full) {
             self.place_of_service(full, key, service, *wanted, port, names)
-        } else if let Some(entry) = self.entries.get(&**full) {
-            self.place_of_entry(full, *entry, *wanted, port, names)
-        } else if let Some(entry) = self.entries.get(&**host) {
-            self.place_of_entry(host, *entry, *wanted, port, names)
+        } else if let Some(entry) = self.entries.get(full) {
+            self.place_of_entry(full, entry, *wanted, port, names)
+        } else if let Some(entry) = self.entries.get(host) {
+            self.place_of_entry(host, entry, *wanted, port, names)
         } else {
             Some(self.place_of_dns(full, host, wanted.unwrap_or(port), names))
         }
@@ -260,7 +296,7 @@ impl<'a> Backends<'a> {
             service.external_name.is_none().then_some(())?;
             ("Service", service.ports.iter().map(|port| port.number).collect())
         } else {
-            let (_, entry) = self.entries.get(&*full).or_else(|| self.entries.get(&*host))?;
+            let (_, entry) = self.entries.get(&full).or_else(|| self.entries.get(&host))?;
             ("ServiceEntry", entry.ports.iter().map(|port| port.number).collect())
         };
         let list: Vec<_> = ports.iter().map(u16::to_string).collect();
@@ -273,9 +309,9 @@ impl<'a> Backends<'a> {
         let name = ServiceName::of(destination, namespace);
         let (host, namespace) = match self.service(&name.full) {
             Some(((namespace, _), _)) => (&name.full, Some(namespace)),
-            None => match (self.entries.get(&*name.full), self.entries.get(&*name.host)) {
-                (Some((namespace, _)), _) => (&name.full, Some(*namespace)),
-                (None, Some((namespace, _))) => (&name.host, Some(*namespace)),
+            None => match (self.entries.get(&name.full), self.entries.get(&name.host)) {
+                (Some((namespace, _)), _) => (&name.full, Some(namespace)),
+                (None, Some((namespace, _))) => (&name.host, Some(namespace)),
                 (None, None) => (&name.full, None),
             },
         };
@@ -346,24 +382,33 @@ impl<'a> Backends<'a> {
     ) -> Option<Place<'s>> {
         let number = choose(wanted, entry.ports.iter().map(|port| port.number), listener);
         let port = entry.ports.iter().find(|port| port.number == number)?;
+        let has_endpoints = !entry.endpoints.is_empty() || entry.selector.is_some();
         let endpoints = match entry.resolution {
-            Resolution::Dns if entry.endpoints.is_empty() => {
+            Resolution::Static | Resolution::Dns if has_endpoints => {
+                self.entry_endpoints(namespace, entry, port, names)
+            }
+            Resolution::Static | Resolution::Dns | Resolution::None => {
                 at(self.resolve(&[host], names), port.target)
             }
-            Resolution::Static | Resolution::Dns => self.entry_endpoints(entry, port, names),
         };
         let (namespace, protocol) = (Some(namespace), port.protocol);
         Some(Place { host, namespace, port: number, protocol, endpoints })
     }
 
+    /// Those that are written in `entry`, or that it selects.
     fn entry_endpoints<'s>(
-        &self,
+        &'s self,
+        namespace: &str,
         entry: &'s ServiceEntry,
         port: &EntryPort,
         names: &mut Vec<String>,
     ) -> Vec<Candidate<'s>> {
+        let selected = entry.selector.iter().flat_map(|labels| {
+            let all = self.workloads.get(namespace).into_iter().flatten().copied();
+            all.filter(|workload| policy::has_all(&workload.labels, labels))
+        });
         let mut endpoints = Vec::new();
-        for endpoint in &entry.endpoints {
+        for endpoint in entry.endpoints.iter().chain(selected) {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
             let found = at(self.resolve(&[&endpoint.address], names), number).into_iter();
             let (weight, labels) = (endpoint.weight, &endpoint.labels);

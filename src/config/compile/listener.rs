@@ -593,6 +593,7 @@ fn gateway(placed: &Placed) -> Option<&Gateway> {
         Spec::Gateway(gateway) => Some(gateway),
         Spec::VirtualService(_)
         | Spec::ServiceEntry(_)
+        | Spec::WorkloadEntry(_)
         | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)

@@ -88,6 +88,7 @@ fn rule(resource: &Resource) -> Option<&DestinationRule> {
         Spec::Gateway(_)
         | Spec::VirtualService(_)
         | Spec::ServiceEntry(_)
+        | Spec::WorkloadEntry(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)
         | Spec::Pod(_)

@@ -202,6 +202,7 @@ pub(super) fn virtual_service(placed: &Placed) -> Option<&VirtualService> {
         Spec::VirtualService(service) => Some(service),
         Spec::Gateway(_)
         | Spec::ServiceEntry(_)
+        | Spec::WorkloadEntry(_)
         | Spec::DestinationRule(_)
         | Spec::Service(_)
         | Spec::EndpointSlice(_)

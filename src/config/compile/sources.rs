@@ -102,6 +102,7 @@ impl Difference {
             Kind::Gateway | Kind::VirtualService => self.listeners = true,
             Kind::Service
             | Kind::ServiceEntry
+            | Kind::WorkloadEntry
             | Kind::DestinationRule
             | Kind::EndpointSlice
             | Kind::Pod => self.backends = true,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::fields::{Field, Fields, Problems};
+use super::pod;
 use super::service::optional_string;
 
 /// The label that says which Service a slice belongs to.
@@ -40,19 +41,13 @@ pub(crate) struct SlicePort {
 }
 
 pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<EndpointSlice> {
-    let labels = labels(fields, problems);
+    let labels = pod::labels(fields, problems);
     let service = labels.get(SERVICE_LABEL).cloned();
     let endpoints = fields.require("endpoints", problems)?.items(problems);
     let endpoints = endpoints.iter().flat_map(|e| ready_endpoints(e, problems)).collect();
     let ports = fields.take("ports").map(|ports| ports.items(problems)).unwrap_or_default();
     let ports = ports.iter().filter_map(|port| read_port(port, problems)).collect();
     Some(EndpointSlice { service, labels, endpoints, ports })
-}
-
-fn labels(fields: &mut Fields<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
-    let metadata = fields.take("metadata").and_then(|metadata| metadata.fields(problems));
-    let labels = metadata.and_then(|mut metadata| metadata.take("labels"));
-    labels.map(|labels| labels.strings(problems)).unwrap_or_default()
 }
 
 fn ready_endpoints(endpoint: &Field<'_>, problems: &mut Problems) -> Vec<SliceEndpoint> {

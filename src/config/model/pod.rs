@@ -11,6 +11,12 @@ pub(crate) struct Pod {
 }
 
 pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Pod> {
-    let labels = fields.take("metadata")?.fields(problems)?.take("labels");
-    Some(Pod { labels: labels.map(|labels| labels.strings(problems)).unwrap_or_default() })
+    Some(Pod { labels: labels(fields, problems) })
+}
+
+/// The labels in the metadata of a resource.
+pub(super) fn labels(fields: &mut Fields<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let metadata = fields.take("metadata").and_then(|metadata| metadata.fields(problems));
+    let labels = metadata.and_then(|mut metadata| metadata.take("labels"));
+    labels.map(|labels| labels.strings(problems)).unwrap_or_default()
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 use super::fields::{Field, Fields, Finding, Problems, did_you_mean, not_supported};
 use super::virtual_service;
 use super::{
-    ConfigMap, DestinationRule, EndpointSlice, Gateway, Pod, Secret, Service, ServiceEntry,
-    VirtualService,
+    ConfigMap, DestinationRule, EndpointSlice, EntryEndpoint, Gateway, Pod, Secret, Service,
+    ServiceEntry, VirtualService,
 };
 use super::{
     config_map, destination_rule, endpoint_slice, gateway, pod, secret, service, service_entry,
@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     Gateway,
     VirtualService,
     ServiceEntry,
+    WorkloadEntry,
     DestinationRule,
     Service,
     EndpointSlice,
@@ -40,10 +41,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Gateway,
         Self::VirtualService,
         Self::ServiceEntry,
+        Self::WorkloadEntry,
         Self::DestinationRule,
         Self::Service,
         Self::EndpointSlice,
@@ -57,6 +59,7 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::VirtualService => "VirtualService",
             Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
             Self::DestinationRule => "DestinationRule",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -69,9 +72,11 @@ impl Kind {
     /// The API group; empty for Kubernetes' own first one.
     fn group(self) -> &'static str {
         match self {
-            Self::Gateway | Self::VirtualService | Self::ServiceEntry | Self::DestinationRule => {
-                NETWORKING
-            }
+            Self::Gateway
+            | Self::VirtualService
+            | Self::ServiceEntry
+            | Self::WorkloadEntry
+            | Self::DestinationRule => NETWORKING,
             Self::Service | Self::Pod | Self::Secret | Self::ConfigMap => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
@@ -122,6 +127,7 @@ pub(crate) enum Spec {
     Gateway(Gateway),
     VirtualService(VirtualService),
     ServiceEntry(ServiceEntry),
+    WorkloadEntry(Box<EntryEndpoint>),
     DestinationRule(Box<DestinationRule>),
     Service(Service),
     EndpointSlice(EndpointSlice),
@@ -316,6 +322,11 @@ fn read_spec(
         }
         Kind::ServiceEntry => service_entry::read(&spec_of(fields, problems)?, problems)
             .map(|spec| whole(Spec::ServiceEntry(spec))),
+        Kind::WorkloadEntry => {
+            let labels = pod::labels(fields, problems);
+            service_entry::read_workload(&spec_of(fields, problems)?, labels, problems)
+                .map(|spec| whole(Spec::WorkloadEntry(Box::new(spec))))
+        }
         Kind::DestinationRule => {
             destination_rule::read(&spec_of(fields, problems)?, &key.namespace, problems)
                 .map(|spec| whole(Spec::DestinationRule(Box::new(spec))))

@@ -1,19 +1,22 @@
 //! `ServiceEntry`: a service that is not Kubernetes'.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use super::fields::{Field, Located, Problems, not_supported};
+use super::fields::{Field, Problems, not_supported};
 use super::virtual_service::{Export, read_export};
 use crate::snapshot::{HostPattern, UpstreamProtocol};
 
 /// A ServiceEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServiceEntry {
-    /// Names in lower case; wildcards are refused.
-    pub(crate) hosts: Vec<String>,
+    /// Names in lower case, or wildcards; not `*`.
+    pub(crate) hosts: Vec<HostPattern>,
     pub(crate) ports: Vec<EntryPort>,
     pub(crate) resolution: Resolution,
     pub(crate) endpoints: Vec<EntryEndpoint>,
+    /// Labels of the WorkloadEntries of its namespace that are its endpoints.
+    pub(crate) selector: Option<BTreeMap<String, String>>,
     pub(crate) export: Export,
 }
 
@@ -30,9 +33,22 @@ pub(crate) struct EntryPort {
 /// How the addresses are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolution {
+    /// Its endpoints are addresses.
     Static,
+    /// Its endpoints are names, or its host is.
     Dns,
+    /// The host that a route names is looked up. In a mesh it would be the address that the client
+    /// asked for, which at a gateway is the gateway's own.
+    None,
 }
+
+const RESOLUTIONS: [(&str, Resolution); 5] = [
+    ("STATIC", Resolution::Static),
+    ("DNS", Resolution::Dns),
+    ("DNS_ROUND_ROBIN", Resolution::Dns),
+    ("NONE", Resolution::None),
+    ("DYNAMIC_DNS", Resolution::None),
+];
 
 /// One endpoint of a ServiceEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,43 +67,108 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceE
     let mut spec = spec.fields(problems)?;
     let hosts = spec.require("hosts", problems).map(|field| read_hosts(&field, problems));
     let ports = spec.require("ports", problems).map(|field| read_ports(&field, problems));
-    let resolution = spec.take("resolution");
-    let resolution = read_resolution(resolution.as_ref().unwrap_or(&parent), problems);
-    let endpoints = spec.take("endpoints").map(|field| field.items(problems)).unwrap_or_default();
+    let resolution = match spec.take("resolution") {
+        Some(field) => field.one_of(&RESOLUTIONS, problems),
+        None => Some(Resolution::None),
+    };
+    let written = spec.take("endpoints");
+    let items = written.as_ref().map(|field| field.items(problems)).unwrap_or_default();
     let endpoints: Vec<_> =
-        endpoints.iter().filter_map(|e| read_endpoint(e, resolution?, problems)).collect();
-    if resolution == Some(Resolution::Static) && endpoints.is_empty() && !problems.has_errors() {
-        problems.error(&parent, "`endpoints` is missing: STATIC needs at least one address", "");
+        items.iter().filter_map(|item| read_endpoint(item, resolution?, problems)).collect();
+    let selector = spec.take("workloadSelector");
+    if let (Some(_), Some(selector)) = (&written, &selector) {
+        problems.error(selector, "there may be `endpoints` or `workloadSelector`, not both", "");
     }
+    let selector = selector.map(|field| read_selector(&field, problems));
     if let Some(location) = spec.take("location") {
         location.one_of(&[("MESH_EXTERNAL", ()), ("MESH_INTERNAL", ())], problems);
     }
+    if let Some(addresses) = spec.take("addresses") {
+        read_addresses(&addresses, problems);
+    }
     let export = read_export(spec.take("exportTo"), problems);
-    spec.refuse(&["addresses", "workloadSelector", "subjectAltNames"], problems);
+    if let Some(names) = spec.take("subjectAltNames") {
+        let cause = "write them into `tls` of a DestinationRule for the host";
+        problems.error(&names, not_supported("`subjectAltNames` of a ServiceEntry"), cause);
+    }
     spec.finish(problems);
-    Some(ServiceEntry { hosts: hosts?, ports: ports?, resolution: resolution?, endpoints, export })
+    let selector = selector.map_or(Some(None), |selector| selector.map(Some))?;
+    let (hosts, ports, resolution) = (hosts?, ports?, resolution?);
+    let entry = ServiceEntry { hosts, ports, resolution, endpoints, selector, export };
+    entry.check(&parent, written.as_ref(), problems);
+    Some(entry)
 }
 
-fn read_hosts(field: &Field<'_>, problems: &mut Problems) -> Vec<String> {
+impl ServiceEntry {
+    /// What Istio asks of how its fields go together.
+    fn check(&self, parent: &Field<'_>, endpoints: Option<&Field<'_>>, problems: &mut Problems) {
+        let has_none = endpoints.is_none() && self.selector.is_none();
+        let is_wildcard = |host: &HostPattern| !matches!(host, HostPattern::Exact(_));
+        match self.resolution {
+            Resolution::Static if has_none && !problems.has_errors() => {
+                let what = "`endpoints` is missing: STATIC needs at least one address";
+                problems.error(parent, what, "");
+            }
+            Resolution::Dns if has_none && self.hosts.iter().any(is_wildcard) => {
+                let cause =
+                    "or write `resolution: NONE`, which looks up the host that a route names";
+                let what = "`endpoints` is missing: there is no address of a wildcard host";
+                problems.error(parent, what, cause);
+            }
+            Resolution::None => {
+                if let Some(endpoints) = endpoints {
+                    let cause = "write `resolution: STATIC` for addresses, or DNS for names";
+                    problems.error(endpoints, "cannot stand beside resolution NONE", cause);
+                }
+            }
+            Resolution::Static | Resolution::Dns => {}
+        }
+    }
+}
+
+fn read_hosts(field: &Field<'_>, problems: &mut Problems) -> Vec<HostPattern> {
     let items = field.items(problems);
     if items.is_empty() {
         problems.error(field, "needs at least one host", "");
     }
-    items.iter().filter_map(|item| read_host(item, problems)).map(|host| host.value).collect()
+    items.iter().filter_map(|item| read_host(item, problems)).collect()
 }
 
-fn read_host(item: &Field<'_>, problems: &mut Problems) -> Option<Located<String>> {
+fn read_host(item: &Field<'_>, problems: &mut Problems) -> Option<HostPattern> {
     let text = item.string(problems)?;
     match text.parse::<HostPattern>() {
-        Ok(HostPattern::Exact(name)) => {
-            return Some(Located { line: item.line, value: name.to_string() });
-        }
-        Ok(HostPattern::Wildcard(_) | HostPattern::Any) => {
-            problems.error(item, not_supported("a wildcard host of a ServiceEntry"), "");
+        Ok(host @ (HostPattern::Exact(_) | HostPattern::Wildcard(_))) => return Some(host),
+        Ok(HostPattern::Any) => {
+            let cause = "nor is it in Istio; `*.` and a suffix is one";
+            problems.error(item, "`*` is no host of a ServiceEntry", cause);
         }
         Err(_) => problems.error(item, format!("`{text}` is no DNS name"), ""),
     }
     None
+}
+
+fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
+    let mut selector = field.fields(problems)?;
+    let labels = selector.require("labels", problems).map(|labels| labels.strings(problems));
+    selector.finish(problems);
+    labels
+}
+
+/// Checks them: an address, or a network as `10.0.0.0/8`.
+fn read_addresses(field: &Field<'_>, problems: &mut Problems) {
+    for item in field.items(problems) {
+        let Some(text) = item.string(problems) else { continue };
+        let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
+        let longest =
+            address.parse().map(|address| if IpAddr::is_ipv4(&address) { 32 } else { 128 });
+        let is_good = longest.is_ok_and(|longest| bits.parse::<u8>().is_ok_and(|b| b <= longest));
+        if !is_good {
+            let what = format!("must be an IP address or a network, not `{text}`");
+            problems.error(&item, what, "");
+        }
+    }
+    let cause = "clients reach the gateway by its own address";
+    problems.warn(field, "`addresses` has no effect", cause);
 }
 
 fn read_ports(field: &Field<'_>, problems: &mut Problems) -> Vec<EntryPort> {
@@ -114,7 +195,9 @@ fn read_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<UpstreamP
     let text = field.string(problems)?;
     match text.to_ascii_uppercase().as_str() {
         // What is not HTTP is passed on as it is; requests are sent as HTTP/1.1, as by Istio.
-        "HTTP" | "HTTPS" | "TLS" | "TCP" | "MONGO" => Some(UpstreamProtocol::Http1),
+        "HTTP" | "HTTPS" | "TLS" | "TCP" | "MONGO" | "MYSQL" | "REDIS" => {
+            Some(UpstreamProtocol::Http1)
+        }
         "HTTP2" | "GRPC" | "GRPC-WEB" => Some(UpstreamProtocol::Http2),
         _ => {
             let what = format!("must be HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, not `{text}`");
@@ -124,26 +207,17 @@ fn read_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<UpstreamP
     }
 }
 
-fn read_resolution(field: &Field<'_>, problems: &mut Problems) -> Option<Resolution> {
-    let absent = matches!(field.node.value.kind(), "a map");
-    let text = if absent { "NONE" } else { field.string(problems)? };
-    match text {
-        "STATIC" => Some(Resolution::Static),
-        "DNS" => Some(Resolution::Dns),
-        "NONE" => {
-            let cause = if absent { "`resolution` is NONE when it is left out" } else { "" };
-            problems.error(field, not_supported("resolution NONE") + ": use STATIC or DNS", cause);
-            None
-        }
-        "DNS_ROUND_ROBIN" | "DYNAMIC_DNS" => {
-            problems.error(field, not_supported(&format!("resolution {text}")), "use DNS");
-            None
-        }
-        _ => {
-            problems.error(field, format!("must be STATIC or DNS, not `{text}`"), "");
-            None
-        }
-    }
+/// A WorkloadEntry: an endpoint that stands on its own. The labels of its metadata go before those
+/// of its own, as in Istio.
+pub(super) fn read_workload(
+    spec: &Field<'_>,
+    labels: BTreeMap<String, String>,
+    problems: &mut Problems,
+) -> Option<EntryEndpoint> {
+    // Like an endpoint with DNS: an address or a name.
+    let mut endpoint = read_endpoint(spec, Resolution::Dns, problems)?;
+    endpoint.labels.extend(labels);
+    Some(endpoint)
 }
 
 fn read_endpoint(
@@ -163,8 +237,13 @@ fn read_endpoint(
     });
     let labels = endpoint.take("labels").map(|labels| labels.strings(problems));
     let weight = endpoint.take("weight").map(|f| f.integer(0..=u32::MAX, problems));
-    endpoint.take("locality");
-    endpoint.refuse(&["network", "serviceAccount"], problems);
+    for name in ["locality", "network", "serviceAccount"] {
+        if let Some(field) = endpoint.take(name) {
+            field.string(problems);
+            let cause = "all endpoints are reached alike, whatever mesh they are in";
+            problems.warn(&field, format!("`{name}` has no effect"), cause);
+        }
+    }
     endpoint.finish(problems);
     Some(EntryEndpoint {
         address: address?,
@@ -183,9 +262,9 @@ fn read_address(
     let text = field.string(problems)?;
     let good = match resolution {
         Resolution::Static => field.address(problems).is_some(),
-        Resolution::Dns => {
-            let good = matches!(text.parse(), Ok(HostPattern::Exact(_)))
-                || text.parse::<std::net::IpAddr>().is_ok();
+        Resolution::Dns | Resolution::None => {
+            let good =
+                matches!(text.parse(), Ok(HostPattern::Exact(_))) || text.parse::<IpAddr>().is_ok();
             if !good {
                 problems.error(field, format!("must be a name or an address, not `{text}`"), "");
             }

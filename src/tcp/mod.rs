@@ -124,21 +124,28 @@ impl<N: Net> Joining<N> {
         }
     }
 
-    /// A connection to the first endpoint that takes one.
+    /// A connection to the first endpoint that takes one; else what came of the last attempt that
+    /// was made at one.
     async fn connect(&self, cluster: &Cluster) -> Result<Opened<N>, Error> {
         let mut avoid = Vec::new();
         let key = hash_key(cluster, self.entry.addresses().0.ip());
+        let mut failed = None;
         loop {
             let to = To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
-            avoid.extend(error.remote);
+            // Nobody, or nobody else: outlier detection may have left the others out meanwhile.
+            let Some(remote) = error.remote.filter(|remote| !avoid.contains(remote)) else {
+                return Err(failed.unwrap_or(error));
+            };
+            avoid.push(remote);
             let is_full = matches!(error.kind, Kind::Overflow);
             if is_full || avoid.len() >= cluster.endpoints.len().min(ATTEMPTS_MAX) {
                 return Err(error);
             }
+            failed = Some(error);
         }
     }
 

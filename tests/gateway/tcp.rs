@@ -309,6 +309,40 @@ fn clients_stay_with_an_endpoint_by_their_address() {
 }
 
 #[test]
+fn an_endpoint_that_cannot_be_connected_to_is_left_out() {
+    let backend = Raw::echo("alive");
+    let endpoint = |port: u16| format!("{{ address: 127.0.0.1, ports: {{ http: {port} }} }}");
+    let entry = |ports: &[u16]| {
+        let all: Vec<_> = ports.iter().map(|port| endpoint(*port)).collect();
+        yaml::backend("backend.test", 1).replace(&endpoint(1), &all.join(", "))
+    };
+    let policy = "{ outlierDetection: { consecutive5xxErrors: 1, baseEjectionTime: 1h, \
+                  maxEjectionPercent: 100 } }";
+    let gateway = tcp(Driver::Auto, &all_to("backend.test"))
+        .workers(1)
+        .resource("backend.yaml", &entry(&[1, backend.port()]))
+        .resource("rule.yaml", &rule(policy))
+        .start();
+    for _ in 0..30 {
+        assert_eq!(first_line(gateway.address(PORT)), "alive");
+    }
+    let failed = || {
+        let page = gateway.admin_get("/stats/prometheus").text();
+        let name = "envoy_cluster_upstream_cx_connect_fail ";
+        page.lines().find_map(|line| line.strip_prefix(name)?.parse::<u32>().ok()).unwrap()
+    };
+    assert_eq!(failed(), 1, "it was tried once");
+    gateway.write_resource("backend.yaml", &entry(&[1, 2, 3]));
+    eventually("all of them are left out", || {
+        first_line(gateway.address(PORT)).is_empty() && failed() == 3
+    });
+    assert_eq!(first_line(gateway.address(PORT)), "");
+    eventually("it is said that there is none", || {
+        gateway.access_log(31).iter().any(|line| line.contains("\"- - -\" 0 UH - - "))
+    });
+}
+
+#[test]
 fn endpoints_may_be_spoken_tls_with() {
     let authority = Authority::new();
     let backend = Raw::tls("secured", &authority.leaf(&["backend.test"]));

@@ -8,6 +8,7 @@
 //!
 //! Deliberately not here: what is worth another attempt (`retry`), and what the client is told.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -34,6 +35,8 @@ pub(crate) struct Attempts<'a, N: Net> {
     pub(crate) body: Replay,
     /// What leads it to an endpoint where the cluster hashes requests.
     pub(crate) key: Option<u64>,
+    /// The endpoint of the attempt that is under way, where the cluster has rules.
+    pub(crate) chosen: Cell<Option<SocketAddr>>,
     /// It asks for another protocol.
     pub(crate) upgrades: bool,
     /// It is gRPC, whose own status counts.
@@ -80,7 +83,10 @@ impl<N: Net> Attempts<'_, N> {
             }
             let Some(deadline) = deadline else { return Poll::Pending };
             let passed = deadline.poll_passed(cx);
-            passed.map(|()| Outcome { answer: Err(Failure::Timeout), spent: None })
+            passed.map(|()| {
+                self.note_late();
+                Outcome { answer: Err(Failure::Timeout), spent: None }
+            })
         })
         .await
     }
@@ -132,20 +138,31 @@ impl<N: Net> Attempts<'_, N> {
                 return Poll::Ready(answer);
             }
             let Some(deadline) = &mut deadline else { return Poll::Pending };
-            deadline.poll_passed(cx).map(|()| Err(Failure::AttemptTimeout))
+            deadline.poll_passed(cx).map(|()| {
+                self.note_late();
+                Err(Failure::AttemptTimeout)
+            })
         })
         .await
     }
 
+    /// The endpoint of the attempt under way, if there is one, has let the time pass.
+    fn note_late(&self) {
+        self.gateway.upstreams.note_late(self.cluster, self.chosen.take());
+    }
+
     async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
         let (cluster, limits, key) = (self.cluster, self.limits, self.key);
-        let to = To { cluster, limits, avoid, own: &[], key };
+        let to = To { cluster, limits, avoid, own: &[], key, chosen: Some(&self.chosen) };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;
+            self.chosen.set(None);
             return upgraded.map(Box::new).map(Answer::Upgrade).map_err(Failure::Upstream);
         }
         let exchange = upstreams.send(to, head, self.body.outgoing()).await;
+        // What came of it has been noted.
+        self.chosen.set(None);
         exchange.map(Answer::Exchange).map_err(Failure::Upstream)
     }
 

@@ -1,6 +1,6 @@
 //! One request: from its head to the response's, by the snapshot that is current when it begins.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -263,8 +263,14 @@ impl<N: Net> Forwarder<N> {
             return responder.refuse(&Refusal::NoCluster);
         };
         let attempts = self.attempts(way, cluster, incoming, &responder.entry);
-        let to =
-            To { cluster, limits: &way.view.limits, avoid: &[], own: &vouched.fields(), key: None };
+        let to = To {
+            cluster,
+            limits: &way.view.limits,
+            avoid: &[],
+            own: &vouched.fields(),
+            key: None,
+            chosen: None,
+        };
         let sending = self.gateway.upstreams.send(to, head, attempts.body.outgoing());
         let first = match sending.await {
             Ok(exchange) if !attempts.wants_another_after(&exchange.response) => {
@@ -312,8 +318,8 @@ impl<N: Net> Forwarder<N> {
         let body = Replay::new(body, limits.retry_body_bytes_max);
         let (policy, is_grpc) = (way.retries(), entry.is_grpc());
         let gateway = &*self.gateway;
-        let (upgrades, key) = (false, None);
-        Attempts { gateway, cluster, limits, policy, body, key, upgrades, is_grpc }
+        let (upgrades, key, chosen) = (false, None, Cell::new(None));
+        Attempts { gateway, cluster, limits, policy, body, key, chosen, upgrades, is_grpc }
     }
 
     /// Sends a request as often and as long as its route has it; `first` came of the first attempt.

@@ -65,7 +65,14 @@ pub(crate) fn send<N: Net>(
         let (cluster, limits, head) = (Arc::clone(cluster), limits.clone(), head.clone());
         let (net, upstreams) = (gateway.net.clone(), gateway.upstreams.clone());
         gateway.net.spawn(async move {
-            let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[], key: None };
+            let to = To {
+                cluster: &cluster,
+                limits: &limits,
+                avoid: &[],
+                own: &[],
+                key: None,
+                chosen: None,
+            };
             let asking = async {
                 let exchange = upstreams.send(to, &head, body).await?;
                 discard::<N>(exchange.response.into_body()).await

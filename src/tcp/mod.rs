@@ -131,7 +131,8 @@ impl<N: Net> Joining<N> {
         let key = hash_key(cluster, self.entry.addresses().0.ip());
         let mut failed = None;
         loop {
-            let to = To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key };
+            let to =
+                To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key, chosen: None };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,

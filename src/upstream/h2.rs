@@ -554,7 +554,14 @@ mod tests {
             let limits = self.limits.clone();
             let (head, body) = request.into_parts();
             Box::pin(async move {
-                let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[], key: None };
+                let to = To {
+                    cluster: &cluster,
+                    limits: &limits,
+                    avoid: &[],
+                    own: &[],
+                    key: None,
+                    chosen: None,
+                };
                 upstreams.send(to, &head, body).await
             })
         }
@@ -617,7 +624,14 @@ mod tests {
         let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
         let own: [Field<'_>; 1] = [(&header::VIA, &value)];
         let (cluster, limits) = (cluster(1, UpstreamProtocol::Http2), Limits::default());
-        let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &own, key: None };
+        let to = To {
+            cluster: &cluster,
+            limits: &limits,
+            avoid: &[],
+            own: &own,
+            key: None,
+            chosen: None,
+        };
         let sent = outgoing(&head, to, Fed::whole([]), &Rc::default(), remote).unwrap();
         assert_eq!(
             (&sent.headers()["x-a"], &sent.headers()["via"]),

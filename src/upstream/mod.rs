@@ -36,11 +36,12 @@ pub(crate) use error::{Error, Kind, Retry};
 pub(crate) use proxy_header::header;
 pub(crate) use transport::Transport;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::http::{Response, Version, request::Parts};
+use ::http::{Response, StatusCode, Version, request::Parts};
 use bytes::Bytes;
 
 use crate::io::Net;
@@ -119,6 +120,8 @@ pub(crate) struct To<'a> {
     pub(crate) own: &'a [Field<'a>],
     /// What leads it to an endpoint where the cluster hashes requests.
     pub(crate) key: Option<u64>,
+    /// Where it is told which endpoint was chosen, if the cluster has rules.
+    pub(crate) chosen: Option<&'a Cell<Option<SocketAddr>>>,
 }
 
 impl To<'_> {
@@ -183,15 +186,16 @@ impl<N: Net> Upstreams<N> {
             UpstreamProtocol::Http2 => Box::pin(h2::send(&self.0, to, head, body)).await,
         };
         if to.cluster.traffic.is_some() {
-            self.note(to.cluster, &result);
+            let answered = |e: &Exchange<N, B>| (e.remote, e.response.status());
+            self.note(to.cluster, result.as_ref().map(answered));
         }
         result
     }
 
     /// Tells outlier detection what came of a request that was sent.
-    fn note<B>(&self, cluster: &Cluster, result: &Result<Exchange<N, B>, Error>) {
+    fn note(&self, cluster: &Cluster, result: Result<(SocketAddr, StatusCode), &Error>) {
         let (endpoint, outcome) = match result {
-            Ok(exchange) => (Some(exchange.remote), Outcome::of(exchange.response.status())),
+            Ok((endpoint, status)) => (Some(endpoint), Outcome::of(status)),
             Err(error) => match error.kind {
                 // Noted where it happened.
                 Kind::Connect(_) | Kind::Tls(_) | Kind::ConnectTimeout => return,
@@ -225,7 +229,23 @@ impl<N: Net> Upstreams<N> {
     /// As [`send`](Self::send).
     pub(crate) async fn upgrade(&self, to: To<'_>, head: &Parts) -> Result<Upgraded<N>, Error> {
         let lease = self.lease(to, head).await?;
-        h1::upgrade(&self.0, lease, to, head).await
+        let result = h1::upgrade(&self.0, lease, to, head).await;
+        self.note(
+            to.cluster,
+            result.as_ref().map(|upgraded| match upgraded {
+                Upgraded::Switched { response, remote, .. } => (*remote, response.status()),
+                Upgraded::Refused(exchange) => (exchange.remote, exchange.response.status()),
+            }),
+        );
+        result
+    }
+
+    /// Tells outlier detection of a request for `cluster` that nobody waits for any more: the
+    /// endpoint that was chosen for it took longer than its route allows.
+    pub(crate) fn note_late(&self, cluster: &Cluster, chosen: Option<SocketAddr>) {
+        if let Some(endpoint) = chosen {
+            self.0.note(cluster, endpoint, Outcome::NoAnswer);
+        }
     }
 
     /// Opens a connection to an endpoint of `to` for `client`, who does not speak HTTP to us. Where

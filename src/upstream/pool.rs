@@ -207,6 +207,9 @@ impl<N: Net> Pools<N> {
         let place = view.choose(turn, self);
         let place = place.ok_or_else(|| Error::unsent(None, Kind::NoEndpoint))?;
         let key = (to.cluster.endpoints[place], protocol, policy);
+        if let Some(chosen) = to.chosen {
+            chosen.set(Some(key.0));
+        }
         Ok(Active::new(&own.shelf.endpoint(key, to.cluster, name)?, Some(held)))
     }
 

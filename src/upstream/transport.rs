@@ -262,7 +262,8 @@ mod tests {
 
         async fn send(&self, cluster: &Cluster, request: Request<Fed>) -> Sent {
             let (head, body) = request.into_parts();
-            let to = To { cluster, limits: &self.limits, avoid: &[], own: &[], key: None };
+            let to =
+                To { cluster, limits: &self.limits, avoid: &[], own: &[], key: None, chosen: None };
             self.upstreams.send(to, &head, body).await
         }
 
@@ -416,7 +417,14 @@ mod tests {
         let cluster = site.cluster(None, UpstreamProtocol::Http1);
         let (mut head, _) = bare("GET").into_parts();
         head.headers.insert("upgrade", "websocket".parse().unwrap());
-        let to = To { cluster: &cluster, limits: &client.limits, avoid: &[], own: &[], key: None };
+        let to = To {
+            cluster: &cluster,
+            limits: &client.limits,
+            avoid: &[],
+            own: &[],
+            key: None,
+            chosen: None,
+        };
         let mut asking = Box::pin(client.upstreams.upgrade(to, &head));
         assert!(client.world.settle(&mut asking).is_pending());
         let mut accepting = Box::pin(site.accept(&client.world));

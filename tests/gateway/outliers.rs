@@ -111,3 +111,22 @@ fn whether_it_may_return_is_looked_at_every_interval() {
         assert_eq!(get(&gateway, "/name").status == 200, returns, "{interval}");
     }
 }
+
+#[test]
+fn an_endpoint_that_is_too_late_counts_as_failed() {
+    let backend = Backend::start("a");
+    let detection = "consecutive5xxErrors: 2, baseEjectionTime: 1h, maxEjectionPercent: 100";
+    let policy = format!("{{ outlierDetection: {{ {detection} }} }}");
+    let limits = ["timeout: 50ms", "retries: { attempts: 1, perTryTimeout: 50ms, retryOn: reset }"];
+    for (limit, requests) in limits.into_iter().zip([2, 1]) {
+        let late = yaml::all_to(HOST).replacen("route:", &format!("{limit}\n    route:"), 1);
+        let gateway = with_policy(&[&backend], &policy)
+            .resource("route.yaml", &yaml::virtual_service("web", "web", &[HOST], &late))
+            .start();
+        let mut client = client(&gateway);
+        for _ in 0..requests {
+            assert_eq!(client.get("/hold").status, 504, "{limit}");
+        }
+        assert_eq!(client.get("/name").text(), "no healthy upstream", "{limit}");
+    }
+}

@@ -49,13 +49,27 @@ impl Rig {
         let limits = self.limits.clone();
         let (head, body) = request.into_parts();
         Box::pin(async move {
-            let to = To { cluster: &cluster, limits: &limits, avoid: &[], own: &[], key: None };
+            let to = To {
+                cluster: &cluster,
+                limits: &limits,
+                avoid: &[],
+                own: &[],
+                key: None,
+                chosen: None,
+            };
             upstreams.send(to, &head, body).await
         })
     }
 
     fn to<'a>(&'a self, avoid: &'a [SocketAddr]) -> To<'a> {
-        To { cluster: &self.cluster, limits: &self.limits, avoid, own: &[], key: None }
+        To {
+            cluster: &self.cluster,
+            limits: &self.limits,
+            avoid,
+            own: &[],
+            key: None,
+            chosen: None,
+        }
     }
 
     /// Sends `request` and returns the endpoint's end of the new connection.

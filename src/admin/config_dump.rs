@@ -5,6 +5,7 @@ use ::http::HeaderName;
 use serde_json::{Value, json};
 
 use super::page::{clusters, listener_name};
+use super::traffic;
 use crate::snapshot::{
     Abort, Action, Cluster, Condition, Edit, Extras, Fault, Forward, HostMap, Identity, Listener,
     Mirror, Network, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection, RetryOn,
@@ -273,6 +274,7 @@ fn cluster(cluster: &Cluster) -> Value {
         },
         "connect_timeout_ms": cluster.connect_timeout.as_millis().to_string(),
         "tls": tls,
+        "traffic": cluster.traffic.as_ref().map(|rules| traffic::dump(rules)),
         "endpoints": endpoints,
     })
 }

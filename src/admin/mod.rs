@@ -18,6 +18,7 @@ mod config_dump;
 mod page;
 mod scrape;
 mod serve;
+mod traffic;
 
 pub use command::Command;
 

@@ -153,6 +153,12 @@ counters! {
         "Requests sent on an upstream connection that had carried one before.";
     upstream_retries: Counter "envoy_cluster_upstream_rq_retry" [""]
         "Requests sent once more after a failure.";
+    upstream_overflows: Counter "envoy_cluster_upstream_rq_pending_overflow" [""]
+        "Requests and connections refused because of a limit of their cluster.";
+    upstream_retry_overflows: Counter "envoy_cluster_upstream_rq_retry_overflow" [""]
+        "Retries that were not made because of a limit of their cluster.";
+    outlier_ejections: Counter "envoy_cluster_outlier_detection_ejections_enforced_total" [""]
+        "Times that a worker left an endpoint out because it failed.";
     mirrors_dropped: Counter "ringgate_mirrors_dropped_total" [""]
         "Mirrored requests that were not sent.";
     series_overflowed: Counter "ringgate_series_overflowed_total" [""]

@@ -197,8 +197,7 @@ async fn open_stream<N: Net>(
         }
         if let (None, Some(pool), Some(tally)) = (&pending, pool, active.tally()) {
             let held = tally.hold(Count::Pending, pool.pending_max);
-            let overflow = || Error::unsent(Some(active.remote), Kind::Overflow);
-            pending = Some(held.ok_or_else(overflow)?);
+            pending = Some(held.ok_or_else(|| pools.overflow(Some(active.remote)))?);
         }
         if let Some(_connecting) = Connecting::begin(&active.shared) {
             let connected = connect(pools, active, to).await;

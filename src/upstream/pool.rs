@@ -201,7 +201,7 @@ impl<N: Net> Pools<N> {
         let (now, own) = (self.net.now(), self.own(to.cluster));
         own.tally.see(to.cluster, now);
         let held = own.tally.hold(Count::Request, traffic.policy.pool.requests_max);
-        let held = held.ok_or_else(|| Error::unsent(None, Kind::Overflow))?;
+        let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
         let turn = own.tally.next_turn();
         let place = view.choose(turn, self);
@@ -227,16 +227,27 @@ impl<N: Net> Pools<N> {
 
     /// Notes what came of a request at `endpoint`, where its cluster wants to know.
     pub(super) fn note(&self, cluster: &Cluster, endpoint: SocketAddr, outcome: Outcome) {
-        if cluster.traffic.as_ref().is_some_and(|traffic| traffic.policy.outliers.is_some()) {
-            self.own(cluster).tally.note(cluster, (endpoint, outcome), self.net.now());
+        let detects = cluster.traffic.as_ref().is_some_and(|t| t.policy.outliers.is_some());
+        if detects && self.own(cluster).tally.note(cluster, (endpoint, outcome), self.net.now()) {
+            self.counters().outlier_ejections.increment();
         }
+    }
+
+    /// The failure of a request, or of a connection to `remote`, that goes beyond a limit.
+    pub(super) fn overflow(&self, remote: Option<SocketAddr>) -> Error {
+        self.counters().upstream_overflows.increment();
+        Error::unsent(remote, Kind::Overflow)
     }
 
     /// One more retry of a request for `cluster`, if there may be one.
     pub(super) fn hold_retry(&self, cluster: &Cluster) -> Option<Option<Held>> {
         let Some(traffic) = &cluster.traffic else { return Some(None) };
         let (limit, budget) = (traffic.policy.pool.retries_max, traffic.policy.retry_budget);
-        self.own(cluster).tally.hold_retry(limit, budget).map(Some)
+        let held = self.own(cluster).tally.hold_retry(limit, budget);
+        if held.is_none() {
+            self.counters().upstream_retry_overflows.increment();
+        }
+        held.map(Some)
     }
 
     /// Takes an idle connection of `active`'s endpoint, or connects.
@@ -262,7 +273,7 @@ impl<N: Net> Pools<N> {
         let tally = active.tally().expect("a cluster with rules counts");
         let pending = tally.hold(Count::Pending, limits.pending_max);
         let remote = active.remote;
-        let _pending = pending.ok_or_else(|| Error::unsent(Some(remote), Kind::Overflow))?;
+        let _pending = pending.ok_or_else(|| self.overflow(Some(remote)))?;
         loop {
             let now = self.net.now();
             if let Some(life) = Life::begin(&tally, &active.open, limits, now) {
@@ -288,7 +299,7 @@ impl<N: Net> Pools<N> {
     ) -> Result<Lease<N>, Error> {
         let limits = cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
         if !active.may_open(limits) {
-            return Err(Error::unsent(Some(active.remote), Kind::Overflow));
+            return Err(self.overflow(Some(active.remote)));
         }
         let life = active.life(cluster, self.net.now());
         self.connect_for(Some(client), active, cluster, life).await

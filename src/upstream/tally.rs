@@ -143,12 +143,14 @@ impl Tally {
         }
     }
 
-    /// Notes what came of a request at an endpoint of `cluster`.
-    pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) {
+    /// Notes what came of a request at an endpoint of `cluster`; says whether that one is left out
+    /// from now on.
+    pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) -> bool {
         let traffic = cluster.traffic.as_ref();
-        if let Some(detection) = traffic.and_then(|traffic| traffic.policy.outliers.as_ref()) {
-            self.outliers.borrow_mut().note(detection, &cluster.endpoints, at, now);
-        }
+        let detection = traffic.and_then(|traffic| traffic.policy.outliers.as_ref());
+        detection.is_some_and(|detection| {
+            self.outliers.borrow_mut().note(detection, &cluster.endpoints, at, now)
+        })
     }
 
     /// Whether there is anything to remember.

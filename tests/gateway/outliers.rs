@@ -36,6 +36,9 @@ fn an_endpoint_that_fails_is_left_out_for_a_while() {
     assert_eq!(fail(1).text(), "a", "one is not enough");
     let refused = fail(2);
     assert_eq!((refused.status, refused.text().as_str()), (503, "no healthy upstream"));
+    let page = gateway.admin_get("/stats/prometheus").text();
+    let counted = "\nenvoy_cluster_outlier_detection_ejections_enforced_total 1\n";
+    assert!(page.contains(counted), "{page}");
     eventually("it is back", || get(&gateway, "/name").status == 200);
 }
 #[test]

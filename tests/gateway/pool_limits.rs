@@ -42,6 +42,8 @@ fn more_than_the_connections_and_who_may_wait_for_one_is_an_overflow() {
     assert_eq!(second.response("GET").unwrap().text(), "a");
     assert_eq!(get(&gateway, "/name").text(), "a");
     assert_eq!(backend.connections(), 1);
+    let page = gateway.admin_get("/stats/prometheus").text();
+    assert!(page.contains("\nenvoy_cluster_upstream_rq_pending_overflow 1\n"), "{page}");
     let log = gateway.access_log(4);
     let expected = " 503 UO upstream_reset_before_response_started{overflow} ";
     assert!(log.iter().any(|line| line.contains(expected)), "{log:#?}");

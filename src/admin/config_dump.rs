@@ -293,7 +293,8 @@ fn rejection(rejection: &Rejection) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::FullRegex;
+    use crate::snapshot::{FullRegex, TcpRoutes};
+    use std::sync::Arc;
     use std::time::Duration;
 
     #[test]
@@ -310,6 +311,23 @@ mod tests {
         assert!(shown["retries"]["on"].to_string().contains("connect-failure"));
         assert_eq!(shown["rewrite"], json!({ "with": "/x" }));
         assert!(shown.get("fault").is_none() && shown.get("cors").is_none());
+    }
+
+    #[test]
+    fn what_is_passed_on_is_shown_with_its_conditions() {
+        let routes = TcpRoutes(Box::new([TcpRoute {
+            sources: Box::new(["10.0.0.0/8".parse().unwrap()]),
+            destinations: Box::default(),
+            forward: Forward { targets: vec![Target { weight: 3, cluster: None, edits: None }] },
+        }]));
+        let mut table = TcpTable::default();
+        table.hosts.insert("*.example.com".parse().unwrap(), Arc::new(routes));
+        let serves = TlsServes::Passthrough(Arc::new(table));
+        let shown = tls_server(&TlsServer { name: "tls.443.a.b.c".to_owned(), serves });
+        assert_eq!(shown["certificate"], "the endpoint's");
+        let route = &shown["passthrough"]["*.example.com"][0];
+        assert_eq!(route["sources"], json!(["10.0.0.0/8"]));
+        assert_eq!(route["forward"][0], json!({ "weight": 3, "cluster": null }));
     }
 
     #[test]

@@ -387,3 +387,13 @@ fn the_page_about_passthrough_works_as_it_stands() {
     let line = gateway.access_log(1).remove(0);
     assert!(line.contains(" outbound|443||my-nginx.default.svc.cluster.local "), "{line}");
 }
+
+#[test]
+fn the_example_works_as_it_stands() {
+    let site = Site::new("nginx.example.com", "as it stands");
+    let example = include_str!("../../config/examples/passthrough/passthrough.yaml");
+    let port = format!("tls: {}", site.backend.port());
+    let gateway =
+        Gateway::builder().resource("all.yaml", &example.replace("tls: 9443", &port)).start();
+    assert_eq!(site.ask(&gateway, "nginx.example.com").unwrap(), "as it stands");
+}

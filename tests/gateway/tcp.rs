@@ -592,3 +592,13 @@ fn the_page_about_shifting_works_as_it_stands() {
     let cluster = " outbound|9000|v2|tcp-echo.default.svc.cluster.local ";
     assert_eq!(log.iter().filter(|line| line.contains(cluster)).count(), count("two"));
 }
+
+#[test]
+fn the_example_works_as_it_stands() {
+    let backend = Raw::echo("as it stands");
+    let example = include_str!("../../config/examples/tcp/tcp.yaml");
+    let endpoint = format!("127.0.0.1\n    ports: {{ tcp: {} }}", backend.port());
+    let example = example.replace("127.0.0.1", &endpoint).replace("31400", &PORT.to_string());
+    let gateway = Gateway::builder().resource("all.yaml", &example).start();
+    assert_eq!(first_line(gateway.address(PORT)), "as it stands");
+}

@@ -23,8 +23,8 @@ fn statuses(gateway: &Gateway, paths: &[&str]) -> Vec<u16> {
 #[test]
 fn an_endpoint_that_fails_is_left_out_for_a_while() {
     let backend = Backend::start("a");
-    let policy = "{ outlierDetection: { consecutive5xxErrors: 2, interval: 100ms, \
-                  baseEjectionTime: 500ms, maxEjectionPercent: 100 } }";
+    let policy = "{ outlierDetection: { consecutive5xxErrors: 2, interval: 1ms, \
+                  baseEjectionTime: 1h, maxEjectionPercent: 100 } }";
     let gateway = with_policy(&[&backend], policy).start();
     let mut client = client(&gateway);
     let mut fail = |n: usize| {
@@ -39,6 +39,9 @@ fn an_endpoint_that_fails_is_left_out_for_a_while() {
     let page = gateway.admin_get("/stats/prometheus").text();
     let counted = "\nenvoy_cluster_outlier_detection_ejections_enforced_total 1\n";
     assert!(page.contains(counted), "{page}");
+    let short = rule(&format!("  trafficPolicy: {policy}\n")).replace("1h", "1ms");
+    let gateway = with_policy(&[&backend], policy).resource("rule.yaml", &short).start();
+    assert_eq!(statuses(&gateway, &["/status/500"; 2]), [500, 500]);
     eventually("it is back", || get(&gateway, "/name").status == 200);
 }
 #[test]

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use crate::io::Stream;
 use crate::io::pipe::{Chunking, End, HIGH_WATER_BYTES};
-use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
+use crate::snapshot::{Cluster, Limits, PoolLimits, Traffic, TrafficPolicy, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::error::Retry;
 use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, read, telemetry, write};
@@ -674,4 +674,98 @@ proptest! {
         prop_assert_eq!(&read(Chunking::UpTo(step))?, &whole);
         prop_assert_eq!(&read(Chunking::Bytes)?, &whole);
     }
+}
+
+const PLAIN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// A rig whose cluster has these limits.
+fn limited(pool: PoolLimits) -> Rig {
+    let mut rig = Rig::roomy();
+    let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+    rig.cluster.traffic = Some(Box::new(Traffic::new(policy, Box::default(), None)));
+    rig
+}
+
+fn one_connection() -> PoolLimits {
+    PoolLimits { connections_max: Some(1), ..PoolLimits::default() }
+}
+
+#[test]
+fn who_waits_gets_the_connection_when_it_is_free() {
+    let rig = limited(one_connection());
+    let (mut first, mut end) = rig.start(bare("GET"));
+    let mut second = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut second).is_pending());
+    write(&mut end, PLAIN);
+    rig.head(&mut first).unwrap();
+    assert!(rig.world.settle(&mut second).is_pending(), "sent, not answered");
+    write(&mut end, PLAIN);
+    rig.head(&mut second).unwrap();
+    assert_eq!(rig.world.connects(), 1);
+}
+
+#[test]
+fn who_waits_connects_when_the_connection_is_gone() {
+    let rig = limited(one_connection());
+    let (mut first, end) = rig.start(bare("GET"));
+    let mut second = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut second).is_pending());
+    drop(end);
+    assert!(rig.head(&mut first).is_err());
+    assert!(rig.world.settle(&mut second).is_pending());
+    write(&mut rig.world.accept().1, PLAIN);
+    rig.head(&mut second).unwrap();
+    assert_eq!(rig.world.connects(), 2);
+}
+
+#[test]
+fn nobody_waits_for_a_connection_for_ever() {
+    let rig = limited(one_connection());
+    let (_first, _end) = rig.start(bare("GET"));
+    let mut second = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut second).is_pending());
+    rig.world.advance(rig.limits.stream_idle_timeout);
+    let error = rig.head(&mut second).err().expect("an error");
+    assert!(matches!(error.kind, Kind::Timeout), "{error}");
+}
+
+#[test]
+fn what_was_given_up_leaves_its_place() {
+    let pool = PoolLimits { pending_max: Some(1), requests_max: Some(2), ..one_connection() };
+    let rig = limited(pool);
+    let (first, end) = rig.start(bare("GET"));
+    for _ in 0..3 {
+        let mut waiting = rig.send(bare("GET"));
+        assert!(rig.world.settle(&mut waiting).is_pending());
+        let error = rig.head(&mut rig.send(bare("GET"))).err().expect("an error");
+        assert!(matches!(error.kind, Kind::Overflow), "{error}");
+    }
+    drop((first, end));
+    let (mut next, mut end) = rig.start(bare("GET"));
+    write(&mut end, PLAIN);
+    rig.head(&mut next).unwrap();
+}
+
+#[test]
+fn a_dead_connection_makes_room_for_the_one_that_replaces_it() {
+    let rig = limited(one_connection());
+    for _ in 0..3 {
+        let (whole, end) = rig.exchange("GET", PLAIN);
+        whole.unwrap();
+        // While nothing looks: the next request finds out.
+        drop(end);
+    }
+    assert_eq!(rig.world.connects(), 3);
+}
+
+#[test]
+fn clusters_with_rules_do_not_take_the_connections_of_others() {
+    let mut rig = Rig::roomy();
+    let (whole, _kept) = rig.exchange("GET", PLAIN);
+    whole.unwrap();
+    let policy = TrafficPolicy { pool: one_connection(), ..TrafficPolicy::default() };
+    rig.cluster.traffic = Some(Box::new(Traffic::new(policy, Box::default(), None)));
+    let (whole, _own) = rig.exchange("GET", PLAIN);
+    whole.unwrap();
+    assert_eq!(rig.world.connects(), 2);
 }

@@ -5,12 +5,13 @@
 //!
 //! Deliberately not here: what a worker remembers of a cluster.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderName;
 
-use super::hashing::HashTable;
+use super::hashing::{HashTable, stable_hash};
 
 /// How a cluster is treated. The default is Istio's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Traffic {
     pub sums: Box<[u64]>,
     /// For [`Balance::Hash`], if there is an endpoint.
     pub table: Option<Arc<HashTable>>,
+    /// A hash of the list of endpoints, which tells it from the one before.
+    pub list: u64,
 }
 
 impl Traffic {
@@ -60,7 +63,14 @@ impl Traffic {
             Some(*sum)
         };
         let sums = weights.iter().scan(0, add).collect();
-        Self { policy, weights, sums, table }
+        Self { policy, weights, sums, table, list: 0 }
+    }
+
+    /// The same for a cluster with `endpoints`.
+    #[must_use]
+    pub fn among(self, endpoints: &[SocketAddr]) -> Self {
+        let names: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+        Self { list: stable_hash(names.join(" ").as_bytes()), ..self }
     }
 }
 

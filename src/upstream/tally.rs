@@ -35,8 +35,8 @@ pub(super) struct Tally {
     pub(super) outliers: RefCell<Outliers>,
     pub(super) newcomers: RefCell<Newcomers>,
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
-    /// Where the list of endpoints was that was seen last.
-    seen: Cell<(usize, usize)>,
+    /// Which list of endpoints was seen last.
+    seen: Cell<Option<u64>>,
     used: Cell<Instant>,
 }
 
@@ -135,11 +135,11 @@ impl Tally {
     /// Somebody asks for `cluster` now; takes note of its endpoints where they are others.
     pub(super) fn see(&self, cluster: &Cluster, now: Instant) {
         self.used.set(now);
-        let endpoints = cluster.endpoints.as_slice();
-        let list = (endpoints.as_ptr().addr(), endpoints.len());
+        let list = cluster.traffic.as_ref().map(|traffic| traffic.list);
+        // What leads to the same cluster from elsewhere has a list of its own, but the same.
         if self.seen.replace(list) != list {
-            self.newcomers.borrow_mut().see(endpoints, now);
-            self.outliers.borrow_mut().retain(endpoints);
+            self.newcomers.borrow_mut().see(&cluster.endpoints, now);
+            self.outliers.borrow_mut().retain(&cluster.endpoints);
         }
     }
 
@@ -293,6 +293,8 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{OutlierDetection, Traffic, TrafficPolicy, UpstreamProtocol};
+    use crate::upstream::world;
     use std::future::Future;
     use std::pin::Pin;
     use std::task::Context;
@@ -384,5 +386,31 @@ mod tests {
         assert!(!is_ready(&mut third));
         drop(third);
         assert!(tally.waiting.borrow().is_empty());
+    }
+
+    #[test]
+    fn records_are_kept_while_the_list_of_endpoints_is_the_same() {
+        let cluster = |ports: &[u16]| {
+            let endpoints: Vec<_> = ports.iter().map(|port| endpoint(*port)).collect();
+            let outliers = Some(OutlierDetection {
+                server_errors: 1,
+                ejected_percent_max: 100,
+                ..OutlierDetection::default()
+            });
+            let policy = TrafficPolicy { outliers, ..TrafficPolicy::default() };
+            let traffic = Traffic::new(policy, Box::default(), None).among(&endpoints);
+            let plain = world::cluster(1, UpstreamProtocol::Http1);
+            Cluster { endpoints, traffic: Some(Box::new(traffic)), ..plain }
+        };
+        let (tally, now) = (tally(1), Instant::now());
+        let is_out = |tally: &Tally| tally.outliers.borrow().is_out(endpoint(1), now);
+        let (both, same, other) = (cluster(&[1, 2]), cluster(&[1, 2]), cluster(&[2, 3]));
+        tally.see(&both, now);
+        assert!(tally.note(&both, (endpoint(1), Outcome::ServerError), now));
+        tally.see(&same, now);
+        assert!(is_out(&tally));
+        tally.see(&other, now);
+        tally.see(&both, now);
+        assert!(!is_out(&tally), "it was gone in between");
     }
 }

@@ -492,7 +492,7 @@ fn traffic(
         }
         Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
     };
-    Some(Box::new(Traffic::new(policy, weights, table)))
+    Some(Box::new(Traffic::new(policy, weights, table).among(endpoints)))
 }
 
 /// The port that the endpoints of `slice` have for a Service's.

@@ -147,6 +147,30 @@ fn a_connect_that_takes_too_long_is_given_up() {
 }
 
 #[test]
+fn what_moves_is_not_idle_and_what_does_not_is_closed_in_the_end() {
+    let mut site = Site::new(World::new(Chunking::UpTo(1000)), 1, b"");
+    let (_, mut endpoint) = site.world.accept();
+    let most = Limits::default().tcp_idle_timeout - Duration::from_secs(1);
+    for _ in 0..3 {
+        site.world.advance(most);
+        write(&mut site.client, "still here");
+        site.world.idle();
+        assert_eq!(read(&mut endpoint), "still here");
+        site.world.advance(most);
+        write(&mut endpoint, "so am I");
+        site.world.idle();
+        assert_eq!(read(&mut site.client), "so am I");
+    }
+    site.world.advance(most);
+    site.world.idle();
+    assert!(!site.is_closed());
+    site.world.advance(Duration::from_secs(1));
+    site.world.idle();
+    assert!(site.is_closed());
+    assert!(site.metrics().contains("connections_closed_total - 1\n"));
+}
+
+#[test]
 fn without_a_route_or_its_cluster_nobody_is_asked() {
     let missing = Target { weight: 1, cluster: None, edits: None };
     for (target, flags) in [(None, "NR"), (Some(missing), "NC")] {

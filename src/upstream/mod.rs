@@ -255,7 +255,9 @@ impl<N: Net> Upstreams<N> {
     /// There is no endpoint, or no connection to it.
     pub(crate) async fn open(&self, to: To<'_>, client: Client) -> Result<Opened<N>, Error> {
         let cluster = to.cluster;
-        let active = self.0.choose_named(to, cluster.protocol, Some(&cluster.host))?;
+        // Limits of requests are none of its business; those of connections are.
+        let wanted = (cluster.protocol, None);
+        let active = self.0.choose_named(to, wanted, Some(&cluster.host))?;
         let Lease { stream, life, active, .. } = self.0.open(active, cluster, client).await?;
         let remote = active.remote;
         Ok(Opened { stream, remote, active: Counted { _active: active, _life: life } })

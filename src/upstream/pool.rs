@@ -144,15 +144,18 @@ impl<N: Net> Pools<N> {
     /// Counts a request at an endpoint, not one of `avoid` if possible: at the less busy of two
     /// random ones, or as its cluster has it.
     pub(super) fn choose(&self, to: To<'_>, head: &Parts) -> Result<Active<N>, Error> {
-        self.choose_named(to, to.protocol(head), name(to.cluster, head)?.as_deref())
+        let limits = to.cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
+        let most = limits.and_then(|limits| limits.requests_max);
+        let wanted = (to.protocol(head), most);
+        self.choose_named(to, wanted, name(to.cluster, head)?.as_deref())
     }
 
-    /// The same for who speaks `protocol` and asks for `name`, which counts where the cluster
-    /// speaks TLS and has no name for that.
+    /// The same for who speaks `protocol`, if there are fewer than `most`, and asks for `name`. The
+    /// name counts where the cluster speaks TLS and has none for it.
     pub(super) fn choose_named(
         &self,
         to: To<'_>,
-        protocol: UpstreamProtocol,
+        (protocol, most): (UpstreamProtocol, Option<u32>),
         name: Option<&str>,
     ) -> Result<Active<N>, Error> {
         let To { cluster, avoid, .. } = to;
@@ -162,7 +165,7 @@ impl<N: Net> Pools<N> {
         let name = name.filter(|_| cluster.tls.as_ref().is_some_and(|tls| tls.name.is_none()));
         let kind = (protocol, policy_number(cluster));
         if let Some(traffic) = &cluster.traffic {
-            return self.choose_by(traffic, to, kind, name);
+            return self.choose_by((traffic, most), to, kind, name);
         }
         let mut key = self.draw(cluster, kind, name, avoid);
         for _ in 1..DRAWS_MAX {
@@ -193,14 +196,14 @@ impl<N: Net> Pools<N> {
     /// Counts a request at the endpoint that `traffic` has it for.
     fn choose_by(
         &self,
-        traffic: &Traffic,
+        (traffic, most): (&Traffic, Option<u32>),
         to: To<'_>,
         (protocol, policy): (UpstreamProtocol, u64),
         name: Option<&str>,
     ) -> Result<Active<N>, Error> {
         let (now, own) = (self.net.now(), self.own(to.cluster));
         own.tally.see(to.cluster, now);
-        let held = own.tally.hold(Count::Request, traffic.policy.pool.requests_max);
+        let held = own.tally.hold(Count::Request, most);
         let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
         let turn = own.tally.next_turn();

@@ -273,11 +273,13 @@ fn a_destination_rule_says_how_long_a_connection_may_be_idle() {
 #[test]
 fn a_destination_rule_limits_connections() {
     let backend = Raw::echo("a");
-    let limit = "{ connectionPool: { tcp: { maxConnections: 1 } } }";
+    // The limit of requests is for requests.
+    let limit = "{ connectionPool: { tcp: { maxConnections: 2 }, http: { http2MaxRequests: 1 } } }";
     let gateway =
         to_backend(Driver::Auto, &backend).workers(1).resource("rule.yaml", &rule(limit)).start();
-    let first = connect(gateway.address(PORT));
+    let [first, second] = [(), ()].map(|()| connect(gateway.address(PORT)));
     assert_eq!(read_exact(&first, 2), "a\n");
+    assert_eq!(read_exact(&second, 2), "a\n");
     assert_eq!(first_line(gateway.address(PORT)), "");
     let line = gateway.access_log(1).remove(0);
     assert!(line.contains("\"- - -\" 0 UO - - "), "{line}");

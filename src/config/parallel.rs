@@ -7,19 +7,24 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Fewer things are done on the calling thread.
-const WORTHWHILE: usize = 64;
+/// A second thread is worth its while when there are so many batches.
+const BATCHES_MIN: usize = 4;
 
-/// Things that a thread takes at a time.
-const BATCH: usize = 16;
+/// How many of the small things that there are thousands of make a batch.
+pub(super) const MANY: usize = 16;
 
 /// More threads than this wait for memory and the kernel, not for one another.
 const THREADS_MAX: usize = 8;
 
-/// `each` of `things`, in their order.
-pub(super) fn map<T: Sync, R: Send>(things: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// `each` of `things`, in their order. A thread takes `batch` of them at a time.
+pub(super) fn map<T: Sync, R: Send>(
+    things: &[T],
+    batch: usize,
+    each: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = if things.len() < WORTHWHILE { 1 } else { cores.min(THREADS_MAX) };
+    let is_worthwhile = things.len() >= BATCHES_MIN * batch;
+    let threads = if is_worthwhile { cores.min(THREADS_MAX) } else { 1 };
     if threads == 1 {
         return things.iter().map(each).collect();
     }
@@ -27,12 +32,12 @@ pub(super) fn map<T: Sync, R: Send>(things: &[T], each: impl Fn(&T) -> R + Sync)
     let work = || {
         let mut done = Vec::new();
         loop {
-            let start = next.fetch_add(BATCH, Ordering::Relaxed);
-            let Some(batch) = things.get(start..things.len().min(start + BATCH)) else { break };
-            if batch.is_empty() {
+            let start = next.fetch_add(batch, Ordering::Relaxed);
+            let Some(part) = things.get(start..things.len().min(start + batch)) else { break };
+            if part.is_empty() {
                 break;
             }
-            done.push((start, batch.iter().map(&each).collect::<Vec<_>>()));
+            done.push((start, part.iter().map(&each).collect::<Vec<_>>()));
         }
         done
     };
@@ -54,10 +59,10 @@ mod tests {
 
     #[test]
     fn the_order_is_kept() {
-        for count in [0, 1, WORTHWHILE - 1, WORTHWHILE, 1000] {
+        for (count, batch) in [(0, 1), (1, 1), (4, 1), (63, 16), (64, 16), (1000, 16), (1001, 7)] {
             let things: Vec<_> = (0..count).collect();
             assert_eq!(
-                map(&things, |thing| thing * 2),
+                map(&things, batch, |thing| thing * 2),
                 things.iter().map(|t| t * 2).collect::<Vec<_>>()
             );
         }

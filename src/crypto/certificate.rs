@@ -83,7 +83,10 @@ fn hexadecimal(serial: &[u8]) -> String {
 
 pub(super) fn subject_alt_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
-    extension.value.general_names.iter().filter_map(alt_name).collect()
+    let mut names: Vec<_> = extension.value.general_names.iter().filter_map(alt_name).collect();
+    // Kept for as long as the certificate is served.
+    names.shrink_to_fit();
+    names
 }
 
 fn alt_name(name: &GeneralName<'_>) -> Option<String> {

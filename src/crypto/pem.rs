@@ -40,10 +40,12 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
     let sections =
         sections(pem).map_err(|(block, fault)| IdentityError::CertificatePem { block, fault })?;
     let holds_key = sections.iter().any(|(kind, _)| is_key(*kind));
-    let certificates: Vec<_> = sections
+    let mut certificates: Vec<_> = sections
         .into_iter()
         .filter_map(|(kind, der)| CertificateDer::from_pem(kind, der))
         .collect();
+    // Kept for as long as they are served; collected in place, they have the room of all sections.
+    certificates.shrink_to_fit();
     if certificates.is_empty() && is_binary(pem) {
         return Err(IdentityError::Binary);
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -28,6 +28,9 @@ use crate::orders::{Asked, LogLevel, Orders, start_log};
 
 /// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
 pub(crate) const EXIT_USAGE: u8 = 64;
+
+/// How long after a change its memory is given back: one seldom comes alone.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves as `path` says until a signal ends it.
 pub(crate) fn run(path: &Path) -> ExitCode {
@@ -91,10 +94,18 @@ pub(crate) async fn serve(
     let mut control = Control::start(&settings).await.map_err(failure)?;
     let mut gateway = Gateway::start(&settings, &control.current(), &orders, log)?;
     ready();
+    let mut tidying = Some(Instant::now());
     loop {
         tokio::select! {
-            snapshot = control.changed() => gateway.publish(&snapshot),
-            () = closing(gateway.closing) => gateway.close(),
+            snapshot = control.changed() => {
+                gateway.publish(&snapshot);
+                tidying.get_or_insert_with(|| Instant::now() + TIDY_AFTER);
+            }
+            () = until(tidying) => {
+                tidying = None;
+                worker::give_back_memory();
+            }
+            () = until(gateway.closing) => gateway.close(),
             asked = orders.next() => match asked {
                 Asked::Reload => gateway.reload(&mut control, reload()),
                 Asked::Close { graceful } => gateway.start_closing(&control.current(), graceful),
@@ -106,8 +117,8 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// Waits until it is time to close the listeners.
-async fn closing(at: Option<Instant>) {
+/// Waits until a time, or for ever.
+async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -12,8 +12,8 @@
 //!
 //! In reading order: [`start`] (configuration), [`handle`] (what tasks see), [`stream`] and
 //! [`listener`], [`engine`] (the loop) over [`task`] and [`timer`], [`socket`] (one connection as a
-//! state machine), then the drivers [`uring`] and [`epoll`]. Unsafe code is in `buffers`, `cpu`
-//! and `uring::sys` alone.
+//! state machine), then the drivers [`uring`] and [`epoll`]. Unsafe code is in `buffers`, `cpu`,
+//! `memory` and `uring::sys` alone.
 //!
 //! Deliberately not here: TLS, HTTP, limits, pinning to a CPU, and any name resolution.
 
@@ -26,6 +26,7 @@ mod epoll;
 mod handle;
 mod listener;
 mod mailbox;
+mod memory;
 mod slot;
 mod socket;
 mod start;
@@ -48,6 +49,7 @@ pub use self::counters::Counters;
 pub use self::handle::{Handle, Sleep};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Receiver, Sender, mailbox};
+pub use self::memory::give_back_memory;
 pub use self::start::{Backend, Config, Denied, Running, StartError};
 pub use self::stream::{Piece, TcpStream};
 

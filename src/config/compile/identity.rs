@@ -39,7 +39,7 @@ pub(super) struct Mounted(BTreeMap<Arc<str>, (Arc<PathBuf>, Secret)>);
 impl Mounted {
     /// Loads what changed.
     pub(super) fn update(&mut self, changed: Vec<MountedSecret>, identities: &dyn Identities) {
-        let loaded = parallel::map(&changed, |secret| {
+        let loaded = parallel::map(&changed, parallel::MANY, |secret| {
             secret.keys.as_ref().map(|keys| Secret::load(keys, identities))
         });
         for (MountedSecret { name, path, .. }, secret) in changed.into_iter().zip(loaded) {
@@ -278,10 +278,15 @@ impl Vault<'_> {
         }
         let contents: Vec<_> = contents.into_iter().collect();
         let identities = &*self.identities;
-        let loaded = parallel::map(&contents, |(_, content): &(_, io::Result<_>)| match content {
-            Ok((certificate, key)) => identities.load(&PairPem { certificate, key, staple: None }),
-            Err(error) => Err(format!("cannot be read: {error}")),
-        });
+        let loaded =
+            parallel::map(&contents, parallel::MANY, |(_, content): &(_, io::Result<_>)| {
+                match content {
+                    Ok((certificate, key)) => {
+                        identities.load(&PairPem { certificate, key, staple: None })
+                    }
+                    Err(error) => Err(format!("cannot be read: {error}")),
+                }
+            });
         contents.into_iter().map(|(files, _)| files).zip(loaded).collect()
     }
 

@@ -20,6 +20,7 @@ mod listener;
 mod policy;
 mod route;
 mod rules;
+mod shared;
 mod sources;
 mod tcp;
 mod unit;

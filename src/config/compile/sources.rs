@@ -7,12 +7,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::shared::SharedRules;
 use super::{FileState, Identities, SourceFile};
 use crate::config::model::{Finding, Key, Kind, Parsed, Resource, parse};
 use crate::config::parallel;
 use crate::config::source::document::{self, SyntaxError};
 use crate::crypto::Digest;
 use crate::snapshot::{Origin, Rejection, Severity};
+
+/// Text that is parsed at a time.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Text that a thread is given at a time.
+const SHARE_BYTES: usize = 64 * 1024;
 
 /// A resource and where it stands.
 #[derive(Debug, Clone)]
@@ -122,6 +129,7 @@ pub(super) struct Sources {
     kept: BTreeSet<Key>,
     /// Files that there is something to say about.
     noteworthy: BTreeSet<Arc<PathBuf>>,
+    rules: SharedRules,
 }
 
 #[derive(Default)]
@@ -149,13 +157,18 @@ impl Sources {
         identities: &dyn Identities,
     ) -> Difference {
         let mut difference = Difference::default();
-        let read = parallel::map(&changed, |file| {
-            let old = self.files.get(&file.path);
-            File::read(&file.state, old, identities)
-        });
         let mut lost = BTreeMap::new();
-        for (SourceFile { path, .. }, new) in changed.into_iter().zip(read) {
-            self.replace(&path, new, &mut lost, &mut difference);
+        let mut changed = changed.into_iter().peekable();
+        while changed.peek().is_some() {
+            let batch = batch(&mut changed);
+            let read = parallel::map(&batch, things_at_a_time(&batch), |file| {
+                let old = self.files.get(&file.path);
+                File::read(&file.state, old, identities)
+            });
+            for (SourceFile { path, .. }, mut new) in batch.into_iter().zip(read) {
+                new.iter_mut().for_each(|file| file.share(&mut self.rules));
+                self.replace(&path, new, &mut lost, &mut difference);
+            }
         }
         self.keep_good(lost, &mut difference);
         difference
@@ -329,6 +342,12 @@ impl File {
         Self { documents: parts.into_iter().map(document).collect(), failure: None }
     }
 
+    /// Lets go of rules that others have, too.
+    fn share(&mut self, rules: &mut SharedRules) {
+        let resources = self.documents.iter_mut().flat_map(|d| &mut d.parsed.resources);
+        resources.for_each(|resource| rules.share(resource));
+    }
+
     fn parsed(&self) -> impl Iterator<Item = &Parsed> {
         self.documents.iter().map(|document| &document.parsed)
     }
@@ -364,6 +383,34 @@ impl Document {
             let (path, resource) = (Arc::clone(path), Arc::clone(resource));
             Placed { path, lines_before, resource }
         })
+    }
+}
+
+/// The next files, as many as are parsed before the first of them is put in its place: a model is
+/// larger than its text, until what it shares with others is gone.
+fn batch(files: &mut impl Iterator<Item = SourceFile>) -> Vec<SourceFile> {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    while bytes < BATCH_BYTES
+        && let Some(file) = files.next()
+    {
+        bytes += content_bytes(&file);
+        batch.push(file);
+    }
+    batch
+}
+
+/// Large files are worth a thread each, small ones by the dozen.
+fn things_at_a_time(files: &[SourceFile]) -> usize {
+    let bytes: usize = files.iter().map(content_bytes).sum();
+    let average = bytes / files.len().max(1);
+    (SHARE_BYTES / average.max(1)).clamp(1, parallel::MANY)
+}
+
+fn content_bytes(file: &SourceFile) -> usize {
+    match &file.state {
+        FileState::Content(content) => content.len(),
+        FileState::Unreadable(_) | FileState::Gone => 0,
     }
 }
 

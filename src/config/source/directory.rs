@@ -252,7 +252,7 @@ impl Directory {
         for path in known {
             self.look_at_file(&path, changes);
         }
-        let looked = parallel::map(&new, |path| {
+        let looked = parallel::map(&new, parallel::MANY, |path| {
             let mut seen = Seen::default();
             let content = seen.look(path, FILE_BYTES_MAX);
             (seen, content)

@@ -15,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use serde_yaml::Spanned;
 
 use super::compose::compose;
+use crate::crypto::Digest;
 
 /// Largest file that is parsed. `kubectl get -o yaml` of a large namespace stays far below it.
 pub(crate) const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -34,6 +35,59 @@ pub(crate) struct Node {
     /// From 1, counted from the first line of its part.
     pub(crate) line: u64,
     pub(crate) value: Value,
+}
+
+impl Node {
+    /// Stands for all that it says, and the lines that it says it on.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes);
+        Digest::of(&bytes)
+    }
+
+    /// Appends it in a form that no other node has.
+    fn write(&self, out: &mut Vec<u8>) {
+        number(self.line, out);
+        match &self.value {
+            Value::Null => out.push(b'n'),
+            Value::Bool(value) => out.extend([b'b', u8::from(*value)]),
+            Value::Integer(value) => {
+                out.push(b'i');
+                out.extend(value.to_le_bytes());
+            }
+            Value::Float(value) => {
+                out.push(b'f');
+                out.extend(value.to_le_bytes());
+            }
+            Value::String(value) => {
+                out.push(b's');
+                text(value, out);
+            }
+            Value::List(items) => {
+                out.push(b'l');
+                number(items.len() as u64, out);
+                items.iter().for_each(|item| item.write(out));
+            }
+            Value::Map(fields) => {
+                out.push(b'm');
+                number(fields.len() as u64, out);
+                for Entry { line, key, node } in fields {
+                    number(*line, out);
+                    text(key, out);
+                    node.write(out);
+                }
+            }
+        }
+    }
+}
+
+fn number(number: u64, out: &mut Vec<u8>) {
+    out.extend(number.to_le_bytes());
+}
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    number(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// What a node holds. Not `Debug`: it may be part of a Secret.
@@ -344,6 +398,15 @@ mod tests {
             ["1:{1:a=1:1 2:b=3:{3:c=3:[3:\"x\" 3:\"y\"] 4:8080=4:1.5f 5:n=5:null}}"]
         );
         assert_eq!(shown("a: &x [1]\nb: *x\n"), ["1:{1:a=1:[1:1] 2:b=2:[2:1]}"]);
+    }
+
+    #[test]
+    fn equal_nodes_alone_have_equal_digests() {
+        let digest = |text: &str| parse(text).unwrap().unwrap().digest();
+        assert_eq!(digest("a: [b, 1]"), digest("{a: ['b', 1]}"));
+        let different = ["a: [b, 1]", "a: [b, '1']", "a: [b, 1.0]", "a:\n - b\n - 1", "a: [b1]"];
+        let all: std::collections::HashSet<_> = different.iter().map(|text| digest(text)).collect();
+        assert_eq!(all.len(), different.len());
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl NamedFiles {
         for path in &new {
             self.note_way(path, &mut parents, watcher);
         }
-        let looked = parallel::map(&new, |path| {
+        let looked = parallel::map(&new, parallel::MANY, |path| {
             let mut seen = Seen::default();
             let content = seen.look(&self.real(path), FILE_BYTES_MAX);
             (seen, content)

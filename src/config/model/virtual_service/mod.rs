@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::Key;
 use super::fields::{Field, Located, Problems};
+use crate::crypto::Digest;
 use crate::snapshot::HostPattern;
 use tcp::Owner;
 
@@ -32,8 +33,10 @@ pub(crate) struct VirtualService {
     /// Empty when it is not for gateways.
     pub(crate) gateways: Box<[Located<ResourceName>]>,
     pub(crate) export: Export,
-    /// For requests, in order.
-    pub(crate) http: Box<[HttpRoute]>,
+    /// For requests, in order. Shared with VirtualServices that say the same.
+    pub(crate) http: Arc<[HttpRoute]>,
+    /// Stands for the text of `http` and its lines; `None` for no rules.
+    pub(crate) http_text: Option<Digest>,
     /// For connections whose TLS is passed on, in order.
     pub(crate) tls: Box<[TcpRule]>,
     /// For other connections, in order.
@@ -123,13 +126,14 @@ pub(super) fn read(
         let cause = "a VirtualService needs rules: `http`, `tls` or `tcp`";
         problems.error(&spec.parent, "`http` is missing", cause);
     }
+    let http_text = http.as_ref().map(|field| field.node.digest());
     let http = http.map(|field| rule::read_all(&field, namespace, is_delegate, problems));
     let tls = tcp::read_tls(tls, &owner, problems).into();
     let tcp = tcp::read_tcp(tcp, &owner, problems).into();
     spec.finish(problems);
     let (hosts, gateways) = (hosts.into(), gateways.into());
     let http = http.unwrap_or_default().into();
-    Some(VirtualService { hosts, gateways, export, http, tls, tcp })
+    Some(VirtualService { hosts, gateways, export, http, http_text, tls, tcp })
 }
 
 fn read_gateway(

@@ -10,6 +10,8 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::harness::backend::Backend;
+use crate::harness::certificate::Leaf;
+use crate::harness::client::Client;
 use crate::harness::gateway::{Builder, Driver, Gateway, QUIET, on_each_driver};
 use crate::harness::load::Load;
 use crate::harness::{eventually, outside, yaml};
@@ -197,4 +199,99 @@ fn h2load_sees_no_failure_while_routes_and_certificates_change() {
         assert_eq!(code, Some(0), "{text}");
         assert!(text.contains("20000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
     });
+}
+
+const EXTRA: &str = "extra.test";
+
+/// Adds, changes and removes each kind of resource around the host `EXTRA`, once.
+fn come_change_and_go(gateway: &Gateway, a: &Backend, b: &Backend) {
+    let write =
+        |kind: &str, text: &str| gateway.write_resource(&format!("extra-{kind}.yaml"), text);
+    let served = |name: &str| {
+        eventually(&format!("{EXTRA} is served by {name}"), || {
+            let client = gateway.try_client(EXTRA);
+            let answer = client.and_then(|mut client| client.request("GET", "/name", "", b""));
+            answer.is_ok_and(|answer| answer.text() == name)
+        });
+    };
+    let server = |hosts: &str| {
+        format!(
+            "  - port: {{ number: 443, name: extra, protocol: HTTPS }}\n    \
+             tls: {{ mode: SIMPLE, credentialName: extra }}\n    hosts: [ {hosts} ]\n"
+        )
+    };
+    let secret = |leaf: &Leaf| {
+        format!(
+            "apiVersion: v1\nkind: Secret\n\
+             metadata: {{ name: extra, namespace: istio-system }}\n\
+             stringData:\n  tls.crt: {:?}\n  tls.key: {:?}\n",
+            leaf.chain_pem, leaf.key_pem
+        )
+    };
+    let route = |host: &str| yaml::virtual_service("extra", "extra", &[EXTRA], &yaml::all_to(host));
+    let leaves = [(); 2].map(|()| gateway.authority().leaf(&[EXTRA, "more.test"]));
+    write("gateway", &yaml::gateway("extra", &server(EXTRA)));
+    write("route", &route("extra-backend.test"));
+    write("backend", &yaml::backend("extra-backend.test", a.port()));
+    write("secret", &secret(&leaves[0]));
+    served("a");
+    write("secret", &secret(&leaves[1]));
+    eventually("the other certificate is served", || {
+        gateway.client(EXTRA).certificate() == leaves[1].der
+    });
+    write("backend", &yaml::backend("extra-backend.test", b.port()));
+    served("b");
+    write("route", &route("a.test"));
+    served("a");
+    let plain = yaml::http_server(80, &["*"], true);
+    write("gateway", &yaml::gateway("extra", &(server(&format!("{EXTRA}, more.test")) + &plain)));
+    eventually("the other host is served", || gateway.try_client("more.test").is_ok());
+    for kind in ["secret", "backend", "route", "gateway"] {
+        gateway.remove_resource(&format!("extra-{kind}.yaml"));
+        thread::sleep(QUIET / 10);
+    }
+    eventually("the host is gone", || gateway.try_client(EXTRA).is_err());
+}
+
+#[test]
+fn no_request_fails_and_no_connection_is_cut_while_other_resources_come_and_go() {
+    let (Some(mut h2load), Some(mut wrk)) = (outside::tool("h2load"), outside::tool("wrk")) else {
+        return;
+    };
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let gateway = builder(Driver::Auto, &a, &b).start();
+    let address = gateway.address(443);
+    h2load.args(["-n20000", "-c8", "-m8", &format!("--connect-to={address}")]);
+    h2load.arg(format!("https://{HOST}/name"));
+    // wrk asks for the address, and names the host in its header alone.
+    let any = yaml::gateway("any", &yaml::https_server(443, &["*"], "web"));
+    gateway.write_resource("any.yaml", &any);
+    gateway.write_resource(
+        "any-route.yaml",
+        &yaml::virtual_service("any", "any", &["*"], &yaml::all_to("a.test")),
+    );
+    let nameless = gateway.tls().without_sni();
+    eventually("any host is served", || Client::tls(&nameless, address, HOST).is_ok());
+    wrk.args(["-t1", "-c8", "-d3s", "-H", "Host: any.test", &format!("https://{address}/name")]);
+    let mut kept = gateway.client(HOST);
+    assert_eq!(kept.get("/name").status, 200);
+    thread::scope(|scope| {
+        let h2load = scope.spawn(|| outside::output(&mut h2load));
+        let wrk = scope.spawn(|| outside::output(&mut wrk));
+        let mut rounds = 0;
+        while rounds == 0 || !(h2load.is_finished() && wrk.is_finished()) {
+            come_change_and_go(&gateway, &a, &b);
+            rounds += 1;
+        }
+        let (code, text) = h2load.join().unwrap();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("20000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
+        let (code, text) = wrk.join().unwrap();
+        assert_eq!(code, Some(0), "{text}");
+        for failure in ["Socket errors", "Non-2xx"] {
+            assert!(!text.contains(failure), "{text}");
+        }
+        println!("{rounds} rounds of changes");
+    });
+    assert_eq!(kept.get("/name").status, 200, "on the connection that was opened first");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `snapshot` is the waist: what makes it and what reads it never see each other.
 const LAYERS: &str = "
-    bench     > http snapshot
+    bench     > http tls snapshot io
     main      > config admin worker snapshot drain telemetry demo tune settings
     config    > snapshot crypto settings
     admin     > snapshot drain telemetry settings

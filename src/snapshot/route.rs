@@ -346,7 +346,7 @@ pub enum RedirectPort {
 /// Where requests are forwarded to.
 #[derive(Debug)]
 pub struct Forward {
-    /// At least one; weights add up to more than zero unless there is only one.
+    /// At least one; weights add up to more than zero unless there is only one, and to a `u32`.
     pub targets: Vec<Target>,
 }
 

@@ -195,6 +195,11 @@ pub(super) fn read_route(
     if targets.len() > 1 && targets.iter().all(|target| target.weight == 0) {
         problems.error(field, "the weights add up to 0", "give each destination its `weight`");
     }
+    let sum: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+    if sum > u32::MAX.into() {
+        let what = format!("the weights add up to {sum}, more than {}", u32::MAX);
+        problems.error(field, what, "use smaller numbers in the same ratio");
+    }
     Some(targets.into())
 }
 

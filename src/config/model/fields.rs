@@ -12,6 +12,9 @@ use crate::snapshot::Severity;
 /// Names further apart than this are not taken for one another.
 const TYPO_DISTANCE_MAX: usize = 3;
 
+/// 10,000 years, as in protobuf: the clock can count to so far a deadline, not to any.
+const DURATION_MAX: Duration = Duration::from_secs(315_576_000_000);
+
 /// What is wrong with one place of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -348,7 +351,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
         seconds += number.parse::<f64>().ok()? * factor;
         rest = after;
     }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
+    let duration = Duration::try_from_secs_f64(seconds).ok()?;
+    (!text.is_empty() && duration <= DURATION_MAX).then_some(duration)
 }
 
 /// `A`, `A or B`, `A, B or C`.
@@ -407,6 +411,8 @@ mod tests {
             ("-5s", None),
             ("5d", None),
             ("1.2.3s", None),
+            ("87660000h", Some(315_576_000_000_000)),
+            ("87660001h", None),
             ("99999999999999999999999h", None),
         ];
         for (text, milliseconds) in cases {

@@ -159,17 +159,21 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         _ => return Err(Malformed),
     };
     let Some(rest) = rest.get(..length) else { return Ok(None) };
-    let proxied = match family {
-        // TCP over IPv4 and IPv6.
-        0x11 => Some(addresses_v2::<4>(rest)?),
-        0x21 => Some(addresses_v2::<16>(rest)?),
-        // Unspecified, and unix sockets: there is no address to speak of.
-        0x00 | 0x31 | 0x32 => None,
-        // Datagrams do not come by a stream; all else is not assigned.
-        _ => return Err(Malformed),
-    };
-    let header = proxied.filter(|_| !is_own).unwrap_or(Header::Own);
+    // Whatever else the sender says of its own connection is to be passed over.
+    let header = if is_own { Header::Own } else { proxied_v2(family, rest)? };
     Ok(Some((header, V2_BYTES + length)))
+}
+
+fn proxied_v2(family: u8, rest: &[u8]) -> Result<Header, Malformed> {
+    match family {
+        // TCP over IPv4 and IPv6.
+        0x11 => addresses_v2::<4>(rest),
+        0x21 => addresses_v2::<16>(rest),
+        // Unspecified, and unix sockets: there is no address to speak of.
+        0x00 | 0x31 | 0x32 => Ok(Header::Own),
+        // Datagrams do not come by a stream; all else is not assigned.
+        _ => Err(Malformed),
+    }
 }
 
 /// Two addresses of `N` bytes each, then their ports.
@@ -257,6 +261,10 @@ mod tests {
             (v2(0x21, 0x21, &v6()), six),
             (v2(0x20, 0x00, &[]), Header::Own),
             (v2(0x20, 0x11, &V4), Header::Own),
+            // Whose own connection it is may say anything about addresses.
+            (v2(0x20, 0x11, &[]), Header::Own),
+            (v2(0x20, 0x12, &V4), Header::Own),
+            (v2(0x20, 0xff, &[1, 2, 3]), Header::Own),
             (v2(0x21, 0x00, &[]), Header::Own),
             (v2(0x21, 0x00, &[1, 2, 3]), Header::Own),
             (v2(0x21, 0x31, &[0; 216]), Header::Own),

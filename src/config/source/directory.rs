@@ -307,7 +307,10 @@ impl Directory {
 
     /// Makes `reports` the things to say, in the place of files.
     fn report(&mut self, reports: BTreeMap<Arc<PathBuf>, String>, changes: &mut Changes) {
-        for path in self.reports.keys().filter(|path| !reports.contains_key(*path)) {
+        // Where a file stands now, that was read already.
+        let is_over =
+            |path: &&Arc<PathBuf>| !reports.contains_key(*path) && !self.files.contains_key(*path);
+        for path in self.reports.keys().filter(is_over) {
             changes.files.push(gone(path));
         }
         for (path, what) in &reports {
@@ -680,6 +683,20 @@ mod tests {
         let found = found(dir.path());
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("! is more than 32 directories deep"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_that_was_too_deep_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join(["d"; DEPTH_MAX].join("/")).join("x.yaml");
+        fs::create_dir_all(&deep).unwrap();
+        let mut directory = Directory::new(dir.path());
+        directory.scan(&mut Nobody).unwrap();
+        fs::remove_dir(&deep).unwrap();
+        fs::write(&deep, "k: v").unwrap();
+        let changes = directory.scan(&mut Nobody).unwrap();
+        let states: Vec<_> = changes.files.into_iter().map(|file| file.state).collect();
+        assert!(matches!(&states[..], [FileState::Content(_)]), "{} states", states.len());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! - Every `*.yaml` and `*.yml` below the root is a source file, at any depth. Names that begin
 //!   with a dot are passed over: editors and Kubernetes (`..data`) keep their own there.
 //! - `secrets/NAME/` at the root is a mounted Secret with its keys as files.
-//! - Links are followed. Each real directory is read once, so a loop ends where it begins.
+//! - Links are followed. Each real directory is read once, so a loop ends where it begins; but a
+//!   Secret is one by each name that leads to its directory.
 //! - A file that cannot be read is an entry that says why. A directory that cannot be read keeps
 //!   the files that it had: unreadable is not deleted.
 //! - Contents are handed out when they change, and not kept.
@@ -78,6 +79,8 @@ enum PlaceKind {
     /// `secrets`: its sub-directories are Secrets.
     Secrets,
     Secret,
+    /// A Secret that is found by other names, too, or among files.
+    Shared,
 }
 
 /// What is found by way of a link.
@@ -179,6 +182,7 @@ impl Directory {
         };
         match kind {
             PlaceKind::Secret => self.refresh_secret(&path, watcher),
+            PlaceKind::Shared => Err(NeedsScan),
             _ if is_hidden(name) => Ok(Changes::default()),
             PlaceKind::Files | PlaceKind::Secrets => {
                 self.refresh_entry(&path.join(name), kind, watcher)
@@ -196,7 +200,7 @@ impl Directory {
             return false;
         };
         self.places.directories.get(directory).is_some_and(|place| match place.kind {
-            PlaceKind::Secret => true,
+            PlaceKind::Secret | PlaceKind::Shared => true,
             PlaceKind::Files | PlaceKind::Secrets => {
                 !is_hidden(name) && (comes_or_goes || is_yaml(name))
             }
@@ -335,6 +339,10 @@ impl Directory {
     ) -> Result<Changes, NeedsScan> {
         let mut walk = Walk::new(watcher);
         let real = fs::canonicalize(&**path).map_err(|_| NeedsScan)?;
+        let known = self.places.directories.get(&real);
+        if known.is_some_and(|place| place.kind != PlaceKind::Secret) {
+            return Err(NeedsScan);
+        }
         walk.secret(path, real);
         let Walk { secrets, kept, places, mut reports, .. } = walk;
         if !kept.is_empty() {
@@ -527,8 +535,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What stands in the directory at `path`, sorted; nothing where it was read before. What
-    /// begins with two dots is Kubernetes' own and left out.
+    /// What stands in the directory at `path`, sorted; nothing where it was read before, unless it
+    /// is a Secret. What begins with two dots is Kubernetes' own and left out.
     fn entries(
         &mut self,
         path: &Arc<PathBuf>,
@@ -536,7 +544,8 @@ impl<'a> Walk<'a> {
         kind: PlaceKind,
     ) -> io::Result<Vec<Entry>> {
         let metadata = fs::metadata(&real)?;
-        if !self.visited.insert((metadata.dev(), metadata.ino())) {
+        let is_known = !self.visited.insert((metadata.dev(), metadata.ino()));
+        if is_known && kind != PlaceKind::Secret {
             return Ok(Vec::new());
         }
         self.watcher.watch(&real);
@@ -551,6 +560,7 @@ impl<'a> Walk<'a> {
             entries.push(Entry { path: path.join(&name), name, directory });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let kind = if is_known { PlaceKind::Shared } else { kind };
         self.places.directories.insert(real, Place { path: Arc::clone(path), kind });
         Ok(entries)
     }
@@ -697,6 +707,38 @@ mod tests {
         let changes = directory.scan(&mut Nobody).unwrap();
         let states: Vec<_> = changes.files.into_iter().map(|file| file.state).collect();
         assert!(matches!(&states[..], [FileState::Content(_)]), "{} states", states.len());
+    }
+
+    #[test]
+    fn a_secret_may_be_linked_to_from_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("certs/shop")).unwrap();
+        fs::create_dir(root.join("secrets")).unwrap();
+        fs::write(root.join("certs/shop/tls.crt"), "1").unwrap();
+        symlink("../certs/shop", root.join("secrets/a")).unwrap();
+        symlink("a", root.join("secrets/b")).unwrap();
+        let told = |changes: Changes| {
+            let mut told: Vec<_> = changes
+                .secrets
+                .into_iter()
+                .map(|secret| (secret.name.to_string(), secret.keys.unwrap()))
+                .collect();
+            told.sort();
+            told
+        };
+        let keys = |bytes: &[u8]| BTreeMap::from([("tls.crt".to_owned(), bytes.to_vec())]);
+        let both = |bytes: &[u8]| [("a".to_owned(), keys(bytes)), ("b".to_owned(), keys(bytes))];
+        let mut directory = Directory::new(&root);
+        assert_eq!(told(directory.scan(&mut Nobody).unwrap()), both(b"1"));
+        fs::write(root.join("certs/shop/tls.crt"), "2").unwrap();
+        let entry = root.join("certs/shop/tls.crt");
+        assert!(directory.concerns(&entry, false));
+        let changes = match directory.refresh(&entry, &mut Nobody) {
+            Ok(changes) => changes,
+            Err(NeedsScan) => directory.scan(&mut Nobody).unwrap(),
+        };
+        assert_eq!(told(changes), both(b"2"));
     }
 
     #[test]

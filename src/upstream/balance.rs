@@ -49,9 +49,12 @@ pub(super) fn less_busy<L: PartialOrd>(
     random: &impl Random,
     load: impl Fn(usize) -> L,
 ) -> usize {
+    if len == 1 {
+        return 0;
+    }
     let start = place_below(random, len);
-    // Distinct from `start` where there are two.
-    let step = 1 + place_below(random, (len - 1).max(1));
+    // Distinct from `start`.
+    let step = 1 + place_below(random, len - 1);
     let [first, second] = [start, (start + step) % len];
     if load(second) < load(first) { second } else { first }
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::tls::{HandshakeError, connect as shake};
-use proptest::prelude::*;
 use rustls::ServerConnection;
 use rustls::server::WebPkiClientVerifier;
 

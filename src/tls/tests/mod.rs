@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
+use proptest::prelude::*;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -737,5 +738,33 @@ fn both_libraries_seal_and_open_every_suite() {
             server.close_write();
             assert_eq!(alone(client.read_to_end()).unwrap(), b"answer", "{suite:?}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    /// A ClientHello with bytes changed, cut, and followed by others: whatever comes of it, the
+    /// server is done with it once the client has left.
+    #[test]
+    fn no_hello_is_too_odd(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        behind in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let site = Site::new("a.test", Version::Tls13);
+        let mut bytes = Vec::new();
+        site.client("a.test").write_tls(&mut bytes).unwrap();
+        for (place, byte) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        bytes.extend(behind);
+        let (mut end, near) = pipe::pair(Chunking::UpTo(1000));
+        end.write(&[IoSlice::new(&bytes)]).unwrap();
+        drop(end);
+        let done = alone(accept(near, |_| Some(Arc::clone(&site.config))));
+        prop_assert!(done.is_err(), "a client that left has not shaken hands");
     }
 }

@@ -658,6 +658,31 @@ proptest! {
         ..Default::default()
     })]
 
+    /// A response with bytes changed, cut, and followed by others, from an endpoint that then
+    /// leaves: the exchange ends.
+    #[test]
+    fn no_response_is_too_odd(
+        (mut wire, _, _) in response(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        behind in prop::collection::vec(any::<u8>(), 0..40),
+        step in 1..64_usize,
+    ) {
+        for (place, byte) in flips {
+            let place = place.index(wire.len());
+            wire[place] = byte;
+        }
+        wire.truncate(cut.index(wire.len() + 1));
+        wire.extend(behind);
+        let rig = Rig::new(Chunking::UpTo(step));
+        let (mut sending, mut end) = rig.start(bare("GET"));
+        write(&mut end, wire);
+        drop(end);
+        if let Ok(mut exchange) = rig.head(&mut sending) {
+            while let Some(Ok(_)) = rig.world.finish(frame(&mut exchange)) {}
+        }
+    }
+
     #[test]
     fn any_chunking_reads_the_same((wire, body, trailers) in response(), step in 1..64_usize) {
         let read = |chunking| {

@@ -81,19 +81,20 @@ fn gateway(row: &Row) -> String {
     let others = fields.iter().filter(|(name, _)| !example.contains(name)).map(|(_, text)| *text);
     let server: Vec<_> = others.chain((!example.is_empty()).then_some(example)).collect();
     let more = if is_server { "" } else { row.example };
-    let pems = &*PEMS;
     yaml::documents(&[
         format!(
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: web }}\n\
              spec:\n  {more}\n  servers: [ {{ {} }} ]\n",
             server.join(", ")
         ),
-        yaml::secret(
-            "web",
-            &[("tls.crt", &pems.chain), ("tls.key", &pems.key), ("ca.crt", &pems.ca)],
-        ),
-        yaml::secret("clients", &[("ca.crt", &pems.ca)]),
+        web_secret(),
+        yaml::secret("clients", &[("ca.crt", &PEMS.ca)]),
     ])
+}
+
+fn web_secret() -> String {
+    let Pems { ca, chain, key, .. } = &*PEMS;
+    yaml::secret("web", &[("tls.crt", chain), ("tls.key", key), ("ca.crt", ca)])
 }
 
 /// What the files below `/certs/` hold, and the Secrets.
@@ -155,6 +156,7 @@ fn destination_rule(row: &Row) -> String {
              metadata: {{ name: web }}\nspec:\n{host}  {field}\n"
         ),
         yaml::backend("web.test", 80),
+        web_secret(),
     ])
 }
 

@@ -8,7 +8,9 @@ use super::*;
 use crate::drain::Drain;
 use crate::io::Spawn;
 use crate::io::pipe::{self, Chunking, End};
-use crate::snapshot::{Forward, Target, UpstreamProtocol};
+use crate::snapshot::{
+    Forward, OutlierDetection, Target, Traffic, TrafficPolicy, UpstreamProtocol,
+};
 use crate::telemetry::prometheus;
 use crate::upstream::world::{World, cluster, read, telemetry, write};
 
@@ -197,16 +199,47 @@ fn an_endpoint_that_breaks_is_named_and_its_last_words_arrive() {
     assert!(site.metrics().contains("connections_closed_total UC 1\n"), "{}", site.metrics());
 }
 
-#[test]
-fn a_joined_connection_is_small() {
-    let world = World::new(Chunking::UpTo(1000));
+fn joining(world: &World) -> Joining<World> {
     let telemetry = telemetry();
     let upstreams = Upstreams::new(world.clone(), Rc::clone(&telemetry));
     let shared = Shared { net: world.clone(), upstreams, telemetry };
     let address = "10.0.0.9:1234".parse().unwrap();
     let entry = Entry::new(&shared, (address, address), None);
-    let _watch = Drain::default().watch();
-    let joining = Joining { shared, limits: Limits::default(), entry, _watch };
+    Joining { shared, limits: Limits::default(), entry, _watch: Drain::default().watch() }
+}
+
+#[test]
+fn an_endpoint_is_left_out_for_failures_in_a_row_alone() {
+    let world = World::new(Chunking::UpTo(1000));
+    let plain = cluster(1, UpstreamProtocol::Http1);
+    let endpoint = plain.endpoints[0];
+    let outliers = OutlierDetection {
+        server_errors: 2,
+        ejected_percent_max: 100,
+        ..OutlierDetection::default()
+    };
+    let policy = TrafficPolicy { outliers: Some(outliers), ..TrafficPolicy::default() };
+    let traffic = Traffic::new(policy, Box::default(), None).among(&plain.endpoints);
+    let cluster = Cluster { traffic: Some(Box::new(traffic)), ..plain };
+    let joining = joining(&world);
+    let connects = |is_up: bool| {
+        if is_up {
+            world.allow(endpoint)
+        } else {
+            world.refuse(endpoint)
+        }
+        world.finish(joining.connect(&cluster)).is_ok()
+    };
+    for is_up in [false, true, false, true, false, false] {
+        assert_eq!(connects(is_up), is_up);
+    }
+    assert!(!connects(true), "twice in a row");
+}
+
+#[test]
+fn a_joined_connection_is_small() {
+    let world = World::new(Chunking::UpTo(1000));
+    let joining = joining(&world);
     let cluster = cluster(1, UpstreamProtocol::Http1);
     let opened = world.finish(joining.connect(&cluster)).unwrap();
     let joined = joining.join(pipe::pair(Chunking::UpTo(1000)).0, opened, b"");

@@ -260,6 +260,8 @@ impl<N: Net> Upstreams<N> {
         let active = self.0.choose_named(to, wanted, Some(&cluster.host))?;
         let Lease { stream, life, active, .. } = self.0.open(active, cluster, client).await?;
         let remote = active.remote;
+        // All that is known of what is no HTTP: it was connected to, which ends a row of failures.
+        self.0.note(cluster, remote, Outcome::Good);
         Ok(Opened { stream, remote, active: Counted { _active: active, _life: life } })
     }
 

@@ -57,6 +57,11 @@ impl World {
         self.0.refusing.borrow_mut().insert(endpoint);
     }
 
+    /// Connects to `endpoint` succeed again.
+    pub(crate) fn allow(&self, endpoint: SocketAddr) {
+        self.0.refusing.borrow_mut().remove(&endpoint);
+    }
+
     /// Connects never complete from now on.
     pub(crate) fn black_hole(&self) {
         self.0.silent.set(true);

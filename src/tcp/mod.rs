@@ -167,12 +167,13 @@ impl<N: Net> Joining<N> {
         entry.moved().forth.set(taken.len() as u64);
         let (idle, grace) = (entry.idle_timeout(&limits), limits.linger_timeout);
         async move {
-            let _held = (&watch, &active);
+            let _held = &watch;
             let ended = match written {
                 Ok(()) => relay(&net, idle, (&mut near, &mut far), &entry).await,
                 Err(error) => Err(Broken::Far(error)),
             };
-            drop(far);
+            // Its place is free, however long the client takes from here on.
+            drop((far, active));
             match ended {
                 Ok(()) => {}
                 Err(Broken::Near(_)) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),

@@ -9,7 +9,7 @@ use crate::drain::Drain;
 use crate::io::Spawn;
 use crate::io::pipe::{self, Chunking, End};
 use crate::snapshot::{
-    Forward, OutlierDetection, Target, Traffic, TrafficPolicy, UpstreamProtocol,
+    Forward, OutlierDetection, PoolLimits, Target, Traffic, TrafficPolicy, UpstreamProtocol,
 };
 use crate::telemetry::prometheus;
 use crate::upstream::world::{World, cluster, read, telemetry, write};
@@ -234,6 +234,28 @@ fn an_endpoint_is_left_out_for_failures_in_a_row_alone() {
         assert_eq!(connects(is_up), is_up);
     }
     assert!(!connects(true), "twice in a row");
+}
+
+#[test]
+fn a_connection_that_is_over_makes_room_though_the_client_still_reads() {
+    let world = World::new(Chunking::UpTo(1000));
+    let plain = cluster(1, UpstreamProtocol::Http1);
+    let pool = PoolLimits { connections_max: Some(1), ..PoolLimits::default() };
+    let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+    let traffic = Traffic::new(policy, Box::default(), None).among(&plain.endpoints);
+    let cluster = Cluster { traffic: Some(Box::new(traffic)), ..plain };
+    let first = joining(&world);
+    let mut second = joining(&world);
+    second.shared.upstreams = first.shared.upstreams.clone();
+    let opened = world.finish(first.connect(&cluster)).unwrap();
+    let (mut client, near) = pipe::pair(Chunking::UpTo(1000));
+    world.spawn(first.join(near, opened, b"a question"));
+    world.idle();
+    assert!(world.finish(second.connect(&cluster)).is_err(), "one is open");
+    drop(world.accept());
+    write(&mut client, "into the void");
+    world.idle();
+    assert!(world.finish(second.connect(&cluster)).is_ok());
 }
 
 #[test]

@@ -277,13 +277,14 @@ impl<N: Net> Pools<N> {
         let pending = tally.hold(Count::Pending, limits.pending_max);
         let remote = active.remote;
         let _pending = pending.ok_or_else(|| self.overflow(Some(remote)))?;
+        let until = self.net.now() + to.limits.stream_idle_timeout;
         loop {
             let now = self.net.now();
             if let Some(life) = Life::begin(&tally, &active.open, limits, now) {
                 return self.connect(active, to.cluster, Some(life)).await;
             }
-            let waiting = tally.wait(remote);
-            if timeout(&self.net, to.limits.stream_idle_timeout, waiting).await.is_err() {
+            let left = until.saturating_duration_since(now);
+            if timeout(&self.net, left, tally.wait(remote)).await.is_err() {
                 return Err(Error::unsent(Some(remote), Kind::Timeout));
             }
             if let Some((stream, life)) = active.take_idle(self.net.now()) {
@@ -368,7 +369,7 @@ impl<N: Net> Pools<N> {
         drop(idle);
         drop(surplus);
         if let Some(tally) = active.tally() {
-            tally.call(Some(active.remote));
+            tally.call(active.remote);
         }
         self.start_sweeping();
     }

@@ -2,8 +2,8 @@
 //!
 //! - A limit is the whole gateway's, so each worker has its part of it, at least one.
 //! - What is counted is given back when its token is dropped, whatever became of it.
-//! - Who waits for a connection is called in the order of coming: by a connection to the same
-//!   endpoint that is free, or by one anywhere that is gone.
+//! - Who waits for a connection is called in the order of coming: the first for an endpoint by a
+//!   connection to it that is free, all by one anywhere that is gone.
 //!
 //! Deliberately not here: connections themselves, and which endpoint is chosen.
 
@@ -179,18 +179,22 @@ impl Tally {
         drop(place);
     }
 
-    /// Calls the first who waits, for `endpoint` if that is what there is a connection to.
-    pub(super) fn call(&self, endpoint: Option<SocketAddr>) {
+    /// Calls the first who waits for a connection to `endpoint`.
+    pub(super) fn call(&self, endpoint: SocketAddr) {
         let mut waiting = self.waiting.borrow_mut();
-        let is_for = |waiter: &Rc<Waiter>| endpoint.is_none_or(|at| at == waiter.endpoint);
-        let first = waiting.iter().position(is_for).and_then(|place| waiting.remove(place));
+        let first = waiting.iter().position(|waiter| waiter.endpoint == endpoint);
+        let first = first.and_then(|place| waiting.remove(place));
         drop(waiting);
         if let Some(waiter) = first {
-            waiter.state.set(State::Called(endpoint));
-            if let Some(waker) = waiter.waker.take() {
-                waker.wake();
-            }
+            waiter.call(State::Called(endpoint));
         }
+    }
+
+    /// Calls all who wait, in the order of coming: there is room for a connection, and who may have
+    /// it depends on the endpoint.
+    fn call_all(&self) {
+        let waiting = self.waiting.take();
+        waiting.iter().for_each(|waiter| waiter.call(State::Served));
     }
 }
 
@@ -251,7 +255,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.own.set(self.own.get() - 1);
         // The count is given back after this: whoever is called looks only then.
-        self.held.tally.call(None);
+        self.held.tally.call_all();
     }
 }
 
@@ -266,9 +270,18 @@ struct Waiter {
 enum State {
     #[default]
     Waiting,
-    /// By a connection to this endpoint, or by a place for any.
-    Called(Option<SocketAddr>),
+    /// By a connection to this endpoint, which is for the next one if nobody looks.
+    Called(SocketAddr),
     Served,
+}
+
+impl Waiter {
+    fn call(&self, state: State) {
+        self.state.set(state);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A place in the queue. Who leaves after being called has the next one called.
@@ -368,10 +381,25 @@ mod tests {
         for wait in &mut waits {
             assert!(!is_ready(wait));
         }
-        tally.call(Some(endpoint(2)));
+        tally.call(endpoint(2));
         assert!(!is_ready(&mut waits[0]) && is_ready(&mut waits[1]) && !is_ready(&mut waits[2]));
-        tally.call(None);
+        tally.call(endpoint(1));
         assert!(!is_ready(&mut waits[2]) && is_ready(&mut waits[0]));
+    }
+
+    #[test]
+    fn a_connection_that_ends_calls_those_of_every_endpoint() {
+        let (tally, now) = (tally(1), Instant::now());
+        let limits = PoolLimits { connections_max: Some(1), ..PoolLimits::default() };
+        let [one, two] = [0; 2].map(|_| Rc::<Cell<u32>>::default());
+        let busy = Life::begin(&tally, &one, &limits, now).unwrap();
+        let gone = Life::begin(&tally, &two, &limits, now).unwrap();
+        let [mut first, mut second] = [1, 2].map(|port| Box::pin(tally.wait(endpoint(port))));
+        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        drop(gone);
+        assert!(Life::begin(&tally, &one, &limits, now).is_none(), "the first cannot use it");
+        assert!(is_ready(&mut second), "the second can");
+        drop(busy);
     }
 
     #[test]
@@ -379,7 +407,7 @@ mod tests {
         let tally = tally(1);
         let [mut first, mut second] = [0; 2].map(|_| Box::pin(tally.wait(endpoint(1))));
         assert!(!is_ready(&mut first) && !is_ready(&mut second));
-        tally.call(Some(endpoint(1)));
+        tally.call(endpoint(1));
         drop(first);
         assert!(is_ready(&mut second));
         let mut third = Box::pin(tally.wait(endpoint(1)));

@@ -119,6 +119,7 @@ impl<N: Net> Attempts<'_, N> {
             if self.policy.avoids_tried {
                 tried.extend(endpoint(&answer));
             }
+            self.body.stop();
             drop(answer);
             self.pause(attempt).await;
             attempt += 1;

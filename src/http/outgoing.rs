@@ -29,6 +29,10 @@ pub(crate) struct Outgoing {
     next: usize,
 }
 
+/// The client broke off, or another attempt has begun: what was sent is not all.
+#[derive(Debug)]
+pub(crate) struct Cut;
+
 /// A body that has arrived.
 pub(crate) struct Copied(std::vec::IntoIter<Piece>);
 
@@ -69,7 +73,7 @@ impl Replay {
         Self(Some(Rc::new(Kept { state: state.into(), is_whole, waiting })))
     }
 
-    /// The body from its beginning. The attempt before gets no more of it.
+    /// The body from its beginning. The attempt before is stopped.
     pub(crate) fn outgoing(&self) -> Outgoing {
         let mut outgoing = Outgoing { kept: self.0.clone(), turn: 0, next: 0 };
         if let Some(kept) = &self.0 {
@@ -78,6 +82,14 @@ impl Replay {
             outgoing.turn = state.turn;
         }
         outgoing
+    }
+
+    /// Stops the attempt that is under way: what still reads for it, as a task of HTTP/2 may for a
+    /// while, fails, and takes nothing of what the next attempt needs.
+    pub(crate) fn stop(&self) {
+        if let Some(kept) = &self.0 {
+            kept.state.borrow_mut().turn += 1;
+        }
     }
 
     /// Whether it can be sent from its beginning.
@@ -183,16 +195,16 @@ impl Body for Copied {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some(kept) = self.kept.clone() else { return Poll::Ready(None) };
         let mut state = kept.state.borrow_mut();
         if state.turn != self.turn {
-            return Poll::Ready(None);
+            return Poll::Ready(Some(Err(Cut)));
         }
         if let Some(piece) = state.frames.get(self.next) {
             self.next += 1;
@@ -210,14 +222,15 @@ impl Body for Outgoing {
         if frame.is_none() || state.source.is_end_stream() {
             kept.set_whole();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Cut)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.kept.as_ref().is_none_or(|kept| {
             let state = kept.state.borrow();
-            state.turn != self.turn
-                || (self.next >= state.frames.len() && state.source.is_end_stream())
+            state.turn == self.turn
+                && self.next >= state.frames.len()
+                && state.source.is_end_stream()
         })
     }
 

@@ -104,12 +104,13 @@ impl Outliers {
         (endpoint, outcome): (SocketAddr, Outcome),
         now: Instant,
     ) -> bool {
-        if outcome == Outcome::Good && !self.records.contains_key(&endpoint) {
+        let is_unknown = !self.records.contains_key(&endpoint);
+        // What was under way when it was left out says nothing of it when it is back.
+        if (outcome == Outcome::Good && is_unknown) || self.is_out(endpoint, now) {
             return false;
         }
         let record = self.records.entry(endpoint).or_default();
-        let is_enough = record.count(detection, outcome);
-        if !is_enough || self.is_out(endpoint, now) || !self.may_eject(detection, endpoints, now) {
+        if !record.count(detection, outcome) || !self.may_eject(detection, endpoints, now) {
             return false;
         }
         self.eject(detection, endpoint, now);
@@ -234,6 +235,17 @@ mod tests {
         assert!(ejects(&detection, &[ServerError, GatewayError, NoAnswer, ServerError, NoAnswer]));
         let broken = [ServerError, ServerError, ServerError, ServerError, Good, ServerError];
         assert!(!ejects(&detection, &broken));
+    }
+
+    #[test]
+    fn failures_while_it_is_out_do_not_count_when_it_is_back() {
+        let (detection, all, now) = (detection(), endpoints(2), Instant::now());
+        let mut outliers = Outliers::new(now);
+        let mut note = |now| outliers.note(&detection, &all, (all[0], NoAnswer), now);
+        let ejected: Vec<_> = (0..9).map(|_| note(now)).collect();
+        assert_eq!(ejected.iter().position(|ejected| *ejected), Some(4));
+        let back = now + seconds(60);
+        assert_eq!([0; 5].map(|_| note(back)), [false, false, false, false, true]);
     }
 
     #[test]

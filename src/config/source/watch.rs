@@ -41,6 +41,10 @@ const ENTRIES_MAX: usize = 1000;
 /// more often is followed by the next look.
 const ROUNDS_MAX: usize = 5;
 
+/// Rest after events that were of no interest: a log that is written beside a certificate must not
+/// wake the gateway at every line. Until they are read, the kernel joins equal events.
+const REST: Duration = Duration::from_millis(10);
+
 /// Room for the events of one system call.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -193,12 +197,16 @@ impl Watch {
                 events = arrived(self.inotify.as_ref()) => Some(events),
                 () = tokio::time::sleep_until(due.into()) => None,
             };
+            let has_events = events.is_some();
             for event in events.unwrap_or_default() {
                 self.note(event, &concerns);
             }
             let now = Instant::now();
             if let Some(look) = self.due(now) {
                 return look;
+            }
+            if has_events && self.burst.due().is_none() {
+                tokio::time::sleep(REST).await;
             }
         }
     }
@@ -407,6 +415,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::io::Write;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Far longer than anything takes; only a test that fails waits for it.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -447,6 +456,33 @@ mod tests {
         let of_interest = |entry: &Path, _: bool| entry.ends_with("a");
         let look = tokio::time::timeout(PATIENCE, watch.changed(of_interest)).await.unwrap();
         assert_eq!(look.entries.into_iter().collect::<Vec<_>>(), [dir.path().join("a")]);
+    }
+
+    #[tokio::test]
+    async fn a_busy_neighbour_wakes_seldom() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = watching(dir.path());
+        let mut log = fs::File::create(dir.path().join("log")).unwrap();
+        let seen = AtomicUsize::new(0);
+        let not_the_log = |entry: &Path, _: bool| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            entry.ends_with("a")
+        };
+        let start = Instant::now();
+        tokio::select! {
+            _ = watch.changed(not_the_log) => panic!("the log is of no interest"),
+            () = async {
+                for _ in 0..100 {
+                    log.write_all(b"line\n").unwrap();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            } => {}
+        }
+        let rests = start.elapsed().as_millis() / REST.as_millis();
+        // The first time it was created, too.
+        let most = usize::try_from(rests).unwrap() + 3;
+        let seen = seen.into_inner();
+        assert!(seen <= most, "{seen} events, at most {most} expected");
     }
 
     #[tokio::test]

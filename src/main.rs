@@ -60,6 +60,7 @@ enum Format {
 }
 
 fn main() -> ExitCode {
+    ringgate::worker::forbid_huge_pages();
     match Cli::parse().command {
         Command::Run { settings } => run::run(&settings),
         Command::Check { paths } => check(&paths),

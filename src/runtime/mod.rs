@@ -49,7 +49,7 @@ pub use self::counters::Counters;
 pub use self::handle::{Handle, Sleep};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Receiver, Sender, mailbox};
-pub use self::memory::give_back_memory;
+pub use self::memory::{forbid_huge_pages, give_back_memory};
 pub use self::start::{Backend, Config, Denied, Running, StartError};
 pub use self::stream::{Piece, TcpStream};
 

@@ -29,7 +29,7 @@ pub(super) const KNOBS: [Knob; 3] = [
 const EXCLUSIVE: &str = "kubelet: cpuManagerPolicy: static; pod: limits = requests, whole CPUs";
 const PERFORMANCE: &str = "for p in /sys/devices/system/cpu/cpufreq/policy*; do \
                            echo performance > $p/scaling_governor; done";
-const SMALL_PAGES: &str = "export MIMALLOC_ALLOW_THP=0";
+const SMALL_PAGES: &str = "unset MIMALLOC_ALLOW_THP";
 
 const POLICIES: &str = "/sys/devices/system/cpu/cpufreq";
 
@@ -118,7 +118,7 @@ fn governor(host: &Host) -> Result<Finding, Unseen> {
     Ok(Finding::when(now == "performance", now, PERFORMANCE))
 }
 
-/// mimalloc asks for huge pages wherever they are not forbidden.
+/// The gateway forbids them to itself, unless its environment says otherwise.
 fn huge_pages(host: &Host) -> Result<Finding, Unseen> {
     let choices = host.text("/sys/kernel/mm/transparent_hugepage/enabled")?;
     let chosen = choices.split(['[', ']']).nth(1).unwrap_or(&choices).to_owned();

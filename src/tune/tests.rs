@@ -248,7 +248,7 @@ const DIFFERING: &[Case] = &[
     (
         "huge-pages",
         &[("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")],
-        "export MIMALLOC_ALLOW_THP=0",
+        "unset MIMALLOC_ALLOW_THP",
     ),
     (
         "irq-affinity",
@@ -306,8 +306,8 @@ fn paste(fake: &Fake, command: &str) {
             -l) limit 'Max locked memory' $(($2 * 1024)) ;;
             esac
         }}
-        export() {{
-            test $1 = MIMALLOC_ALLOW_THP=0
+        unset() {{
+            test $1 = MIMALLOC_ALLOW_THP
             sed -i 's/^THP_enabled:.*/THP_enabled: 0/' {root}/proc/self/status
         }}
         {}",
@@ -319,7 +319,7 @@ fn paste(fake: &Fake, command: &str) {
     let effective = "for d in ROOT/proc/irq/*; do test ! -f $d/smp_affinity_list || \
                      cp $d/smp_affinity_list $d/effective_affinity_list; done";
     let script = format!("{script}\n{}", effective.replace("ROOT", &root.to_string()));
-    // `export` is a special builtin, which only bash lets a function replace.
+    // `unset` is a special builtin, which only bash lets a function replace.
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(output.status.success(), "{command}: {output:?}");
 }
@@ -485,7 +485,7 @@ Differs from the advice, and matters on every host:
 Differs from the advice, and matters in some cases:
 
   KNOB        NOW     ADVICE                COMMAND
-  huge-pages  always  none for the gateway  export MIMALLOC_ALLOW_THP=0
+  huge-pages  always  none for the gateway  unset MIMALLOC_ALLOW_THP
 
 As advised:
 

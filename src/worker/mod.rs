@@ -19,7 +19,7 @@ mod connection;
 mod fleet;
 mod thread;
 
-pub use crate::runtime::{Backend, Config as RuntimeConfig, give_back_memory};
+pub use crate::runtime::{Backend, Config as RuntimeConfig, forbid_huge_pages, give_back_memory};
 pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
 
 use std::cell::Cell;

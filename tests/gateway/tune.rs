@@ -53,6 +53,22 @@ fn a_lower_limit_is_seen() {
 }
 
 #[test]
+fn huge_pages_are_forbidden_unless_asked_for() {
+    let state = |allowed: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        command.args(["tune", "--format", "json"]).env_remove("MIMALLOC_ALLOW_THP");
+        command.envs(allowed.map(|allowed| ("MIMALLOC_ALLOW_THP", allowed)));
+        let (code, json) = outside::output(&mut command);
+        assert_eq!(code, Some(0), "{json}");
+        row(&rows(&json), "huge-pages")["now"].as_str().unwrap().to_owned()
+    };
+    let forbidden = ", none for this process";
+    assert!(state(None).ends_with(forbidden), "{}", state(None));
+    assert!(state(Some("0")).ends_with(forbidden), "{}", state(Some("0")));
+    assert!(!state(Some("1")).ends_with(forbidden), "{}", state(Some("1")));
+}
+
+#[test]
 fn nobody_may_ask() {
     if !rustix::process::geteuid().is_root() {
         return println!("skipped: only root can become someone else");

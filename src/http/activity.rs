@@ -8,12 +8,16 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Downstream;
 use super::detect::Peeked;
 use crate::io::{Clock, Stream};
 use crate::snapshot::Limits;
+
+/// Between two requests of a connection that asks seldom. Far more than passes between those of a
+/// busy one.
+const SELDOM: Duration = Duration::from_millis(10);
 
 /// What goes on on a connection.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Activity {
     retired: Cell<bool>,
     /// The send buffer had no room when it was last asked.
     congested: Cell<bool>,
+    /// Before the latest head nothing had gone on for [`SELDOM`].
+    seldom: Cell<bool>,
 }
 
 impl Activity {
@@ -47,6 +53,7 @@ impl Activity {
             moved: Cell::new(false),
             retired: Cell::new(false),
             congested: Cell::new(false),
+            seldom: Cell::new(false),
         }
     }
 
@@ -102,6 +109,11 @@ impl Activity {
         is_idle.then(|| self.latest.get())
     }
 
+    /// Whether its next request is probably far away, as the one before was.
+    pub(crate) fn asks_seldom(&self) -> bool {
+        self.seldom.get()
+    }
+
     /// When the connection has waited long enough for whatever it waits for.
     pub(crate) fn deadline(&self, limits: &Limits) -> Instant {
         if self.requests.get() > 0 {
@@ -115,10 +127,11 @@ impl Activity {
     }
 
     fn bytes_arrived(&self, now: Instant) {
-        self.bytes_passed(now);
         if self.requests.get() == 0 && self.head_begun.get().is_none() && !self.multiplexed.get() {
+            self.seldom.set(now.saturating_duration_since(self.latest.get()) >= SELDOM);
             self.head_begun.set(Some(now));
         }
+        self.bytes_passed(now);
     }
 
     fn bytes_passed(&self, now: Instant) {
@@ -184,7 +197,6 @@ impl<S: Stream, C: Clock> Stream for Observed<S, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn each_state_has_its_own_deadline() {
@@ -201,6 +213,23 @@ mod tests {
         activity.bytes_arrived(at(3));
         activity.bytes_arrived(at(4));
         assert_eq!(activity.deadline(&limits), at(3) + limits.head_timeout, "from its first byte");
+    }
+
+    #[test]
+    fn who_asks_seldom_is_known_by_the_time_before_its_latest_head() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let activity = Activity::new(start);
+        let ask = |begin, end| {
+            activity.bytes_arrived(at(begin));
+            activity.request_began(at(begin));
+            activity.request_ended(at(end));
+            activity.asks_seldom()
+        };
+        assert!(!ask(100, 1_000), "its first, however late");
+        assert!(!ask(1_001, 2_000), "slow to be answered, quick to ask");
+        assert!(ask(2_020, 2_021));
+        assert!(!ask(2_022, 2_023), "it has changed its ways");
     }
 
     #[test]

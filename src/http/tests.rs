@@ -227,6 +227,26 @@ fn a_pause_loses_no_byte_of_a_head_that_came_early() {
 }
 
 #[test]
+fn one_that_asks_seldom_pauses_at_once_and_loses_nothing() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http1);
+    let (head, rest) = OWN.split_at(7);
+    let two = format!("{OWN}{OWN}{head}");
+    let seldom = Duration::from_millis(50);
+    rig.ask(&mut client, OWN);
+    for _ in 0..3 {
+        rig.pass(seldom);
+        let answers = rig.ask(&mut client, &two);
+        assert_eq!(answers.matches("\r\n\r\nhello").count(), 2, "{answers}");
+        rig.pass(seldom);
+        assert!(rig.ask(&mut client, rest).ends_with("\r\n\r\nhello"));
+    }
+    rig.pass(rig.limits.idle_timeout);
+    rig.pass(rig.limits.linger_timeout);
+    assert!(is_closed(&mut client), "idle for too long");
+}
+
+#[test]
 fn a_paused_connection_ends_by_a_drain_and_when_it_is_idle_for_too_long() {
     let rig = Rig::new();
     let mut one = rig.open(Protocol::Http1);

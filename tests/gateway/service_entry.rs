@@ -111,3 +111,48 @@ fn workloads_are_selected_by_their_labels() {
     gateway.write_resource("backends.yaml", &documents("web"));
     eventually("the second is selected", || names().iter().any(|name| name == "b"));
 }
+
+#[test]
+fn pods_are_selected_by_their_labels_while_they_are_ready() {
+    let backend = Backend::start("pod");
+    let selecting = entry(&format!(
+        "  hosts: [ web.test ]\n  resolution: STATIC\n  ports: [ {{ number: 80, name: http, \
+         targetPort: {} }} ]\n  workloadSelector: {{ labels: {{ app: web }} }}\n",
+        backend.port()
+    ));
+    let pod = |app: &str, ready: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: web-0, labels: {{ app: {app} }}{more} \
+             }}\nspec: {{ containers: [] }}\nstatus:\n  phase: Running\n  podIP: 127.0.0.1\n  \
+             conditions:\n  - {{ type: Initialized, status: \"True\" }}\n  - {{ type: Ready, \
+             status: \"{ready}\" }}\n"
+        )
+    };
+    let documents = |pod: String| yaml::documents(&[selecting.clone(), pod]);
+    let gateway = routed(&documents(pod("web", "True", "")), "web.test");
+    assert_eq!(get(&gateway, "/name").text(), "pod");
+    let others = [
+        pod("web", "False", ""),
+        pod("other", "True", ""),
+        pod("web", "True", ", deletionTimestamp: 2026-01-01T00:00:00Z"),
+    ];
+    for other in others {
+        gateway.write_resource("backends.yaml", &documents(other));
+        eventually("it is left out", || get(&gateway, "/name").status == 503);
+        gateway.write_resource("backends.yaml", &documents(pod("web", "True", "")));
+        eventually("it is back", || get(&gateway, "/name").status == 200);
+    }
+}
+
+#[test]
+fn an_empty_list_of_addresses_is_no_name_to_look_up() {
+    // `localhost` could be looked up.
+    let empty = entry(
+        "  hosts: [ localhost ]\n  resolution: STATIC\n  ports: [ { number: 80, name: http } ]\n  \
+         endpoints: []\n",
+    );
+    let gateway = routed(&yaml::documents(&[empty]), "localhost");
+    assert_eq!(get(&gateway, "/name").status, 503);
+    let line = gateway.access_log(1).remove(0);
+    assert!(line.contains(" 503 UH "), "{line}");
+}

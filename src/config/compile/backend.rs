@@ -125,7 +125,7 @@ pub(super) struct Backends<'a> {
     pods: HashMap<(&'a str, &'a str), &'a Pod>,
     /// With their namespaces.
     entries: Entries<'a>,
-    /// By namespace.
+    /// What a ServiceEntry can select: WorkloadEntries and Pods. By namespace.
     workloads: HashMap<&'a str, Vec<&'a EntryEndpoint>>,
     rules: Rules<'a>,
     secured: &'a BackendTlsUnits,
@@ -142,6 +142,7 @@ impl<'a> Backends<'a> {
         let Known { resources, gateway, secured, resolved } = known;
         let (mut services, mut slices) = (HashMap::new(), HashMap::new());
         let (mut entries, mut pods) = (Entries::default(), HashMap::new());
+        let mut workloads = HashMap::new();
         for (key, placed) in resources.of_kind(Kind::Service) {
             if let Spec::Service(service) = &placed.resource.spec {
                 services.insert((&*key.namespace, &*key.name), service);
@@ -158,6 +159,8 @@ impl<'a> Backends<'a> {
         for (key, placed) in resources.of_kind(Kind::Pod) {
             if let Spec::Pod(pod) = &placed.resource.spec {
                 pods.insert((&*key.namespace, &*key.name), pod);
+                let selectable = pod.endpoint.as_deref().into_iter();
+                workloads.entry(&*key.namespace).or_insert_with(Vec::new).extend(selectable);
             }
         }
         for (key, placed) in resources.of_kind(Kind::ServiceEntry) {
@@ -167,7 +170,6 @@ impl<'a> Backends<'a> {
                 entries.add(&key.namespace, entry);
             }
         }
-        let mut workloads = HashMap::new();
         for (key, placed) in resources.of_kind(Kind::WorkloadEntry) {
             if let Spec::WorkloadEntry(endpoint) = &placed.resource.spec {
                 workloads.entry(&*key.namespace).or_insert_with(Vec::new).push(&**endpoint);
@@ -382,14 +384,15 @@ impl<'a> Backends<'a> {
     ) -> Option<Place<'s>> {
         let number = choose(wanted, entry.ports.iter().map(|port| port.number), listener);
         let port = entry.ports.iter().find(|port| port.number == number)?;
-        let has_endpoints = !entry.endpoints.is_empty() || entry.selector.is_some();
-        let endpoints = match entry.resolution {
-            Resolution::Static | Resolution::Dns if has_endpoints => {
-                self.entry_endpoints(namespace, entry, port, names)
-            }
-            Resolution::Static | Resolution::Dns | Resolution::None => {
-                at(self.resolve(&[host], names), port.target)
-            }
+        let is_own_name = match entry.resolution {
+            Resolution::Static => false,
+            Resolution::Dns => entry.endpoints.is_empty() && entry.selector.is_none(),
+            Resolution::None => true,
+        };
+        let endpoints = if is_own_name {
+            at(self.resolve(&[host], names), port.target)
+        } else {
+            self.entry_endpoints(namespace, entry, port, names)
         };
         let (namespace, protocol) = (Some(namespace), port.protocol);
         Some(Place { host, namespace, port: number, protocol, endpoints })

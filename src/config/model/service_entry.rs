@@ -15,7 +15,7 @@ pub(crate) struct ServiceEntry {
     pub(crate) ports: Vec<EntryPort>,
     pub(crate) resolution: Resolution,
     pub(crate) endpoints: Vec<EntryEndpoint>,
-    /// Labels of the WorkloadEntries of its namespace that are its endpoints.
+    /// Labels of the WorkloadEntries and Pods of its namespace that are its endpoints.
     pub(crate) selector: Option<BTreeMap<String, String>>,
     pub(crate) export: Export,
 }

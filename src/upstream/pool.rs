@@ -255,9 +255,10 @@ impl<N: Net> Pools<N> {
 
     /// Takes an idle connection of `active`'s endpoint, or connects.
     pub(super) async fn lease(&self, active: Active<N>, to: To<'_>) -> Result<Lease<N>, Error> {
-        if let Some((stream, life)) = active.take_idle(self.net.now()) {
-            self.counters().upstream_reused.increment();
-            return Ok(Lease { stream, life, active, reused: true });
+        if !active.is_awaited()
+            && let Some((stream, life)) = active.take_idle(self.net.now())
+        {
+            return Ok(self.reuse(stream, life, active));
         }
         match &to.cluster.traffic {
             None => self.connect(active, to.cluster, None).await,
@@ -266,7 +267,18 @@ impl<N: Net> Pools<N> {
         }
     }
 
-    /// Connects if there may be one more connection, else waits for one.
+    fn reuse(
+        &self,
+        stream: Transport<N::Stream>,
+        life: Option<Box<Life>>,
+        active: Active<N>,
+    ) -> Lease<N> {
+        self.counters().upstream_reused.increment();
+        Lease { stream, life, active, reused: true }
+    }
+
+    /// Connects if there may be one more connection, else waits for one. Who waits already has
+    /// what comes first.
     async fn lease_within(
         &self,
         active: Active<N>,
@@ -278,19 +290,26 @@ impl<N: Net> Pools<N> {
         let remote = active.remote;
         let _pending = pending.ok_or_else(|| self.overflow(Some(remote)))?;
         let until = self.net.now() + to.limits.stream_idle_timeout;
+        let mut may_look = !tally.is_awaited(remote);
+        let place = tally.join(remote);
         loop {
             let now = self.net.now();
-            if let Some(life) = Life::begin(&tally, &active.open, limits, now) {
-                return self.connect(active, to.cluster, Some(life)).await;
+            if may_look {
+                if let Some((stream, life)) = active.take_idle(now) {
+                    return Ok(self.reuse(stream, life, active));
+                }
+                if (place.is_first() || active.open.get() == 0)
+                    && let Some(life) = Life::begin(&tally, &active.open, limits, now)
+                {
+                    drop(place);
+                    return self.connect(active, to.cluster, Some(life)).await;
+                }
             }
             let left = until.saturating_duration_since(now);
-            if timeout(&self.net, left, tally.wait(remote)).await.is_err() {
+            if timeout(&self.net, left, place.called()).await.is_err() {
                 return Err(Error::unsent(Some(remote), Kind::Timeout));
             }
-            if let Some((stream, life)) = active.take_idle(self.net.now()) {
-                self.counters().upstream_reused.increment();
-                return Ok(Lease { stream, life, active, reused: true });
-            }
+            may_look = true;
         }
     }
 
@@ -654,6 +673,11 @@ impl<N: Net> Active<N> {
     /// Counts one more at the same endpoint.
     pub(super) fn again(&self) -> Self {
         Self::new(&self.endpoint, None)
+    }
+
+    /// Whether somebody waits for a connection to the same endpoint.
+    fn is_awaited(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.tally.is_awaited(self.remote))
     }
 
     /// What is counted for its cluster.

@@ -2,8 +2,9 @@
 //!
 //! - A limit is the whole gateway's, so each worker has its part of it, at least one.
 //! - What is counted is given back when its token is dropped, whatever became of it.
-//! - Who waits for a connection is called in the order of coming: the first for an endpoint by a
-//!   connection to it that is free, all by one anywhere that is gone.
+//! - Who waits for a connection keeps its place in one queue until it has one: a free connection is
+//!   for the first who waits for its endpoint, room for another one for the first of all, and who
+//!   comes later stands behind.
 //!
 //! Deliberately not here: connections themselves, and which endpoint is chosen.
 
@@ -34,6 +35,7 @@ pub(super) struct Tally {
     turn: Cell<u64>,
     pub(super) outliers: RefCell<Outliers>,
     pub(super) newcomers: RefCell<Newcomers>,
+    /// Who waits for a connection, in the order of coming.
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
     /// Which list of endpoints was seen last.
     seen: Cell<Option<u64>>,
@@ -52,7 +54,7 @@ pub(super) enum Count {
 /// One of what is counted, as long as it lives.
 #[must_use]
 pub(super) struct Held {
-    tally: Rc<Tally>,
+    pub(super) tally: Rc<Tally>,
     count: Count,
 }
 
@@ -161,40 +163,34 @@ impl Tally {
             || self.outliers.borrow().any_out(now)
     }
 
-    /// Returns when a connection to `endpoint` may be had; it is for whoever looks first.
-    pub(super) async fn wait(&self, endpoint: SocketAddr) {
-        let waiter =
-            Rc::new(Waiter { endpoint, waker: RefCell::default(), state: Cell::default() });
-        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
-        let place = Place { tally: self, waiter: &waiter };
-        poll_fn(|cx| {
-            if waiter.state.get() != State::Waiting {
-                waiter.state.set(State::Served);
-                return Poll::Ready(());
-            }
-            waiter.waker.replace(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-        drop(place);
+    /// Whether somebody waits for a connection to `endpoint`.
+    pub(super) fn is_awaited(&self, endpoint: SocketAddr) -> bool {
+        self.waiting.borrow().iter().any(|waiter| waiter.endpoint == endpoint)
     }
 
-    /// Calls the first who waits for a connection to `endpoint`.
+    /// Joins those who wait for a connection to `endpoint`.
+    pub(super) fn join(&self, endpoint: SocketAddr) -> Place<'_> {
+        let waiter =
+            Rc::new(Waiter { endpoint, waker: Cell::default(), is_called: Cell::default() });
+        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
+        Place { tally: self, waiter }
+    }
+
+    /// Calls the first who waits for a connection to `endpoint` and was not called yet.
     pub(super) fn call(&self, endpoint: SocketAddr) {
-        let mut waiting = self.waiting.borrow_mut();
-        let first = waiting.iter().position(|waiter| waiter.endpoint == endpoint);
-        let first = first.and_then(|place| waiting.remove(place));
+        let waiting = self.waiting.borrow();
+        let mut waiters = waiting.iter();
+        let first = waiters.find(|w| w.endpoint == endpoint && !w.is_called.get()).cloned();
         drop(waiting);
         if let Some(waiter) = first {
-            waiter.call(State::Called(endpoint));
+            waiter.call();
         }
     }
 
     /// Calls all who wait, in the order of coming: there is room for a connection, and who may have
     /// it depends on the endpoint.
     fn call_all(&self) {
-        let waiting = self.waiting.take();
-        waiting.iter().for_each(|waiter| waiter.call(State::Served));
+        self.waiting.borrow().iter().for_each(|waiter| waiter.call());
     }
 }
 
@@ -262,43 +258,58 @@ impl Drop for Life {
 /// Somebody who waits for a connection.
 struct Waiter {
     endpoint: SocketAddr,
-    waker: RefCell<Option<Waker>>,
-    state: Cell<State>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Waiting,
-    /// By a connection to this endpoint, which is for the next one if nobody looks.
-    Called(SocketAddr),
-    Served,
+    waker: Cell<Option<Waker>>,
+    /// It is to look whether there is a connection for it now.
+    is_called: Cell<bool>,
 }
 
 impl Waiter {
-    fn call(&self, state: State) {
-        self.state.set(state);
+    fn call(&self) {
+        self.is_called.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 }
 
-/// A place in the queue. Who leaves after being called has the next one called.
-struct Place<'a> {
+/// A place in the queue of those who wait for a connection.
+#[must_use]
+pub(super) struct Place<'a> {
     tally: &'a Tally,
-    waiter: &'a Rc<Waiter>,
+    waiter: Rc<Waiter>,
+}
+
+impl Place<'_> {
+    /// Whether nobody came before.
+    pub(super) fn is_first(&self) -> bool {
+        let waiting = self.tally.waiting.borrow();
+        waiting.front().is_some_and(|first| Rc::ptr_eq(first, &self.waiter))
+    }
+
+    /// Returns when there may be a connection for it.
+    pub(super) async fn called(&self) {
+        poll_fn(|cx| {
+            if self.waiter.is_called.take() {
+                return Poll::Ready(());
+            }
+            self.waiter.waker.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 impl Drop for Place<'_> {
+    /// Whoever has become the first looks: it may have been called for more than was taken, or have
+    /// left without taking anything.
     fn drop(&mut self) {
-        match self.waiter.state.get() {
-            State::Waiting => {
-                let mut waiting = self.tally.waiting.borrow_mut();
-                waiting.retain(|other| !Rc::ptr_eq(other, self.waiter));
-            }
-            State::Called(endpoint) => self.tally.call(endpoint),
-            State::Served => {}
+        let mut waiting = self.tally.waiting.borrow_mut();
+        waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        let first = waiting.front().cloned();
+        drop(waiting);
+        if let Some(first) = first {
+            first.call();
+            self.tally.call(self.waiter.endpoint);
         }
     }
 }
@@ -309,7 +320,7 @@ mod tests {
     use crate::snapshot::{OutlierDetection, Traffic, TrafficPolicy, UpstreamProtocol};
     use crate::upstream::world;
     use std::future::Future;
-    use std::pin::Pin;
+    use std::pin::pin;
     use std::task::Context;
 
     fn tally(workers: u32) -> Rc<Tally> {
@@ -320,8 +331,9 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], port))
     }
 
-    fn is_ready(future: &mut Pin<Box<impl Future>>) -> bool {
-        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    /// Whether it was called since it was asked last.
+    fn is_called(place: &Place<'_>) -> bool {
+        pin!(place.called()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
@@ -376,15 +388,15 @@ mod tests {
     #[test]
     fn who_waits_is_called_in_order_and_for_its_endpoint() {
         let tally = tally(1);
-        let mut waits: Vec<_> =
-            [1, 2, 1].into_iter().map(|port| Box::pin(tally.wait(endpoint(port)))).collect();
-        for wait in &mut waits {
-            assert!(!is_ready(wait));
-        }
+        let places = [1, 2, 1].map(|port| tally.join(endpoint(port)));
+        assert_eq!(places.each_ref().map(is_called), [false; 3]);
         tally.call(endpoint(2));
-        assert!(!is_ready(&mut waits[0]) && is_ready(&mut waits[1]) && !is_ready(&mut waits[2]));
+        assert_eq!(places.each_ref().map(is_called), [false, true, false]);
         tally.call(endpoint(1));
-        assert!(!is_ready(&mut waits[2]) && is_ready(&mut waits[0]));
+        tally.call(endpoint(1));
+        assert_eq!(places.each_ref().map(is_called), [true, false, true]);
+        assert_eq!(places.each_ref().map(Place::is_first), [true, false, false]);
+        assert!(tally.is_awaited(endpoint(2)) && !tally.is_awaited(endpoint(3)));
     }
 
     #[test]
@@ -394,25 +406,22 @@ mod tests {
         let [one, two] = [0; 2].map(|_| Rc::<Cell<u32>>::default());
         let busy = Life::begin(&tally, &one, &limits, now).unwrap();
         let gone = Life::begin(&tally, &two, &limits, now).unwrap();
-        let [mut first, mut second] = [1, 2].map(|port| Box::pin(tally.wait(endpoint(port))));
-        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        let places = [1, 2].map(|port| tally.join(endpoint(port)));
         drop(gone);
         assert!(Life::begin(&tally, &one, &limits, now).is_none(), "the first cannot use it");
-        assert!(is_ready(&mut second), "the second can");
+        assert_eq!(places.each_ref().map(is_called), [true; 2], "the second can");
         drop(busy);
     }
 
     #[test]
-    fn who_leaves_after_being_called_passes_it_on() {
+    fn who_leaves_has_the_next_one_look() {
         let tally = tally(1);
-        let [mut first, mut second] = [0; 2].map(|_| Box::pin(tally.wait(endpoint(1))));
-        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        let [other, first, second] = [2, 1, 1].map(|port| tally.join(endpoint(port)));
         tally.call(endpoint(1));
         drop(first);
-        assert!(is_ready(&mut second));
-        let mut third = Box::pin(tally.wait(endpoint(1)));
-        assert!(!is_ready(&mut third));
-        drop(third);
+        assert!(is_called(&second), "as a connection to its endpoint may be free");
+        assert!(is_called(&other), "as there may be room for another one");
+        drop((second, other));
         assert!(tally.waiting.borrow().is_empty());
     }
 

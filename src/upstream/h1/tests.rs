@@ -744,6 +744,48 @@ fn who_waits_connects_when_the_connection_is_gone() {
 }
 
 #[test]
+fn who_comes_later_does_not_overtake_those_who_wait() {
+    let rig = limited(one_connection());
+    let (mut first, mut end) = rig.start(bare("GET"));
+    let mut waiting = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut waiting).is_pending());
+    write(&mut end, PLAIN);
+    rig.head(&mut first).unwrap();
+    read(&mut end);
+    let mut late = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut late).is_pending());
+    assert_eq!(read(&mut end), "", "the connection is another's");
+    for sending in [&mut waiting, &mut late] {
+        assert!(rig.world.settle(sending).is_pending());
+        assert!(!read(&mut end).is_empty(), "it is its turn");
+        write(&mut end, PLAIN);
+        rig.head(sending).unwrap();
+    }
+    assert_eq!(rig.world.connects(), 1);
+}
+
+#[test]
+fn who_comes_later_does_not_take_the_room_of_those_who_wait() {
+    let rig = limited(one_connection());
+    let (mut first, end) = rig.start(bare("GET"));
+    let mut waiting = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut waiting).is_pending());
+    drop(end);
+    assert!(rig.head(&mut first).is_err());
+    let mut late = rig.send(bare("GET"));
+    assert!(rig.world.settle(&mut late).is_pending());
+    assert_eq!(rig.world.connects(), 1, "there is room for one only");
+    assert!(rig.world.settle(&mut waiting).is_pending());
+    let mut end = rig.world.accept().1;
+    for sending in [&mut waiting, &mut late] {
+        assert!(rig.world.settle(sending).is_pending());
+        write(&mut end, PLAIN);
+        rig.head(sending).unwrap();
+    }
+    assert_eq!(rig.world.connects(), 2);
+}
+
+#[test]
 fn nobody_waits_for_a_connection_for_ever() {
     let rig = limited(one_connection());
     let (_first, _end) = rig.start(bare("GET"));

@@ -24,7 +24,7 @@ use super::outgoing::{Outgoing, Replay};
 use super::retry::{self, Failure};
 use crate::io::Net;
 use crate::snapshot::{Cluster, Limits, RetryPolicy};
-use crate::upstream::{Exchange, To, Upgraded};
+use crate::upstream::{Exchange, Reached, To, Upgraded};
 
 /// A request that is to be answered.
 pub(crate) struct Attempts<'a, N: Net> {
@@ -35,8 +35,8 @@ pub(crate) struct Attempts<'a, N: Net> {
     pub(crate) body: Replay,
     /// What leads it to an endpoint where the cluster hashes requests.
     pub(crate) key: Option<u64>,
-    /// The endpoint of the attempt that is under way, where the cluster has rules.
-    pub(crate) chosen: Cell<Option<SocketAddr>>,
+    /// How far the attempt came that is under way.
+    pub(crate) reached: Cell<Reached>,
     /// It asks for another protocol.
     pub(crate) upgrades: bool,
     /// It is gRPC, whose own status counts.
@@ -84,8 +84,8 @@ impl<N: Net> Attempts<'_, N> {
             let Some(deadline) = deadline else { return Poll::Pending };
             let passed = deadline.poll_passed(cx);
             passed.map(|()| {
-                self.note_late();
-                Outcome { answer: Err(Failure::Timeout), spent: None }
+                let answer = Err(Failure::Timeout(self.note_late()));
+                Outcome { answer, spent: None }
             })
         })
         .await
@@ -139,31 +139,30 @@ impl<N: Net> Attempts<'_, N> {
                 return Poll::Ready(answer);
             }
             let Some(deadline) = &mut deadline else { return Poll::Pending };
-            deadline.poll_passed(cx).map(|()| {
-                self.note_late();
-                Err(Failure::AttemptTimeout)
-            })
+            deadline.poll_passed(cx).map(|()| Err(Failure::AttemptTimeout(self.note_late())))
         })
         .await
     }
 
-    /// The endpoint of the attempt under way, if there is one, has let the time pass.
-    fn note_late(&self) {
-        self.gateway.upstreams.note_late(self.cluster, self.chosen.take());
+    /// The time of the attempt under way has passed; tells at which endpoint, if it has one.
+    fn note_late(&self) -> Option<SocketAddr> {
+        let reached = self.reached.take();
+        self.gateway.upstreams.note_late(self.cluster, reached);
+        reached.endpoint()
     }
 
     async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
         let (cluster, limits, key) = (self.cluster, self.limits, self.key);
-        let to = To { cluster, limits, avoid, own: &[], key, chosen: Some(&self.chosen) };
+        let to = To { cluster, limits, avoid, own: &[], key, reached: Some(&self.reached) };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;
-            self.chosen.set(None);
+            self.reached.take();
             return upgraded.map(Box::new).map(Answer::Upgrade).map_err(Failure::Upstream);
         }
         let exchange = upstreams.send(to, head, self.body.outgoing()).await;
         // What came of it has been noted.
-        self.chosen.set(None);
+        self.reached.take();
         exchange.map(Answer::Exchange).map_err(Failure::Upstream)
     }
 
@@ -214,6 +213,6 @@ fn endpoint<N: Net>(answer: &Result<Answer<N>, Failure>) -> Option<SocketAddr> {
             Upgraded::Refused(exchange) => exchange.remote,
         }),
         Err(Failure::Upstream(error)) => error.remote,
-        Err(Failure::AttemptTimeout | Failure::Timeout) => None,
+        Err(Failure::AttemptTimeout(remote) | Failure::Timeout(remote)) => *remote,
     }
 }

@@ -269,7 +269,7 @@ impl<N: Net> Forwarder<N> {
             avoid: &[],
             own: &vouched.fields(),
             key: None,
-            chosen: None,
+            reached: None,
         };
         let sending = self.gateway.upstreams.send(to, head, attempts.body.outgoing());
         let first = match sending.await {
@@ -318,8 +318,8 @@ impl<N: Net> Forwarder<N> {
         let body = Replay::new(body, limits.retry_body_bytes_max);
         let (policy, is_grpc) = (way.retries(), entry.is_grpc());
         let gateway = &*self.gateway;
-        let (upgrades, key, chosen) = (false, None, Cell::new(None));
-        Attempts { gateway, cluster, limits, policy, body, key, chosen, upgrades, is_grpc }
+        let (upgrades, key, reached) = (false, None, Cell::default());
+        Attempts { gateway, cluster, limits, policy, body, key, reached, upgrades, is_grpc }
     }
 
     /// Sends a request as often and as long as its route has it; `first` came of the first attempt.
@@ -436,8 +436,14 @@ impl<N: Net> Forwarder<N> {
                 }
                 Refusal::Upstream(error)
             }
-            Failure::AttemptTimeout => Refusal::AttemptTimeout,
-            Failure::Timeout => Refusal::Timeout,
+            Failure::AttemptTimeout(remote) => {
+                responder.entry.tried(remote, None, None);
+                Refusal::AttemptTimeout
+            }
+            Failure::Timeout(remote) => {
+                responder.entry.tried(remote, None, None);
+                Refusal::Timeout
+            }
         };
         responder.refuse(&refusal)
     }

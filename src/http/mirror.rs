@@ -71,7 +71,7 @@ pub(crate) fn send<N: Net>(
                 avoid: &[],
                 own: &[],
                 key: None,
-                chosen: None,
+                reached: None,
             };
             let asking = async {
                 let exchange = upstreams.send(to, &head, body).await?;

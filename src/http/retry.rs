@@ -1,5 +1,7 @@
 //! Whether the outcome of an attempt is worth another one. Pure: policy and outcome in, answer out.
 
+use std::net::SocketAddr;
+
 use ::http::StatusCode;
 use ::http::header::{HeaderMap, HeaderName};
 
@@ -13,18 +15,18 @@ const X_ENVOY_RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelim
 #[derive(Debug)]
 pub(crate) enum Failure {
     Upstream(Error),
-    /// It took longer than one attempt may.
-    AttemptTimeout,
-    /// All attempts together took longer than the route allows.
-    Timeout,
+    /// It took longer than one attempt may, at this endpoint if one was chosen.
+    AttemptTimeout(Option<SocketAddr>),
+    /// All attempts together took longer than the route allows, the last one at this endpoint.
+    Timeout(Option<SocketAddr>),
 }
 
 /// Whether `policy` wants another attempt after `failure`.
 pub(crate) fn after_failure(policy: &RetryPolicy, failure: &Failure) -> bool {
     policy.on.intersects(match failure {
         Failure::Upstream(error) => reasons(error),
-        Failure::AttemptTimeout => RetryOn::NO_RESPONSE,
-        Failure::Timeout => RetryOn::NONE,
+        Failure::AttemptTimeout(_) => RetryOn::NO_RESPONSE,
+        Failure::Timeout(_) => RetryOn::NONE,
     })
 }
 
@@ -114,7 +116,9 @@ mod tests {
         assert!(after_failure(&default, &connect()));
         assert!(after_failure(&default, &failed(Kind::ConnectTimeout)));
         assert!(after_failure(&default, &failed(Kind::Refused)));
-        for failure in [reset(), failed(Kind::Timeout), Failure::AttemptTimeout, Failure::Timeout] {
+        for failure in
+            [reset(), failed(Kind::Timeout), Failure::AttemptTimeout(None), Failure::Timeout(None)]
+        {
             assert!(!after_failure(&default, &failure), "{failure:?}");
         }
         assert!(!after_failure(&default, &failed(Kind::NoEndpoint)));
@@ -132,8 +136,8 @@ mod tests {
             (RetryOn::RESET, reset(), true),
             (RetryOn::RESET, connect(), true),
             (RetryOn::SERVER_ERROR, reset(), true),
-            (RetryOn::GATEWAY_ERROR, Failure::AttemptTimeout, true),
-            (RetryOn::RESET, Failure::Timeout, false),
+            (RetryOn::GATEWAY_ERROR, Failure::AttemptTimeout(None), true),
+            (RetryOn::RESET, Failure::Timeout(None), false),
             (RetryOn::CONNECT_FAILURE, reset(), false),
             (RetryOn::RESET_BEFORE_REQUEST, reset(), false),
             (RetryOn::RESET_BEFORE_REQUEST, Failure::Upstream(unsent), true),
@@ -148,7 +152,7 @@ mod tests {
     fn error_of(failure: Failure) -> Error {
         match failure {
             Failure::Upstream(error) => error,
-            Failure::AttemptTimeout | Failure::Timeout => panic!("no upstream"),
+            Failure::AttemptTimeout(_) | Failure::Timeout(_) => panic!("no upstream"),
         }
     }
 

@@ -18,8 +18,9 @@ use crate::drain::Drain;
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Clock, Spawn, Stream};
 use crate::snapshot::{
-    Action, Cluster, DirectResponse, Forward, Limits, Listener, ListenerKey, PathMatch, Publisher,
-    Route, RouteTable, Serves, Snapshot, Target, UpstreamProtocol, VirtualHost,
+    Action, Cluster, DirectResponse, Extras, Forward, Limits, Listener, ListenerKey,
+    OutlierDetection, PathMatch, PoolLimits, Publisher, RetryOn, RetryPolicy, Route, RouteTable,
+    Serves, Snapshot, Target, Traffic, TrafficPolicy, UpstreamProtocol, VirtualHost,
 };
 use crate::telemetry::Counters;
 use crate::upstream::Upstreams;
@@ -40,10 +41,16 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::of(cluster(1, UpstreamProtocol::Http1), None)
+    }
+
+    /// A gateway that forwards to `cluster` by a route with `extras`.
+    fn of(cluster: Cluster, extras: Option<Extras>) -> Self {
+        // Small, so that tests can go beyond it.
+        let limits = Limits { retry_body_bytes_max: 1024, ..Limits::default() };
         let world = World::new(Chunking::UpTo(16 * 1024));
         let mut publisher = Publisher::default();
-        let limits = Limits::default();
-        publisher.publish(Arc::new(snapshot(&limits)));
+        publisher.publish(Arc::new(snapshot(&limits, cluster, extras)));
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
@@ -109,15 +116,16 @@ impl Rig {
     }
 }
 
-fn snapshot(limits: &Limits) -> Snapshot {
+fn snapshot(limits: &Limits, cluster: Cluster, extras: Option<Extras>) -> Snapshot {
     let body = Bytes::from_static(b"hello");
     let own = Action::Respond(DirectResponse { status: StatusCode::OK, body });
-    let cluster = Some(Arc::<Cluster>::new(cluster(1, UpstreamProtocol::Http1)));
+    let cluster = Some(Arc::new(cluster));
     let forward =
         Action::Forward(Forward { targets: vec![Target { weight: 1, cluster, edits: None }] });
     let mut table = RouteTable::default();
-    for (host, action) in [("own.test", own), ("*", forward)] {
-        let route = Route::new(PathMatch::Any, action);
+    for (host, action, extras) in [("own.test", own, None), ("*", forward, extras)] {
+        let extras = extras.map(Into::into);
+        let route = Route { extras, ..Route::new(PathMatch::Any, action) };
         let host_routes = VirtualHost::new(host.to_owned(), false, vec![route]);
         table.hosts.insert(host.parse().unwrap(), Arc::new(host_routes));
     }
@@ -412,7 +420,11 @@ fn neither_idle_connections_nor_bodies_under_way_keep_a_snapshot() {
     rig.ask(&mut idle, OWN);
     let mut busy = rig.open(Protocol::Http1);
     let (mut endpoint, _) = rig.forwarded(&mut busy, FORWARDED);
-    rig.publisher.publish(Arc::new(snapshot(&rig.limits)));
+    rig.publisher.publish(Arc::new(snapshot(
+        &rig.limits,
+        cluster(1, UpstreamProtocol::Http1),
+        None,
+    )));
     rig.gateway.snapshots.borrow_mut().current();
     rig.publisher.free_retired();
     assert!(old.upgrade().is_some(), "a request keeps its own");
@@ -485,4 +497,75 @@ fn a_websocket_that_stands_still_is_closed() {
     rig.world.idle();
     assert!(rig.is_drained());
     drop(endpoint);
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One attempt may take a second; `retries` more follow.
+fn impatient(retries: u32) -> Option<Extras> {
+    let on = RetryOn::SERVER_ERROR;
+    let per_try_timeout = Some(SECOND);
+    let policy = RetryPolicy { retries, on, per_try_timeout, ..RetryPolicy::DEFAULT };
+    Some(Extras { retries: Some(policy), ..Extras::default() })
+}
+
+/// A cluster that leaves endpoints out after one failure, and has one connection at a time.
+fn strict(endpoints: u16) -> Cluster {
+    let outliers = Some(OutlierDetection {
+        server_errors: 1,
+        ejected_percent_max: 100,
+        ..OutlierDetection::default()
+    });
+    let pool = PoolLimits { connections_max: Some(1), ..PoolLimits::default() };
+    let policy = TrafficPolicy { outliers, pool, ..TrafficPolicy::default() };
+    let plain = cluster(endpoints, UpstreamProtocol::Http1);
+    let traffic = Traffic::new(policy, Box::default(), None).among(&plain.endpoints);
+    Cluster { traffic: Some(Box::new(traffic)), ..plain }
+}
+
+#[test]
+fn who_waits_in_our_queue_is_no_fault_of_the_endpoint() {
+    let rig = Rig::of(strict(1), impatient(0));
+    let (mut first, mut second) = (rig.open(Protocol::Http1), rig.open(Protocol::Http1));
+    let (mut endpoint, _) = rig.forwarded(&mut first, FORWARDED);
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n");
+    write(&mut second, FORWARDED);
+    rig.world.idle();
+    rig.pass(SECOND);
+    let answer = read(&mut second);
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    assert_eq!(rig.counters().outlier_ejections.value(), 0, "it was not even asked");
+    write(&mut endpoint, "ok");
+    rig.world.idle();
+    assert!(read(&mut first).ends_with("ok"));
+    write(&mut first, FORWARDED);
+    rig.world.idle();
+    rig.pass(SECOND);
+    assert_eq!(rig.counters().outlier_ejections.value(), 1, "asked, and silent");
+}
+
+#[test]
+fn an_endpoint_that_lets_connects_wait_is_late() {
+    let rig = Rig::of(strict(1), impatient(0));
+    let mut client = rig.open(Protocol::Http1);
+    rig.world.black_hole();
+    write(&mut client, FORWARDED);
+    rig.world.idle();
+    rig.pass(SECOND);
+    assert_eq!(rig.counters().outlier_ejections.value(), 1);
+}
+
+#[test]
+fn an_attempt_that_took_too_long_is_followed_by_one_elsewhere() {
+    let rig = Rig::of(cluster(2, UpstreamProtocol::Http1), impatient(1));
+    for _ in 0..16 {
+        let mut client = rig.open(Protocol::Http1);
+        write(&mut client, FORWARDED);
+        rig.world.idle();
+        let (silent, _first) = rig.world.accept();
+        rig.pass(SECOND);
+        rig.pass(SECOND / 2);
+        let (other, _second) = rig.world.accept();
+        assert_ne!(silent, other);
+    }
 }

@@ -132,7 +132,7 @@ impl<N: Net> Joining<N> {
         let mut failed = None;
         loop {
             let to =
-                To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key, chosen: None };
+                To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key, reached: None };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,

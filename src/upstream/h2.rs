@@ -33,7 +33,7 @@ use super::patience::Patience;
 use super::pool::{Active, Lease, Pools};
 use super::tally::{Count, Life};
 use super::transport::Transport;
-use super::{Bounds, Exchange, To};
+use super::{Bounds, Exchange, Reached, To};
 
 /// Shared connections of one worker to one endpoint.
 const CONNECTIONS_MAX: usize = 8;
@@ -193,6 +193,7 @@ async fn open_stream<N: Net>(
             .with_room(now, pool, |open| open < CONNECTIONS_MAX && active.may_open(pool))
         {
             pools.counters().upstream_reused.increment();
+            to.reach(Reached::Asked(active.remote));
             return Ok(Stream::new(shared, false));
         }
         if let (None, Some(pool), Some(tally)) = (&pending, pool, active.tally()) {
@@ -206,6 +207,8 @@ async fn open_stream<N: Net>(
             pools.start_sweeping();
             return Ok(Stream::new(shared, true));
         }
+        // Another request connects: this one waits as long for the endpoint.
+        to.reach(Reached::Asked(active.remote));
         let failures = active.shared.failures.get();
         poll_fn(|cx| active.shared.poll_connected(cx)).await;
         // Waiting for one's own attempt would take as many timeouts as there are requests.
@@ -223,7 +226,7 @@ async fn connect<N: Net>(
     let To { cluster, limits, .. } = to;
     let net = &pools.net;
     let life = active.life(cluster, net.now());
-    let Lease { stream, life, .. } = pools.connect(active.again(), cluster, life).await?;
+    let Lease { stream, life, .. } = pools.connect(active.again(), to, life).await?;
     let shaken = Builder::new(Tasks(net.clone()))
         .initial_stream_window_size(limits.h2_stream_window_bytes)
         .initial_connection_window_size(limits.h2_connection_window_bytes)
@@ -559,7 +562,7 @@ mod tests {
                     avoid: &[],
                     own: &[],
                     key: None,
-                    chosen: None,
+                    reached: None,
                 };
                 upstreams.send(to, &head, body).await
             })
@@ -629,7 +632,7 @@ mod tests {
             avoid: &[],
             own: &own,
             key: None,
-            chosen: None,
+            reached: None,
         };
         let sent = outgoing(&head, to, Fed::whole([]), &Rc::default(), remote).unwrap();
         assert_eq!(

@@ -120,11 +120,40 @@ pub(crate) struct To<'a> {
     pub(crate) own: &'a [Field<'a>],
     /// What leads it to an endpoint where the cluster hashes requests.
     pub(crate) key: Option<u64>,
-    /// Where it is told which endpoint was chosen, if the cluster has rules.
-    pub(crate) chosen: Option<&'a Cell<Option<SocketAddr>>>,
+    /// Where it is told how far the request came.
+    pub(crate) reached: Option<&'a Cell<Reached>>,
+}
+
+/// How far a request came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// No endpoint was chosen.
+    #[default]
+    Nothing,
+    /// It may wait for a connection to this endpoint, which knows nothing of it.
+    Chosen(SocketAddr),
+    /// This endpoint is connected to for it, or asked.
+    Asked(SocketAddr),
+}
+
+impl Reached {
+    /// The endpoint.
+    pub(crate) fn endpoint(self) -> Option<SocketAddr> {
+        match self {
+            Self::Nothing => None,
+            Self::Chosen(endpoint) | Self::Asked(endpoint) => Some(endpoint),
+        }
+    }
 }
 
 impl To<'_> {
+    /// Tells how far the request came, if anybody asks.
+    fn reach(&self, reached: Reached) {
+        if let Some(cell) = self.reached {
+            cell.set(reached);
+        }
+    }
+
     /// What the endpoint is spoken to in for a request with `head`.
     fn protocol(&self, head: &Parts) -> UpstreamProtocol {
         match &self.cluster.traffic {
@@ -241,9 +270,10 @@ impl<N: Net> Upstreams<N> {
     }
 
     /// Tells outlier detection of a request for `cluster` that nobody waits for any more: the
-    /// endpoint that was chosen for it took longer than its route allows.
-    pub(crate) fn note_late(&self, cluster: &Cluster, chosen: Option<SocketAddr>) {
-        if let Some(endpoint) = chosen {
+    /// endpoint that it reached took longer than its route allows. One that waits in our own queue
+    /// says nothing of the endpoint.
+    pub(crate) fn note_late(&self, cluster: &Cluster, reached: Reached) {
+        if let Reached::Asked(endpoint) = reached {
             self.0.note(cluster, endpoint, Outcome::NoAnswer);
         }
     }

@@ -38,7 +38,7 @@ use super::outlier::Outcome;
 use super::proxy_header::{self, Client};
 use super::tally::{Count, Held, Life, Tally};
 use super::transport::{Secured, Transport, host_name, unnamed};
-use super::{Bounds, To, h2};
+use super::{Bounds, Reached, To, h2};
 
 /// How often idle connections are looked at.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -174,6 +174,7 @@ impl<N: Net> Pools<N> {
             }
             key = self.draw(cluster, kind, name, avoid);
         }
+        to.reach(Reached::Chosen(key.0));
         Ok(Active::new(&self.shelf.endpoint(key, cluster, name)?, None))
     }
 
@@ -210,9 +211,7 @@ impl<N: Net> Pools<N> {
         let place = view.choose(turn, self);
         let place = place.ok_or_else(|| Error::unsent(None, Kind::NoEndpoint))?;
         let key = (to.cluster.endpoints[place], protocol, policy);
-        if let Some(chosen) = to.chosen {
-            chosen.set(Some(key.0));
-        }
+        to.reach(Reached::Chosen(key.0));
         Ok(Active::new(&own.shelf.endpoint(key, to.cluster, name)?, Some(held)))
     }
 
@@ -256,23 +255,19 @@ impl<N: Net> Pools<N> {
     /// Takes an idle connection of `active`'s endpoint, or connects.
     pub(super) async fn lease(&self, active: Active<N>, to: To<'_>) -> Result<Lease<N>, Error> {
         if !active.is_awaited()
-            && let Some((stream, life)) = active.take_idle(self.net.now())
+            && let Some(kept) = active.take_idle(self.net.now())
         {
-            return Ok(self.reuse(stream, life, active));
+            return Ok(self.reuse(kept, active, to));
         }
         match &to.cluster.traffic {
-            None => self.connect(active, to.cluster, None).await,
+            None => self.connect(active, to, None).await,
             // Boxed: most requests do not carry the room for it.
             Some(traffic) => Box::pin(self.lease_within(active, to, &traffic.policy.pool)).await,
         }
     }
 
-    fn reuse(
-        &self,
-        stream: Transport<N::Stream>,
-        life: Option<Box<Life>>,
-        active: Active<N>,
-    ) -> Lease<N> {
+    fn reuse(&self, (stream, life): Kept<N>, active: Active<N>, to: To<'_>) -> Lease<N> {
+        to.reach(Reached::Asked(active.remote));
         self.counters().upstream_reused.increment();
         Lease { stream, life, active, reused: true }
     }
@@ -295,14 +290,14 @@ impl<N: Net> Pools<N> {
         loop {
             let now = self.net.now();
             if may_look {
-                if let Some((stream, life)) = active.take_idle(now) {
-                    return Ok(self.reuse(stream, life, active));
+                if let Some(kept) = active.take_idle(now) {
+                    return Ok(self.reuse(kept, active, to));
                 }
                 if (place.is_first() || active.open.get() == 0)
                     && let Some(life) = Life::begin(&tally, &active.open, limits, now)
                 {
                     drop(place);
-                    return self.connect(active, to.cluster, Some(life)).await;
+                    return self.connect(active, to, Some(life)).await;
                 }
             }
             let left = until.saturating_duration_since(now);
@@ -329,25 +324,22 @@ impl<N: Net> Pools<N> {
     }
 
     /// Opens a connection in the place of that of `lease`, which is dead.
-    pub(super) async fn replace(
-        &self,
-        lease: Lease<N>,
-        cluster: &Cluster,
-    ) -> Result<Lease<N>, Error> {
+    pub(super) async fn replace(&self, lease: Lease<N>, to: To<'_>) -> Result<Lease<N>, Error> {
         let Lease { stream, life, active, reused: _ } = lease;
         drop((stream, life));
-        let life = active.life(cluster, self.net.now());
-        self.connect(active, cluster, life).await
+        let life = active.life(to.cluster, self.net.now());
+        self.connect(active, to, life).await
     }
 
     /// Opens a new connection to `active`'s endpoint.
     pub(super) async fn connect(
         &self,
         active: Active<N>,
-        cluster: &Cluster,
+        to: To<'_>,
         life: Option<Box<Life>>,
     ) -> Result<Lease<N>, Error> {
-        self.connect_for(None, active, cluster, life).await
+        to.reach(Reached::Asked(active.remote));
+        self.connect_for(None, active, to.cluster, life).await
     }
 
     /// The same for `client` alone, or for whoever comes.

@@ -262,8 +262,14 @@ mod tests {
 
         async fn send(&self, cluster: &Cluster, request: Request<Fed>) -> Sent {
             let (head, body) = request.into_parts();
-            let to =
-                To { cluster, limits: &self.limits, avoid: &[], own: &[], key: None, chosen: None };
+            let to = To {
+                cluster,
+                limits: &self.limits,
+                avoid: &[],
+                own: &[],
+                key: None,
+                reached: None,
+            };
             self.upstreams.send(to, &head, body).await
         }
 
@@ -423,7 +429,7 @@ mod tests {
             avoid: &[],
             own: &[],
             key: None,
-            chosen: None,
+            reached: None,
         };
         let mut asking = Box::pin(client.upstreams.upgrade(to, &head));
         assert!(client.world.settle(&mut asking).is_pending());

@@ -21,7 +21,7 @@ use ::http::{Method, Response, StatusCode, request::Parts};
 use bytes::Bytes;
 
 use crate::io::{Net, Stream};
-use crate::snapshot::{Cluster, Field};
+use crate::snapshot::Field;
 
 use super::body::Body;
 use super::error::{Error, Kind, Retry, early_end};
@@ -52,7 +52,7 @@ where
     let upload = Upload::new(body, framing);
     let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: false, bounds };
-    let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
+    let (lease, head) = attempt.run(pools, lease, to).await?;
     let remote = lease.active.remote;
     if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
@@ -70,7 +70,7 @@ pub(super) async fn upgrade<N: Net>(
     let upload = Upload::new(Nothing, Framing::None);
     let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: true, bounds };
-    let (lease, head) = attempt.run(pools, lease, to.cluster).await?;
+    let (lease, head) = attempt.run(pools, lease, to).await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let exchange = attempt.into_exchange(pools, lease, head);
         return Ok(Upgraded::Refused(Box::new(exchange)));
@@ -95,7 +95,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         &mut self,
         pools: &Rc<Pools<N>>,
         mut lease: Lease<N>,
-        cluster: &Cluster,
+        to: To<'_>,
     ) -> Result<(Lease<N>, Head), Error> {
         match self.exchange(&pools.net, &mut lease).await {
             Ok(head) => return Ok((lease, head)),
@@ -106,7 +106,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         }
         pools.counters().upstream_retries.increment();
         // Drops the dead connection, keeps the request counted.
-        let mut lease = pools.replace(lease, cluster).await?;
+        let mut lease = pools.replace(lease, to).await?;
         match self.exchange(&pools.net, &mut lease).await {
             Ok(head) => Ok((lease, head)),
             Err(error) => Err(self.last_word(error)),

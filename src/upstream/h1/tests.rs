@@ -55,7 +55,7 @@ impl Rig {
                 avoid: &[],
                 own: &[],
                 key: None,
-                chosen: None,
+                reached: None,
             };
             upstreams.send(to, &head, body).await
         })
@@ -68,7 +68,7 @@ impl Rig {
             avoid,
             own: &[],
             key: None,
-            chosen: None,
+            reached: None,
         }
     }
 

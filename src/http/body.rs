@@ -87,15 +87,31 @@ impl<N: Net> ResponseBody<N> {
         Self { source, deadline: None, is_done: is_head, entry, clock }
     }
 
-    /// It is broken off when `deadline` passes.
+    /// It is broken off when `deadline` passes; the gateway's own words, which may be about just
+    /// that, are not.
     pub(crate) fn limit(&mut self, deadline: Option<Box<Deadline<N>>>) {
-        self.deadline = deadline;
+        if !matches!(self.source, Source::Own(_)) {
+            self.deadline = deadline;
+        }
     }
 
     /// Fails when the deadline has passed; ready only then.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<upstream::Error> {
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         deadline.poll_passed(cx).map(|()| upstream::Error::timeout())
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Data<N>>, upstream::Error>>> {
+        match &mut self.source {
+            Source::Own(text) => {
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(Data::Bytes(text)))))
+            }
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Source::Refused(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn count_grpc(&self, frame: &Frame<Data<N>>) {
@@ -127,16 +143,10 @@ impl<N: Net> Body for ResponseBody<N> {
         if self.is_done {
             return Poll::Ready(None);
         }
-        let frame = match &mut self.source {
-            Source::Own(text) => {
-                Poll::Ready(text.take().map(|text| Ok(Frame::data(Data::Bytes(text)))))
-            }
-            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
-            Source::Refused(body) => Pin::new(body).poll_frame(cx),
-        };
-        let frame = match frame {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => Some(Err(ready!(self.poll_deadline(cx)))),
+        let frame = match self.poll_deadline(cx) {
+            // Before the source: that one may always have something.
+            Poll::Ready(late) => Some(Err(late)),
+            Poll::Pending => ready!(self.poll_source(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {

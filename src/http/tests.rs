@@ -569,3 +569,30 @@ fn an_attempt_that_took_too_long_is_followed_by_one_elsewhere() {
         assert_ne!(silent, other);
     }
 }
+
+#[test]
+fn a_response_that_never_pauses_ends_with_its_time_all_the_same() {
+    let extras = Extras { timeout: Some(SECOND), ..Extras::default() };
+    let rig = Rig::of(cluster(1, UpstreamProtocol::Http1), Some(extras));
+    let mut client = rig.open(Protocol::Http1);
+    let (mut endpoint, _) = rig.forwarded(&mut client, FORWARDED);
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n");
+    // More than the client takes: whatever it makes room for is there already.
+    write(&mut endpoint, vec![b'x'; 4 * 1024 * 1024]);
+    let mut rounds_open = || {
+        let is_open = |_: &u32| {
+            rig.world.idle();
+            let mut cx = Context::from_waker(Waker::noop());
+            let bytes = match client.poll_fill(&mut cx) {
+                Poll::Ready(Ok(lent)) => lent.len(),
+                Poll::Ready(Err(_)) | Poll::Pending => 0,
+            };
+            client.consume(bytes);
+            bytes > 0
+        };
+        (0..50_u32).take_while(is_open).count()
+    };
+    assert_eq!(rounds_open(), 50);
+    rig.world.advance(SECOND);
+    assert!(rounds_open() < 50, "what had been written is read, and nothing more");
+}

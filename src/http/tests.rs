@@ -1,6 +1,7 @@
 //! Whole connections in memory: a client's bytes on one side, a scripted endpoint on the other.
 
-use std::future::Future;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -12,6 +13,8 @@ use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper::server::conn::http2 as server;
+use hyper::service::service_fn;
 
 use super::{Downstream, Gateway, Mirrors, Protocol, serve};
 use crate::drain::Drain;
@@ -182,7 +185,7 @@ fn h2_own(rig: &Rig, sender: &mut SendRequest<Fed>, method: Method) -> Response<
 }
 
 async fn next(response: &mut Response<Incoming>) -> Option<Bytes> {
-    let frame = std::future::poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await?;
+    let frame = poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await?;
     frame.unwrap().into_data().ok()
 }
 
@@ -595,4 +598,59 @@ fn a_response_that_never_pauses_ends_with_its_time_all_the_same() {
     assert_eq!(rounds_open(), 50);
     rig.world.advance(SECOND);
     assert!(rounds_open() < 50, "what had been written is read, and nothing more");
+}
+
+/// An HTTP/2 endpoint that answers 503 before a request's body is there, and takes the next one's.
+#[derive(Default)]
+struct Hasty {
+    /// Kept: to let go of it would tell the client to stop.
+    refused: RefCell<Option<Incoming>>,
+    taken: RefCell<Vec<u8>>,
+}
+
+impl Hasty {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>) -> hyper::Result<Response<Fed>> {
+        let mut body = request.into_body();
+        let mut response = Response::new(Fed::whole([]));
+        if self.refused.borrow().is_none() {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            self.refused.replace(Some(body));
+            return Ok(response);
+        }
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let data = frame?.into_data();
+            self.taken.borrow_mut().extend_from_slice(&data.expect("no trailers"));
+        }
+        Ok(response)
+    }
+
+    /// Serves the next connection.
+    fn serve(self: &Rc<Self>, world: &World) {
+        let hasty = Rc::clone(self);
+        let service = service_fn(move |request| Rc::clone(&hasty).answer(request));
+        let server = server::Builder::new(Tasks(world.clone()));
+        let serving = server.serve_connection(Adapted::new(world.accept().1), service);
+        world.spawn(async move { drop(serving.await) });
+    }
+}
+
+#[test]
+fn an_attempt_that_is_over_takes_nothing_of_what_the_next_one_needs() {
+    let rig = Rig::of(cluster(1, UpstreamProtocol::Http2), impatient(1));
+    let (hasty, mut client) = (Rc::<Hasty>::default(), rig.open(Protocol::Http1));
+    let (first, rest) = ("abcd", "x".repeat(2 * 1024));
+    let length = first.len() + rest.len();
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {length}\r\n\r\n");
+    write(&mut client, head + first);
+    rig.world.idle();
+    hasty.serve(&rig.world);
+    rig.world.idle();
+    assert!(hasty.refused.borrow().is_some());
+    // In the pause, more than is kept.
+    write(&mut client, &rest);
+    rig.world.idle();
+    rig.pass(SECOND / 2);
+    assert_eq!(hasty.taken.borrow().len(), length, "all of it, though it is no more kept");
+    let answer = read(&mut client);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -6,6 +6,8 @@
 //! - A choice takes constant time, or the logarithm of the number of endpoints where they have
 //!   weights; only where nearly all of them cannot be used does it look at each.
 
+use std::cell::Cell;
+
 use crate::snapshot::{Balance, Traffic};
 
 /// How often a random endpoint is drawn before all of them are looked at.
@@ -63,13 +65,14 @@ pub(super) fn less_busy<L: PartialOrd>(
 /// hundred is missed by so many about once in ten million times, and then the best is taken.
 const STEPS_PER_ENDPOINT: usize = 16;
 
-/// The endpoint for a request, with `key` where it has one to be hashed, the `turn`th of its
-/// cluster; `None` if there is none that may be chosen.
+/// The endpoint for a request, with `key` where it has one to be hashed; `None` if there is none
+/// that may be chosen. Where each endpoint has its turn, `turns` moves on by one, and by one more
+/// for each that is passed over: what one does not get is shared by all others.
 pub(super) fn choose(
     traffic: &Traffic,
     endpoints: &impl Endpoints,
     key: Option<u64>,
-    turn: u64,
+    turns: &Cell<u64>,
     random: &impl Random,
 ) -> Option<usize> {
     if endpoints.len() == 0 {
@@ -81,7 +84,7 @@ pub(super) fn choose(
         (Balance::Random | Balance::Hash(_), None) | (Balance::Random, _) => {
             choice.drawn(Choice::any)
         }
-        (Balance::RoundRobin, _) => choice.first_good(choice.in_turn(turn)),
+        (Balance::RoundRobin, _) => choice.first_good(choice.in_turn(turns)),
         (Balance::Hash(_), Some(key)) => return choice.by_hash(key),
     };
     place.or_else(|| choice.best(place_below(random, endpoints.len())))
@@ -172,15 +175,16 @@ impl<E: Endpoints, R: Random> Choice<'_, E, R> {
         (self.endpoints.load(place) + 1) as f64 / share
     }
 
-    /// The endpoints from the `turn`th on, each as often as its weight says. One that is warming up
-    /// is passed over now and then.
-    fn in_turn(&self, turn: u64) -> impl Iterator<Item = usize> {
+    /// The endpoints whose turn it is after `turns`, each as often as its weight says. One that is
+    /// warming up is passed over now and then.
+    fn in_turn(&self, turns: &Cell<u64>) -> impl Iterator<Item = usize> {
         let len = self.endpoints.len() as u64;
         let sum = self.traffic.sums.last().copied();
         // Whole strides meet every point of the sum once, and those of one endpoint far apart.
         let stride = sum.map_or(1, stride);
-        let points = (0..len).map(move |step| {
-            let point = u128::from(turn.wrapping_add(step)) * u128::from(stride);
+        let points = (0..len).map(move |_| {
+            let turn = turns.replace(turns.get().wrapping_add(1));
+            let point = u128::from(turn) * u128::from(stride);
             let point = point % u128::from(sum.unwrap_or(len));
             u64::try_from(point).expect("less than a u64")
         });
@@ -306,9 +310,10 @@ mod tests {
     /// How often each is chosen in `turns` turns, each with a key of its own.
     fn shares(traffic: &Traffic, known: &Known, turns: u32) -> Vec<u32> {
         let (mut shares, random) = (vec![0; known.len()], random());
+        let gone = Cell::default();
         for turn in 0..turns {
             let key = stable_hash(&turn.to_be_bytes());
-            let place = choose(traffic, known, Some(key), turn.into(), &random).unwrap();
+            let place = choose(traffic, known, Some(key), &gone, &random).unwrap();
             shares[place] += 1;
         }
         shares
@@ -338,7 +343,8 @@ mod tests {
             for (standing, found) in [(Standing::Out, false), (Standing::Avoided, true)] {
                 let known = Known { standings: vec![standing; 3], ..Known::good(3) };
                 let known = Counted(known, Cell::new(0));
-                let chosen = [0; 2].map(|_| choose(&traffic, &known, Some(9), 0, &random()));
+                let chosen =
+                    [0; 2].map(|_| choose(&traffic, &known, Some(9), &Cell::default(), &random()));
                 assert_eq!(chosen[0].is_some(), found);
                 assert_eq!(chosen[0], chosen[1], "the same for the same key");
                 assert!(known.1.get() <= 120, "{spread:?}: {} looks", known.1.get());
@@ -349,11 +355,22 @@ mod tests {
     #[test]
     fn each_in_turn_is_each_in_turn() {
         let traffic = traffic(Balance::RoundRobin, &[1, 1, 1]);
-        let (known, random) = (Known::good(3), random());
-        let places = |turns: std::ops::Range<u64>| -> Vec<_> {
-            turns.map(|turn| choose(&traffic, &known, None, turn, &random).unwrap()).collect()
-        };
-        assert_eq!(places(0..7), [0, 1, 2, 0, 1, 2, 0]);
+        let (known, random, turns) = (Known::good(3), random(), Cell::default());
+        let place = || choose(&traffic, &known, None, &turns, &random).unwrap();
+        assert_eq!([(); 7].map(|()| place()), [0, 1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn the_turns_of_one_that_is_left_out_are_shared_by_all_others() {
+        for (weights, expected) in [([1; 4], [100, 0, 100, 100]), ([1, 5, 1, 2], [75, 0, 75, 150])]
+        {
+            let traffic = traffic(Balance::RoundRobin, &weights);
+            let mut known = Known::good(4);
+            known.standings[1] = Standing::Out;
+            let shares = shares(&traffic, &known, 300);
+            let near = shares.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 1);
+            assert!(near, "{weights:?}: {shares:?}");
+        }
     }
 
     #[test]
@@ -362,7 +379,8 @@ mod tests {
         let (mut known, random) = (Known::good(2), random());
         known.loads = vec![5, 0];
         // Drawing the same one twice is the only way to the busy one.
-        let busy = (0..10_000).filter(|_| choose(&traffic, &known, None, 0, &random) == Some(0));
+        let busy = (0..10_000)
+            .filter(|_| choose(&traffic, &known, None, &Cell::default(), &random) == Some(0));
         assert!(busy.count().abs_diff(2_500) < 300);
         let place = less_busy(2, &random, |place| known.loads[place]);
         assert_eq!(place, 1, "two that are distinct");
@@ -386,7 +404,9 @@ mod tests {
             let traffic = traffic(balance.clone(), &[1; 10]);
             let (mut known, random) = (Known::good(10), random());
             let keys: Vec<_> = (0..500_u32).map(|key| stable_hash(&key.to_be_bytes())).collect();
-            let place = |known: &Known, key: u64| choose(&traffic, known, Some(key), 0, &random);
+            let turns = Cell::default();
+            let place =
+                |known: &Known, key: u64| choose(&traffic, known, Some(key), &turns, &random);
             let before: Vec<_> = keys.iter().map(|key| place(&known, *key)).collect();
             known.standings[3] = Standing::Out;
             for (key, before) in keys.iter().zip(before) {
@@ -419,7 +439,7 @@ mod tests {
             for balance in balances() {
                 let traffic = traffic(balance, &weights);
                 let random = Seeded(Cell::new(seed));
-                let chosen = choose(&traffic, &known, key, turn, &random);
+                let chosen = choose(&traffic, &known, key, &Cell::new(turn), &random);
                 let best = *known.standings.iter().min().unwrap();
                 let chosen = chosen.map(|place| known.standings[place]);
                 prop_assert_eq!(chosen, Some(best).filter(|best| *best != Standing::Out));

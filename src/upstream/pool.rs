@@ -207,8 +207,7 @@ impl<N: Net> Pools<N> {
         let held = own.tally.hold(Count::Request, most);
         let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
-        let turn = own.tally.next_turn();
-        let place = view.choose(turn, self);
+        let place = view.choose(self);
         let place = place.ok_or_else(|| Error::unsent(None, Kind::NoEndpoint))?;
         let key = (to.cluster.endpoints[place], protocol, policy);
         to.reach(Reached::Chosen(key.0));
@@ -428,17 +427,17 @@ struct View<'a, N: Net> {
 }
 
 impl<N: Net> View<'_, N> {
-    fn choose(&self, turn: u64, random: &impl balance::Random) -> Option<usize> {
-        let key = self.to.key;
+    fn choose(&self, random: &impl balance::Random) -> Option<usize> {
+        let (key, turns) = (self.to.key, &self.own.tally.turns);
         let (outliers, endpoints) = (&self.own.tally.outliers, &self.to.cluster.endpoints);
         let panics = self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
             detection.healthy_percent_min > 0
                 && outliers.borrow().panics(detection, endpoints, self.now)
         });
         if panics {
-            return balance::choose(self.traffic, &All(self), key, turn, random);
+            return balance::choose(self.traffic, &All(self), key, turns, random);
         }
-        balance::choose(self.traffic, self, key, turn, random)
+        balance::choose(self.traffic, self, key, turns, random)
     }
 
     fn is_avoided(&self, place: usize) -> bool {

@@ -32,7 +32,8 @@ pub(super) struct Tally {
     pending: Cell<u32>,
     connections: Cell<u32>,
     retries: Cell<u32>,
-    turn: Cell<u64>,
+    /// Turns that endpoints had, or were passed over in.
+    pub(super) turns: Cell<u64>,
     pub(super) outliers: RefCell<Outliers>,
     pub(super) newcomers: RefCell<Newcomers>,
     /// Who waits for a connection, in the order of coming.
@@ -77,7 +78,7 @@ impl Tally {
             pending: Cell::default(),
             connections: Cell::default(),
             retries: Cell::default(),
-            turn: Cell::new(turn),
+            turns: Cell::new(turn),
             outliers: RefCell::new(Outliers::new(now)),
             newcomers: RefCell::default(),
             waiting: RefCell::default(),
@@ -127,11 +128,6 @@ impl Tally {
     /// Whether there may be one more connection than there are.
     pub(super) fn has_room(&self, limits: &PoolLimits) -> bool {
         limits.connections_max.is_none_or(|max| self.connections.get() < self.part(max))
-    }
-
-    /// The number of the next request.
-    pub(super) fn next_turn(&self) -> u64 {
-        self.turn.replace(self.turn.get().wrapping_add(1))
     }
 
     /// Somebody asks for `cluster` now; takes note of its endpoints where they are others.

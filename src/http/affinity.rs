@@ -75,13 +75,15 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// The value of a cookie that the client sent, without quotes.
+/// The value of a cookie that the client sent, without quotes; an empty one is none, as in Envoy:
+/// it would lead all such clients to one endpoint.
 fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(key, _)| key.trim() == name)?;
     let value = value.trim();
-    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    (!value.is_empty()).then_some(value)
 }
 
 /// As Envoy writes it.
@@ -148,6 +150,12 @@ mod tests {
         let known = affinity(cookie(Some(Duration::ZERO)), known);
         assert_eq!((known.key, known.cookie), (Some(stable_hash(b"anna")), None));
         assert_eq!(affinity(cookie(None), Request::get("/")).key, None);
+        for empty in ["user=", "user=\"\"", "user=; user=anna"] {
+            let request = || Request::get("/").header("cookie", empty);
+            assert_eq!(affinity(cookie(None), request()).key, None, "{empty}");
+            let given = affinity(cookie(Some(Duration::ZERO)), request());
+            assert!(given.cookie.is_some(), "{empty}");
+        }
         for (ttl, age) in [(0, ""), (3600, "; Max-Age=3600")] {
             let given = affinity(cookie(Some(Duration::from_secs(ttl))), Request::get("/"));
             let mut headers = HeaderMap::new();

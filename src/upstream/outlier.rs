@@ -151,18 +151,18 @@ impl Record {
     fn count(&mut self, detection: &OutlierDetection, outcome: Outcome) -> bool {
         let is_local = outcome == Outcome::NoAnswer;
         if detection.splits_local && is_local {
-            self.local_failures += 1;
+            self.local_failures = self.local_failures.saturating_add(1);
             return is_reached(self.local_failures, detection.local_failures);
         }
         self.local_failures = 0;
         match outcome {
             Outcome::Good => (self.server_errors, self.gateway_errors) = (0, 0),
             Outcome::GatewayError | Outcome::NoAnswer => {
-                self.server_errors += 1;
-                self.gateway_errors += 1;
+                self.server_errors = self.server_errors.saturating_add(1);
+                self.gateway_errors = self.gateway_errors.saturating_add(1);
             }
             Outcome::ServerError => {
-                self.server_errors += 1;
+                self.server_errors = self.server_errors.saturating_add(1);
                 self.gateway_errors = 0;
             }
         }

@@ -31,6 +31,8 @@ pub(crate) struct Attempts<'a, N: Net> {
     pub(crate) gateway: &'a Gateway<N>,
     pub(crate) cluster: &'a Cluster,
     pub(crate) limits: &'a Limits,
+    /// Which generation of the configuration it is answered by.
+    pub(crate) generation: u64,
     pub(crate) policy: &'a RetryPolicy,
     pub(crate) body: Replay,
     /// What leads it to an endpoint where the cluster hashes requests.
@@ -152,8 +154,9 @@ impl<N: Net> Attempts<'_, N> {
     }
 
     async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
-        let (cluster, limits, key) = (self.cluster, self.limits, self.key);
-        let to = To { cluster, limits, avoid, own: &[], key, reached: Some(&self.reached) };
+        let (cluster, limits, generation) = (self.cluster, self.limits, self.generation);
+        let (own, key, reached) = (&[], self.key, Some(&self.reached));
+        let to = To { cluster, limits, generation, avoid, own, key, reached };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;

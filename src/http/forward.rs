@@ -266,6 +266,7 @@ impl<N: Net> Forwarder<N> {
         let to = To {
             cluster,
             limits: &way.view.limits,
+            generation: way.view.generation,
             avoid: &[],
             own: &vouched.fields(),
             key: None,
@@ -318,8 +319,18 @@ impl<N: Net> Forwarder<N> {
         let body = Replay::new(body, limits.retry_body_bytes_max);
         let (policy, is_grpc) = (way.retries(), entry.is_grpc());
         let gateway = &*self.gateway;
-        let (upgrades, key, reached) = (false, None, Cell::default());
-        Attempts { gateway, cluster, limits, policy, body, key, reached, upgrades, is_grpc }
+        Attempts {
+            gateway,
+            cluster,
+            limits,
+            generation: way.view.generation,
+            policy,
+            body,
+            key: None,
+            reached: Cell::default(),
+            upgrades: false,
+            is_grpc,
+        }
     }
 
     /// Sends a request as often and as long as its route has it; `first` came of the first attempt.
@@ -331,17 +342,17 @@ impl<N: Net> Forwarder<N> {
         head: &mut Parts,
         responder: Responder<N>,
     ) -> Response<ResponseBody<N>> {
-        let (body, limits) = (&attempts.body, attempts.limits);
+        let (body, terms) = (&attempts.body, (attempts.limits, attempts.generation));
         let mirrors = extras.map_or(&[][..], |extras| &extras.mirrors);
         let mirrors = if attempts.upgrades { &[] } else { mirrors };
         let mirror_at_once = body.is_empty();
         if mirror_at_once {
-            mirror::send(&self.gateway, mirrors, limits, head, body);
+            mirror::send(&self.gateway, mirrors, terms, head, body);
         }
         let mut deadline = extras.and_then(|extras| self.limit(extras, head, body));
         let outcome = attempts.run_within(head, first, &mut deadline).await;
         if !mirror_at_once {
-            mirror::send(&self.gateway, mirrors, limits, head, body);
+            mirror::send(&self.gateway, mirrors, terms, head, body);
         }
         self.conclude(outcome, deadline, responder)
     }

@@ -48,7 +48,7 @@ impl Drop for Active {
 pub(crate) fn send<N: Net>(
     gateway: &Gateway<N>,
     mirrors: &[Mirror],
-    limits: &Limits,
+    (limits, generation): (&Limits, u64),
     head: &Parts,
     body: &Replay,
 ) {
@@ -68,6 +68,7 @@ pub(crate) fn send<N: Net>(
             let to = To {
                 cluster: &cluster,
                 limits: &limits,
+                generation,
                 avoid: &[],
                 own: &[],
                 key: None,

@@ -60,6 +60,13 @@ pub(crate) struct Downstream<S> {
     pub(crate) server_name: Option<Box<str>>,
 }
 
+/// What was in force when the connection came.
+pub(crate) struct Terms {
+    pub(crate) limits: Limits,
+    /// Which generation of the configuration said so.
+    pub(crate) generation: u64,
+}
+
 /// A connection's future. Boxed, so that none carries the largest of them.
 pub(crate) type Served = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -68,7 +75,7 @@ pub(crate) type Served = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) fn serve<N: Net, S: Stream>(
     shared: Shared<N>,
     downstream: Downstream<S>,
-    limits: Limits,
+    terms: Terms,
     route: Option<&TcpRoute>,
     watch: Watch,
 ) -> Served {
@@ -86,7 +93,7 @@ pub(crate) fn serve<N: Net, S: Stream>(
             return Box::pin(std::future::ready(()));
         }
     };
-    let joining = Joining { shared, limits, entry, _watch: watch };
+    let joining = Joining { shared, terms, entry, _watch: watch };
     // Two boxes, one after the other, so that no connection carries the room of its connect.
     let connecting = Box::pin(joining.run(cluster, stream, taken));
     Box::pin(async move {
@@ -99,7 +106,7 @@ pub(crate) fn serve<N: Net, S: Stream>(
 /// A connection on its way.
 struct Joining<N: Net> {
     shared: Shared<N>,
-    limits: Limits,
+    terms: Terms,
     entry: Entry<N>,
     _watch: Watch,
 }
@@ -131,8 +138,10 @@ impl<N: Net> Joining<N> {
         let key = hash_key(cluster, self.entry.addresses().0.ip());
         let mut failed = None;
         loop {
+            let Terms { limits, generation } = &self.terms;
+            let (generation, avoid_these, own) = (*generation, &avoid[..], &[]);
             let to =
-                To { cluster, limits: &self.limits, avoid: &avoid, own: &[], key, reached: None };
+                To { cluster, limits, generation, avoid: avoid_these, own, key, reached: None };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
@@ -159,7 +168,8 @@ impl<N: Net> Joining<N> {
         opened: Opened<N>,
         taken: &[u8],
     ) -> impl Future<Output = ()> + use<N, S> {
-        let Self { shared: Shared { net, .. }, limits, entry, _watch: watch } = self;
+        let Self { shared: Shared { net, .. }, terms, entry, _watch: watch } = self;
+        let limits = terms.limits;
         let Opened { stream: mut far, remote, active } = opened;
         entry.tried(Some(remote));
         entry.connected();

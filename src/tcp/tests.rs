@@ -51,7 +51,7 @@ impl Site {
             forward: Forward { targets: vec![target] },
         });
         let watch = Drain::default().watch();
-        let serving = serve(shared, downstream, Limits::default(), route.as_ref(), watch);
+        let serving = serve(shared, downstream, terms(), route.as_ref(), watch);
         world.spawn(serving);
         world.idle();
         Self { world, telemetry, client }
@@ -199,13 +199,17 @@ fn an_endpoint_that_breaks_is_named_and_its_last_words_arrive() {
     assert!(site.metrics().contains("connections_closed_total UC 1\n"), "{}", site.metrics());
 }
 
+fn terms() -> Terms {
+    Terms { limits: Limits::default(), generation: 0 }
+}
+
 fn joining(world: &World) -> Joining<World> {
     let telemetry = telemetry();
     let upstreams = Upstreams::new(world.clone(), Rc::clone(&telemetry));
     let shared = Shared { net: world.clone(), upstreams, telemetry };
     let address = "10.0.0.9:1234".parse().unwrap();
     let entry = Entry::new(&shared, (address, address), None);
-    Joining { shared, limits: Limits::default(), entry, _watch: Drain::default().watch() }
+    Joining { shared, terms: terms(), entry, _watch: Drain::default().watch() }
 }
 
 #[test]

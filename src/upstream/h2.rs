@@ -559,6 +559,7 @@ mod tests {
                 let to = To {
                     cluster: &cluster,
                     limits: &limits,
+                    generation: 0,
                     avoid: &[],
                     own: &[],
                     key: None,
@@ -629,6 +630,7 @@ mod tests {
         let to = To {
             cluster: &cluster,
             limits: &limits,
+            generation: 0,
             avoid: &[],
             own: &own,
             key: None,

@@ -114,6 +114,8 @@ pub(crate) struct Nothing;
 pub(crate) struct To<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) limits: &'a Limits,
+    /// Which generation of the configuration the cluster is of.
+    pub(crate) generation: u64,
     /// Endpoints that are chosen only if there are no others.
     pub(crate) avoid: &'a [SocketAddr],
     /// Fields that are sent with the request, beside those in its head.

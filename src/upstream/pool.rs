@@ -203,7 +203,7 @@ impl<N: Net> Pools<N> {
         name: Option<&str>,
     ) -> Result<Active<N>, Error> {
         let (now, own) = (self.net.now(), self.own(to.cluster));
-        own.tally.see(to.cluster, now);
+        own.tally.see((to.cluster, to.generation), now);
         let held = own.tally.hold(Count::Request, most);
         let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };

@@ -38,8 +38,8 @@ pub(super) struct Tally {
     pub(super) newcomers: RefCell<Newcomers>,
     /// Who waits for a connection, in the order of coming.
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
-    /// Which list of endpoints was seen last.
-    seen: Cell<Option<u64>>,
+    /// The list of endpoints that counts, and the newest generation that was seen with it.
+    seen: Cell<Option<(u64, u64)>>,
     used: Cell<Instant>,
 }
 
@@ -130,12 +130,18 @@ impl Tally {
         limits.connections_max.is_none_or(|max| self.connections.get() < self.part(max))
     }
 
-    /// Somebody asks for `cluster` now; takes note of its endpoints where they are others.
-    pub(super) fn see(&self, cluster: &Cluster, now: Instant) {
+    /// Somebody asks for `cluster` of `generation` now; takes note of its endpoints where they are
+    /// newer ones. Requests that began before a reload go on with the older ones for a while.
+    pub(super) fn see(&self, (cluster, generation): (&Cluster, u64), now: Instant) {
         self.used.set(now);
-        let list = cluster.traffic.as_ref().map(|traffic| traffic.list);
         // What leads to the same cluster from elsewhere has a list of its own, but the same.
-        if self.seen.replace(list) != list {
+        let list = cluster.traffic.as_ref().map_or(0, |traffic| traffic.list);
+        let seen = self.seen.get();
+        if seen.is_some_and(|(_, newest)| generation < newest) {
+            return;
+        }
+        self.seen.set(Some((list, generation)));
+        if seen.is_none_or(|(seen, _)| seen != list) {
             self.newcomers.borrow_mut().see(&cluster.endpoints, now);
             self.outliers.borrow_mut().retain(&cluster.endpoints);
         }
@@ -146,6 +152,8 @@ impl Tally {
     pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) -> bool {
         let traffic = cluster.traffic.as_ref();
         let detection = traffic.and_then(|traffic| traffic.policy.outliers.as_ref());
+        // What is no endpoint any more gets no record that nobody would take away.
+        let detection = detection.filter(|_| self.newcomers.borrow().knows(at.0));
         detection.is_some_and(|detection| {
             self.outliers.borrow_mut().note(detection, &cluster.endpoints, at, now)
         })
@@ -438,12 +446,17 @@ mod tests {
         let (tally, now) = (tally(1), Instant::now());
         let is_out = |tally: &Tally| tally.outliers.borrow().is_out(endpoint(1), now);
         let (both, same, other) = (cluster(&[1, 2]), cluster(&[1, 2]), cluster(&[2, 3]));
-        tally.see(&both, now);
+        tally.see((&both, 1), now);
         assert!(tally.note(&both, (endpoint(1), Outcome::ServerError), now));
-        tally.see(&same, now);
+        tally.see((&same, 2), now);
         assert!(is_out(&tally));
-        tally.see(&other, now);
-        tally.see(&both, now);
+        tally.see((&other, 1), now);
+        tally.see((&both, 2), now);
+        assert!(is_out(&tally), "a request that began before");
+        tally.see((&other, 3), now);
+        assert!(!is_out(&tally));
+        assert!(!tally.note(&both, (endpoint(1), Outcome::ServerError), now), "it is gone");
+        tally.see((&both, 4), now);
         assert!(!is_out(&tally), "it was gone in between");
     }
 }

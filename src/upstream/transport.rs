@@ -265,6 +265,7 @@ mod tests {
             let to = To {
                 cluster,
                 limits: &self.limits,
+                generation: 0,
                 avoid: &[],
                 own: &[],
                 key: None,
@@ -426,6 +427,7 @@ mod tests {
         let to = To {
             cluster: &cluster,
             limits: &client.limits,
+            generation: 0,
             avoid: &[],
             own: &[],
             key: None,

@@ -23,6 +23,11 @@ impl Newcomers {
         self.0 = Some(endpoints.iter().map(|endpoint| (*endpoint, since(endpoint))).collect());
     }
 
+    /// Whether `endpoint` is there now.
+    pub(super) fn knows(&self, endpoint: SocketAddr) -> bool {
+        self.0.as_ref().is_some_and(|known| known.contains_key(&endpoint))
+    }
+
     /// The part of its share that `endpoint` gets, as Envoy reckons it.
     pub(super) fn warmth(&self, warmup: &Warmup, endpoint: SocketAddr, now: Instant) -> f64 {
         let since = self.0.as_ref().and_then(|known| known.get(&endpoint).copied().flatten());

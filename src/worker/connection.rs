@@ -143,7 +143,11 @@ impl<N: Net> Connection<N> {
     ) -> Served {
         let Self { worker, remote, local, watch, .. } = self;
         let gateway = &worker.gateway;
-        let limits = gateway.snapshots.borrow_mut().current().limits.clone();
+        let terms = {
+            let mut snapshots = gateway.snapshots.borrow_mut();
+            let view = snapshots.current();
+            tcp::Terms { limits: view.limits.clone(), generation: view.generation }
+        };
         // Only where TLS is passed on routes are told apart by name; elsewhere all stand at `*`.
         let route = table.find(server_name.as_deref(), remote.ip(), local.ip());
         let shared = tcp::Shared {
@@ -152,7 +156,7 @@ impl<N: Net> Connection<N> {
             telemetry: Rc::clone(&gateway.telemetry),
         };
         let downstream = tcp::Downstream { stream, taken, remote, local, server_name };
-        tcp::serve(shared, downstream, limits, route, watch)
+        tcp::serve(shared, downstream, terms, route, watch)
     }
 
     fn serve_http<S: Stream>(self, mut stream: TlsStream<S>, policy: TlsPolicy) -> Served {

@@ -52,6 +52,7 @@ impl Rig {
             let to = To {
                 cluster: &cluster,
                 limits: &limits,
+                generation: 0,
                 avoid: &[],
                 own: &[],
                 key: None,
@@ -65,6 +66,7 @@ impl Rig {
         To {
             cluster: &self.cluster,
             limits: &self.limits,
+            generation: 0,
             avoid,
             own: &[],
             key: None,

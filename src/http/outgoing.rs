@@ -2,7 +2,8 @@
 //!
 //! - What passed is kept up to a limit, so that another attempt can begin anew; beyond it nothing
 //!   is kept and the request is sent once.
-//! - Kept data is shared with what was sent, not copied.
+//! - Kept data is shared with what was sent, not copied; only small pieces are, into one, so that
+//!   what is kept takes little more memory than the limit allows data.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -11,10 +12,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use ::http::HeaderMap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::RequestBody;
+
+/// Kept pieces that are smaller than this together become one. Each takes about a hundred bytes
+/// beside its data.
+const JOINED_BYTES_MAX: usize = 1024;
 
 /// The body of a request, for as many attempts as it takes.
 #[derive(Clone)]
@@ -137,17 +142,39 @@ impl State {
         if self.is_lost {
             return;
         }
-        let piece = frame.data_ref().map(|data| Piece::Data(data.clone()));
-        let piece = piece.or_else(|| frame.trailers_ref().cloned().map(Piece::Trailers));
         let bytes = frame.data_ref().map_or(0, Bytes::len);
+        let bytes = bytes + frame.trailers_ref().map_or(0, trailer_bytes);
         if bytes > self.bytes_left {
             self.is_lost = true;
             self.frames = Vec::new();
             return;
         }
         self.bytes_left -= bytes;
-        self.frames.extend(piece);
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => keep_data(&mut self.frames, data),
+            (None, Some(trailers)) => self.frames.push(Piece::Trailers(trailers.clone())),
+            (None, None) => {}
+        }
     }
+}
+
+/// Adds `data` to the last of `pieces` if both are small.
+fn keep_data(pieces: &mut Vec<Piece>, data: &Bytes) {
+    match pieces.last_mut() {
+        _ if data.is_empty() => {}
+        Some(Piece::Data(last)) if last.len() + data.len() <= JOINED_BYTES_MAX => {
+            // Its own already, unless it is the first or was sent meanwhile.
+            let own = std::mem::take(last).try_into_mut();
+            let mut joined = own.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            joined.extend_from_slice(data);
+            *last = joined.freeze();
+        }
+        Some(_) | None => pieces.push(Piece::Data(data.clone())),
+    }
+}
+
+fn trailer_bytes(trailers: &HeaderMap) -> usize {
+    trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 impl Piece {
@@ -242,5 +269,41 @@ impl Body for Outgoing {
             Some(rest) => SizeHint::with_exact(left + rest),
             None => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(frames: impl IntoIterator<Item = Bytes>) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        frames.into_iter().for_each(|data| keep_data(&mut pieces, &data));
+        pieces
+    }
+
+    #[test]
+    fn pieces_are_few_however_small_the_frames() {
+        for size in [0, 1, 7, 511, 513, 1024, 16 * 1024] {
+            let all: Vec<u8> = (0..=250).cycle().take(64 * 1024).collect();
+            let frames: Vec<_> = match size {
+                0 => vec![Bytes::new(); 1000],
+                _ => all.chunks(size).map(Bytes::copy_from_slice).collect(),
+            };
+            let pieces = kept(frames);
+            assert!(pieces.len() <= 2 * 64 + 1, "{size}: {}", pieces.len());
+            let again: Vec<u8> =
+                pieces.iter().flat_map(|piece| piece.frame().into_data().unwrap()).collect();
+            assert_eq!(again, if size == 0 { Vec::new() } else { all }, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_does_not_change() {
+        let mut pieces = kept([Bytes::from_static(b"ab"), Bytes::from_static(b"cd")]);
+        let sent = pieces[0].frame().into_data().unwrap();
+        keep_data(&mut pieces, &Bytes::from_static(b"ef"));
+        assert_eq!((&sent[..], pieces.len()), (&b"abcd"[..], 1));
+        assert_eq!(pieces[0].frame().into_data().unwrap(), "abcdef");
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::body::ResponseBody;
 use super::entry::Entry;
-use super::error::Refusal;
+use super::error::{Answer, Refusal};
 use super::{grpc, headers};
 use crate::io::Net;
 use crate::snapshot::{Abort, DirectResponse, Redirect, RedirectPort};
@@ -35,9 +35,8 @@ impl<N: Net> Responder<N> {
     /// Says why the request is not served.
     pub(crate) fn refuse(self, refusal: &Refusal) -> Response<ResponseBody<N>> {
         let answer = refusal.answer();
-        self.entry.answered(answer.status, answer.flags, answer.details);
         let code = GRPC_CODES[grpc_status(answer.status)];
-        let mut response = self.fail(answer.status, code, answer.text);
+        let mut response = self.fail(&answer, code);
         if answer.flags == Flags::UPSTREAM_OVERFLOW {
             let overloaded = HeaderValue::from_static("true");
             response.headers_mut().insert(X_ENVOY_OVERLOADED, overloaded);
@@ -51,26 +50,25 @@ impl<N: Net> Responder<N> {
             Abort::Http(status) => (status, grpc_status(status)),
             Abort::Grpc(code) => (http_status(code), usize::from(code)),
         };
-        self.entry.answered(status, Flags::FAULT_INJECTED, "fault_filter_abort");
-        self.fail(status, GRPC_CODES.get(code).unwrap_or(&"2"), "fault filter abort")
+        let (flags, details) = (Flags::FAULT_INJECTED, "fault_filter_abort");
+        let answer = Answer { status, flags, details, text: "fault filter abort" };
+        self.fail(&answer, GRPC_CODES.get(code).unwrap_or(&"2"))
     }
 
-    fn fail(
-        self,
-        status: StatusCode,
-        code: &'static str,
-        text: &'static str,
-    ) -> Response<ResponseBody<N>> {
+    /// The status that the client gets is the one that is logged and counted: of gRPC, 200.
+    fn fail(self, answer: &Answer, code: &'static str) -> Response<ResponseBody<N>> {
         let entry = Rc::clone(&self.entry);
+        let status = if entry.is_grpc() { StatusCode::OK } else { answer.status };
+        entry.answered(status, answer.flags, answer.details);
         let Some(call) = entry.call() else {
-            return self.respond(status, Bytes::from_static(text.as_bytes()));
+            return self.respond(status, Bytes::from_static(answer.text.as_bytes()));
         };
-        let mut response = self.respond(StatusCode::OK, Bytes::new());
+        let mut response = self.respond(status, Bytes::new());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(grpc::STATUS, HeaderValue::from_static(code));
         // Texts of ours are plain ASCII without `%`, so they need no escaping.
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(text));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(answer.text));
         call.ends_with(headers);
         response
     }

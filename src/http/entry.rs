@@ -242,6 +242,7 @@ impl Entry {
         let outcome = self.outcome.get();
         let upstream = self.upstream.get();
         let vouched = self.vouched.get();
+        let remote = self.downstream.remote;
         let names = self.names.get();
         Record {
             duration: self.latest.get() - self.started,
@@ -265,7 +266,7 @@ impl Entry {
             upstream_service: names.map_or("", Names::service),
             upstream_local: upstream.local,
             downstream_local: Some(self.downstream.local),
-            downstream_remote: Some(self.downstream.remote),
+            downstream_remote: Some(vouched.map_or(remote, |vouched| vouched.client(remote))),
             server_name: self.downstream.server_name().unwrap_or_default(),
             route_name: self.route_name(),
             ..Record::new(self.start)

@@ -84,6 +84,11 @@ impl Vouched {
         &self.request_id
     }
 
+    /// The client as far as the trusted proxies tell; `peer` is who is connected.
+    pub(crate) fn client(&self, peer: SocketAddr) -> SocketAddr {
+        self.external_address.as_ref().map_or(peer, |external| told_or(external, peer))
+    }
+
     /// `http` or `https`, as the client sees it.
     pub(crate) fn scheme(&self) -> &'static str {
         self.scheme
@@ -310,9 +315,12 @@ fn external_address(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue>
 /// The client of a request with these headers, once they are those for the upstream, as far as the
 /// trusted proxies tell; `peer` is who is connected.
 pub(crate) fn external_address_of(headers: &HeaderMap, peer: SocketAddr) -> SocketAddr {
-    let external = headers.get(&X_ENVOY_EXTERNAL_ADDRESS);
-    let ip = external.and_then(|value| value.to_str().ok()?.parse::<IpAddr>().ok());
-    match ip {
+    headers.get(&X_ENVOY_EXTERNAL_ADDRESS).map_or(peer, |external| told_or(external, peer))
+}
+
+/// The address that is told, whose port nobody knows, unless it is that of `peer`.
+fn told_or(external: &HeaderValue, peer: SocketAddr) -> SocketAddr {
+    match external.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()) {
         Some(ip) if ip != peer.ip().to_canonical() => SocketAddr::new(ip, 0),
         Some(_) | None => peer,
     }

@@ -224,13 +224,19 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         remove_named(headers);
     }
-    let wants_trailers = headers.get(TE).is_some_and(|value| value == "trailers");
+    let wants_trailers = headers.get_all(TE).iter().any(names_trailers);
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+fn names_trailers(te: &HeaderValue) -> bool {
+    te.as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 const HOP_BY_HOP: [&str; 6] =

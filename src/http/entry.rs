@@ -123,7 +123,7 @@ impl Entry {
             outcome: Cell::new(Outcome {
                 status: 0,
                 flags: Flags::DOWNSTREAM_TERMINATION,
-                details: "",
+                details: "downstream_remote_disconnect",
             }),
             noted: Cell::new(Flags::NONE),
             vouched: OnceCell::new(),

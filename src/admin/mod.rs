@@ -65,7 +65,7 @@ pub struct State {
     /// What is bound now.
     pub listeners: Box<dyn Fn() -> Vec<BoundListener> + Send>,
     /// Who the metrics are of.
-    pub reporter: Reporter,
+    pub reporter: Box<dyn Fn() -> Reporter + Send>,
     /// When the process started.
     pub started: SystemTime,
     /// Of the program.

@@ -36,7 +36,8 @@ impl Scraper {
         for series in self.last.borrow().iter() {
             merged.merge(series.clone());
         }
-        let mut page = prometheus::render(&state.workers, &state.others, &merged, &state.reporter);
+        let reporter = (state.reporter)();
+        let mut page = prometheus::render(&state.workers, &state.others, &merged, &reporter);
         let help = "Workers whose copy did not come in time; their last one was used.";
         page.gauge("ringgate_scrape_workers_late", help, [(String::new(), late)]);
         add_state(&mut page, state);

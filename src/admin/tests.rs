@@ -76,7 +76,7 @@ fn state() -> State {
         listeners: Box::new(|| {
             vec![BoundListener { key: KEY, address: "127.0.0.1:8443".parse().unwrap() }]
         }),
-        reporter: Reporter::new("istio-system", |_| None),
+        reporter: Box::new(|| Reporter::new("istio-system", |_| None)),
         started: UNIX_EPOCH,
         version: "1.2.3",
     }

@@ -140,15 +140,24 @@ struct Gateway {
 }
 
 /// What the administration's thread sees of the control thread.
-#[derive(Default)]
 struct Shared {
     listeners: ArcSwap<Vec<BoundListener>>,
+    reporter: ArcSwap<Reporter>,
     readiness: ArcSwap<Readiness>,
     /// The operator wants it to be not ready.
     fails_health_check: Arc<AtomicBool>,
 }
 
 impl Shared {
+    fn new(settings: &Settings, fails_health_check: Arc<AtomicBool>) -> Self {
+        Self {
+            listeners: ArcSwap::default(),
+            reporter: ArcSwap::from_pointee(reporter(&settings.gateway)),
+            readiness: ArcSwap::default(),
+            fails_health_check,
+        }
+    }
+
     fn readiness(&self) -> Readiness {
         let mut readiness = self.readiness.load().as_ref().clone();
         if self.fails_health_check.load(Relaxed) {
@@ -173,10 +182,9 @@ impl Gateway {
         let (fleet, driver) =
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
         tracing::info!("workers: {} on {driver}", config.cores.len());
-        let fails_health_check = orders.fails_health_check();
-        let shared = Arc::new(Shared { fails_health_check, ..Shared::default() });
+        let shared = Arc::new(Shared::new(settings, orders.fails_health_check()));
         let command = orders.commands(level);
-        let state = state(&settings.gateway, &publisher, &fleet, log.as_ref(), &shared, command);
+        let state = state(&publisher, &fleet, log.as_ref(), &shared, command);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
         let mut gateway =
             Self { publisher, fleet, shared, admin, log, closing: None, is_retired: false };
@@ -251,7 +259,10 @@ impl Gateway {
             Err(error) => return tracing::error!("{error}; the settings stay as they were"),
         };
         match control.reload(&settings) {
-            Ok(snapshot) => self.publish(&snapshot),
+            Ok(snapshot) => {
+                self.shared.reporter.store(Arc::new(reporter(&settings.gateway)));
+                self.publish(&snapshot);
+            }
             Err(error) => tracing::error!("{error}; everything stays as it was"),
         }
     }
@@ -369,7 +380,6 @@ fn reporter(gateway: &settings::Gateway) -> Reporter {
 }
 
 fn state(
-    gateway: &settings::Gateway,
     publisher: &Publisher,
     fleet: &Fleet,
     log: Option<&AccessLog>,
@@ -377,7 +387,8 @@ fn state(
     command: impl Fn(Command) + Send + 'static,
 ) -> State {
     let (source, scraper) = (publisher.source(), fleet.scraper());
-    let (listening, readiness) = (Arc::clone(shared), Arc::clone(shared));
+    let (listening, readiness, reporting) =
+        (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
     State {
         snapshot: Box::new(move || source.current()),
         workers: fleet.counters().cloned().collect(),
@@ -393,7 +404,7 @@ fn state(
         readiness: Box::new(move || readiness.readiness()),
         command: Box::new(command),
         listeners: Box::new(move || listening.listeners.load().as_ref().clone()),
-        reporter: reporter(gateway),
+        reporter: Box::new(move || reporting.reporter.load().as_ref().clone()),
         started: SystemTime::now(),
         version: env!("CARGO_PKG_VERSION"),
     }

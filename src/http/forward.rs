@@ -9,7 +9,7 @@ use std::time::Duration;
 use ::http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use ::http::request::Parts;
 use ::http::uri::PathAndQuery;
-use ::http::{Method, Request, Response, Version};
+use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
@@ -170,6 +170,15 @@ impl<N: Net> Forwarder<N> {
         })
     }
 
+    /// Says of an HTTP/1.1 response that it is the last of its connection, if it is.
+    pub(crate) fn mark_last<B>(&self, mut response: Response<B>) -> Response<B> {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if self.downstream.activity.is_retired() && !switches {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
     /// Answers for the gateway itself, as `route` says.
     fn answer(
         route: &Route,
@@ -194,6 +203,9 @@ impl<N: Net> Forwarder<N> {
         let telemetry = Rc::clone(&self.gateway.telemetry);
         let downstream = Rc::clone(&self.downstream);
         let now = (net.now(), net.wall());
+        if self.gateway.retires_connections.get() {
+            downstream.activity.retire();
+        }
         Responder {
             entry: Rc::new(Entry::begin(telemetry, downstream, request, now)),
             clock: net.clone(),

@@ -42,7 +42,7 @@ pub(crate) use hurry::hurry;
 pub(crate) use mirror::Mirrors;
 pub(crate) use serve::serve;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -62,6 +62,8 @@ pub(crate) struct Gateway<N: Net> {
     pub(crate) upstreams: Upstreams<N>,
     pub(crate) telemetry: Rc<WorkerTelemetry>,
     pub(crate) mirrors: Mirrors,
+    /// Each request is the last of its connection.
+    pub(crate) retires_connections: Cell<bool>,
 }
 
 /// What a request has to know of the connection that it came by.

@@ -129,7 +129,10 @@ impl<N: Net> Serving<N> {
         let service = service_fn(|request| {
             let forwarder = Rc::clone(forwarder);
             // hyper wants to move it. Freed with the request: it is larger than all the rest.
-            Box::pin(async move { forwarder.serve(request).await })
+            Box::pin(async move {
+                let answered = forwarder.serve(request).await;
+                answered.map(|response| forwarder.mark_last(response))
+            })
         });
         let stream = Adapted::new(stream);
         let mut connection = self.http1_builder().serve_connection(stream, service);

@@ -57,6 +57,7 @@ impl Rig {
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
+            retires_connections: std::cell::Cell::new(false),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),

@@ -231,13 +231,14 @@ impl Gateway {
     }
 
     /// Stops being ready, and closes the listeners: at once, or when load balancers have had the
-    /// time of a drain to notice.
+    /// time of a drain to notice. Until then each request is the last of its connection.
     fn start_closing(&mut self, snapshot: &Snapshot, graceful: bool) {
         self.is_retired = true;
         self.shared.readiness.store(Arc::new(draining()));
         if !graceful {
             return self.close();
         }
+        self.fleet.retire_connections();
         let limit = snapshot.limits.drain_timeout;
         tracing::info!("closing the listeners in {} s", limit.as_secs_f32());
         self.closing = Some(Instant::now() + limit);

@@ -450,6 +450,7 @@ mod tests {
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
+            retires_connections: Cell::new(false),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),

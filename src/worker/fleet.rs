@@ -185,6 +185,14 @@ impl Fleet {
         Scraper { workers: self.workers.iter().map(|worker| worker.orders.clone()).collect() }
     }
 
+    /// From now on each request is the last of its connection. Connections are still accepted.
+    pub fn retire_connections(&self) {
+        for worker in &self.workers {
+            // A worker that has ended has no connections.
+            let _: Result<(), Order> = worker.orders.send(Order::RetireConnections);
+        }
+    }
+
     /// Stops accepting for good; open requests may finish, and are the last of their connections.
     /// Returns when every worker has begun.
     pub fn close(&mut self) {

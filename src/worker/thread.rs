@@ -38,6 +38,8 @@ pub(super) enum Order {
     },
     /// Send a copy of the labelled series.
     Scrape(Box<dyn FnOnce(Series) + Send>),
+    /// Have each request be the last of its connection, and go on accepting.
+    RetireConnections,
     /// Stop accepting, have open requests be the last of their connections, and report. With a
     /// `limit` also end the thread: when all is done, at the latest after that.
     Drain { limit: Option<Duration>, started: channel::Sender<()> },
@@ -48,6 +50,7 @@ impl fmt::Debug for Order {
         f.write_str(match self {
             Self::Listen { .. } => "Listen",
             Self::Scrape(_) => "Scrape",
+            Self::RetireConnections => "RetireConnections",
             Self::Drain { .. } => "Drain",
         })
     }
@@ -91,6 +94,7 @@ impl Start {
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {
             mirrors: Mirrors::default(),
+            retires_connections: Cell::new(false),
             net: handle,
             snapshots: self.snapshots.subscribe().into(),
             upstreams: Upstreams::new(handle, Rc::clone(&telemetry)).shared_by(self.workers),
@@ -125,6 +129,7 @@ async fn obey(worker: Rc<Worker<Handle>>, mut orders: runtime::Receiver<Order>) 
                 let _: Result<(), _> = done.send(());
             }
             Order::Scrape(reply) => reply(worker.gateway.telemetry.copy()),
+            Order::RetireConnections => worker.gateway.retires_connections.set(true),
             Order::Drain { limit, started } => {
                 listeners.stops.values().for_each(Drain::start);
                 worker.drain.start();

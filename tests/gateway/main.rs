@@ -23,6 +23,7 @@ mod delegate;
 mod demo;
 mod destination_rule;
 mod drain;
+mod envoy;
 mod fields;
 mod grafana;
 mod headers;

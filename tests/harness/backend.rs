@@ -12,6 +12,7 @@
 //! | `/trailers` | a chunked body with a trailer section |
 //! | `/hop` | an answer full of hop-by-hop headers |
 //! | `/hold` | answers only after [`Backend::release`] |
+//! | `/early` | an interim 103 before the answer |
 //! | `/late` | the head at once, the body after [`Backend::release`] |
 //! | `/close` | closes instead of answering |
 //! | `/cut` | promises 100 bytes, sends 10, closes |
@@ -156,6 +157,10 @@ fn answer(
         "hold" => {
             shared.wait_released();
             plain(out, 200, b"held", request)?;
+        }
+        "early" => {
+            out.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n")?;
+            plain(out, 200, b"early", request)?;
         }
         "late" => {
             out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")?;

@@ -5,7 +5,7 @@ use regex::Regex;
 use crate::harness::backend::Backend;
 use crate::harness::certificate::Leaf;
 use crate::harness::gateway::{Gateway, QUIET};
-use crate::harness::{eventually, within, yaml};
+use crate::harness::{eventually, outside, within, yaml};
 
 const HOST: &str = "web.test";
 
@@ -82,6 +82,50 @@ fn readiness_is_told_on_both_addresses_and_nothing_else_on_the_status_port() {
         assert_eq!(status(path), 404, "{path}");
     }
     assert_eq!(gateway.admin_get("/no-such-page").status, 404);
+}
+
+#[test]
+fn every_page_is_read_and_every_command_is_posted() {
+    let Some(_) = outside::tool("curl") else { return };
+    let backend = Backend::start("a");
+    let mut gateway = start(&backend);
+    assert_eq!(gateway.get(HOST, "/status/200").status, 200);
+    let curl = |options: &[&str], path: &str| {
+        let mut curl = outside::tool("curl").unwrap();
+        curl.args(["-s", "-w", "\n%{http_code}"]).args(options);
+        outside::output(curl.arg(format!("http://{}{path}", gateway.admin()))).1
+    };
+    let cluster = format!("outbound|80||backend.test::127.0.0.1:{}", backend.port());
+    let listener = format!("::127.0.0.1:{}", gateway.address(443).port());
+    let pages = [
+        ("/", "<a href=\"/certs\">"),
+        ("/certs", "\"cert_chain\""),
+        ("/clusters", cluster.as_str()),
+        ("/config_dump", HOST),
+        ("/listeners", listener.as_str()),
+        ("/listeners?format=json", "\"listener_statuses\""),
+        ("/ready", "LIVE"),
+        ("/server_info", "\"state\": \"LIVE\""),
+        ("/stats", "envoy_server_live: 1"),
+        ("/stats/prometheus", "# TYPE istio_requests_total counter"),
+    ];
+    for (path, part) in pages {
+        let text = curl(&[], path);
+        assert!(text.contains(part) && text.ends_with("\n200"), "{path}: {text}");
+        assert!(curl(&["-I"], path).ends_with("\n200"), "HEAD {path}");
+        assert!(curl(&["-d", ""], path).ends_with("\n405"), "POST {path}");
+    }
+    let commands =
+        ["/healthcheck/fail", "/healthcheck/ok", "/logging?level=error", "/quitquitquit"];
+    for path in commands {
+        assert!(curl(&[], path).ends_with("\n405"), "GET {path}");
+        let foreign = curl(&["-d", "", "-H", "origin: http://evil.test"], path);
+        assert!(foreign.ends_with("\n403"), "from a page elsewhere {path}");
+    }
+    for path in commands {
+        assert!(curl(&["-d", ""], path).ends_with("\n200"), "POST {path}");
+    }
+    assert_eq!(gateway.wait().code(), Some(0), "/quitquitquit ends it");
 }
 
 #[test]

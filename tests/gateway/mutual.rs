@@ -243,6 +243,39 @@ fn who_is_revoked_neither_gets_in_nor_resumes() {
 }
 
 #[test]
+fn openssl_is_told_by_the_alert_that_the_standard_has_for_it() {
+    let Some(_) = outside::tool("openssl") else { return };
+    let site = Site::mutual(CRL);
+    let (good, revoked) = (site.clients.leaf(&["a"]), site.clients.leaf(&["b"]));
+    let list = site.clients.revocation_list(&[&revoked.serial()]);
+    site.gateway.write_file("root/certs/clients/crl.pem", &list);
+    eventually("the host is served", || site.get(&site.client(&good)).is_ok());
+    let said = |version: &str, leaf: Option<&Leaf>| {
+        let mut openssl = outside::tool("openssl").unwrap();
+        openssl.args(["s_client", "-ign_eof", version, "-servername", HOST, "-connect"]);
+        openssl.arg(site.gateway.address(443).to_string());
+        if let Some(leaf) = leaf {
+            site.gateway.write_file("client.pem", &[&*leaf.chain_pem, &leaf.key_pem].concat());
+            openssl.arg("-cert").arg(site.gateway.path("client.pem"));
+        }
+        outside::output(&mut openssl).1
+    };
+    let stranger = Authority::new().leaf(&["a"]);
+    let cases = [
+        ("-tls1_2", None, 40),
+        ("-tls1_3", None, 116),
+        ("-tls1_2", Some(&stranger), 48),
+        ("-tls1_3", Some(&stranger), 48),
+        ("-tls1_2", Some(&revoked), 44),
+        ("-tls1_3", Some(&revoked), 44),
+    ];
+    for (version, leaf, number) in cases {
+        let text = said(version, leaf);
+        assert!(text.contains(&format!("SSL alert number {number}\n")), "{version}: {text}");
+    }
+}
+
+#[test]
 fn a_session_of_one_server_is_worth_nothing_at_another() {
     let Some(_) = outside::tool("openssl") else { return };
     let both = [

@@ -23,6 +23,7 @@ use super::decide::{Decision, decide, vet};
 use super::edit::Context;
 use super::entry::Entry;
 use super::error::Refusal;
+use super::grpc;
 use super::headers::{self, Peer, Vouched};
 use super::mirror;
 use super::outgoing::Replay;
@@ -159,7 +160,8 @@ impl<N: Net> Forwarder<N> {
                 responder.entry.routed(route, way.cluster);
                 take_path(&mut head, path);
                 let request = Upbound { rewritten, incoming, protocol };
-                if way.is_plain() && request.protocol.is_none() {
+                let is_plain = way.is_plain() && request.protocol.is_none();
+                if is_plain && asked_within(&responder.entry, &head).is_none() {
                     self.send(way, &mut head, vouched, request.incoming, responder).await
                 } else {
                     vouched.insert(&mut head.headers);
@@ -361,7 +363,7 @@ impl<N: Net> Forwarder<N> {
         if mirror_at_once {
             mirror::send(&self.gateway, mirrors, terms, head, body);
         }
-        let mut deadline = extras.and_then(|extras| self.limit(extras, head, body));
+        let mut deadline = self.limit(extras, head, &responder.entry, body);
         let outcome = attempts.run_within(head, first, &mut deadline).await;
         if !mirror_at_once {
             mirror::send(&self.gateway, mirrors, terms, head, body);
@@ -369,13 +371,26 @@ impl<N: Net> Forwarder<N> {
         self.conclude(outcome, deadline, responder)
     }
 
-    /// The time limit of the route, which the upstream is told of.
-    fn limit(&self, extras: &Extras, head: &mut Parts, body: &Replay) -> Option<Box<Deadline<N>>> {
-        let per_try = extras.retries.as_ref().and_then(|policy| policy.per_try_timeout);
-        let shortest = [extras.timeout, per_try].into_iter().flatten().min()?;
+    /// The time limit of the route, and of a gRPC call that its client gives it, which the upstream
+    /// is told of.
+    fn limit(
+        &self,
+        extras: Option<&Extras>,
+        head: &mut Parts,
+        entry: &Entry,
+        body: &Replay,
+    ) -> Option<Box<Deadline<N>>> {
+        let retries = extras.and_then(|extras| extras.retries.as_ref());
+        let per_try = retries.and_then(|policy| policy.per_try_timeout);
+        let own = extras.and_then(|extras| extras.timeout);
+        let whole = own.into_iter().chain(asked_within(entry, head)).min();
+        let shortest = whole.into_iter().chain(per_try).min()?;
         headers::expect_within(&mut head.headers, shortest);
+        if entry.is_grpc() {
+            grpc::expect_within(&mut head.headers, shortest);
+        }
         let clock = self.gateway.net.clone();
-        extras.timeout.map(|limit| Box::new(Deadline::new(clock, limit, body.clone())))
+        whole.map(|limit| Box::new(Deadline::new(clock, limit, body.clone())))
     }
 
     /// Turns what came of a request into what the client gets.
@@ -477,6 +492,11 @@ impl<N: Net> Forwarder<N> {
         entry.tried(Some(remote), local, Some(time));
         milliseconds(time)
     }
+}
+
+/// How long the client of a gRPC call waits, if it says so.
+fn asked_within(entry: &Entry, head: &Parts) -> Option<Duration> {
+    entry.is_grpc().then(|| grpc::timeout(&head.headers)).flatten()
 }
 
 /// Most times are a digit long, which needs no allocation.

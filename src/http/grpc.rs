@@ -1,22 +1,67 @@
-//! What is counted of a gRPC call: the messages of both directions, and the status that it ended
-//! with.
+//! What is read of a gRPC call: how long it may take, and for the counts the messages of both
+//! directions and the status that it ended with.
 //!
 //! Deliberately not here: reading messages. Only their lengths are looked at, as they pass.
 
 use std::cell::Cell;
 
-use ::http::{HeaderMap, HeaderName};
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::telemetry::request::Grpc;
 
 /// How a call ends, in the trailers or in a head without a body.
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// How long the client waits.
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The longest number that a timeout may have.
+const TIMEOUT_DIGITS_MAX: usize = 8;
+
+/// Longer timeouts are taken for this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The highest status that there is; what is beyond is not told apart.
 const STATUS_MAX: u8 = 16;
 
 /// A flag and the length of the message.
 const PREFIX_BYTES: usize = 5;
+
+/// How long the client of a call with `headers` waits, in whole milliseconds; `None` if it says
+/// nothing that can be understood, or zero, which is no limit as in Envoy.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+    let number = digits.parse::<u32>().ok();
+    let number = number.filter(|_| is_number && digits.len() <= TIMEOUT_DIGITS_MAX)?;
+    let time = number
+        * match unit {
+            "H" => Duration::from_secs(3600),
+            "M" => Duration::from_secs(60),
+            "S" => Duration::from_secs(1),
+            "m" => Duration::from_millis(1),
+            "u" => Duration::from_micros(1),
+            "n" => Duration::from_nanos(1),
+            _ => return None,
+        };
+    let milliseconds = time.min(TIMEOUT_MAX).as_nanos().div_ceil(1_000_000);
+    let milliseconds = u64::try_from(milliseconds).ok().filter(|number| *number > 0);
+    milliseconds.map(Duration::from_millis)
+}
+
+/// Tells the upstream how long it is waited for.
+pub(crate) fn expect_within(headers: &mut HeaderMap, limit: Duration) {
+    let milliseconds = limit.as_millis();
+    let text = if milliseconds < 10_u128.pow(8) {
+        format!("{milliseconds}m")
+    } else {
+        format!("{}S", limit.min(TIMEOUT_MAX).as_secs())
+    };
+    headers.insert(TIMEOUT, HeaderValue::try_from(text).expect("digits and a letter"));
+}
 
 /// A call under way.
 #[derive(Debug, Default)]
@@ -87,13 +132,38 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::http::HeaderValue;
     use proptest::prelude::*;
 
     fn counted(pieces: &[&[u8]]) -> u64 {
         let messages = Messages::default();
         pieces.iter().for_each(|piece| messages.pass(piece));
         messages.begun.get()
+    }
+
+    #[test]
+    fn a_timeout_is_read_as_it_is_meant_or_not_at_all() {
+        let read = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static(text))]);
+            timeout(&headers).map(|time| time.as_millis())
+        };
+        let good = ["1H", "2M", "3S", "100m", "1500u", "1n", "00000001S"];
+        let expected = [3_600_000, 120_000, 3_000, 100, 2, 1, 1_000];
+        assert_eq!(good.map(read), expected.map(Some));
+        assert_eq!(read("99999999H"), Some(TIMEOUT_MAX.as_millis()));
+        for bad in ["", "S", "1", "1 S", "+1S", "-1S", "1.5S", "1s", "123456789S", "0m", "1\u{b5}"]
+        {
+            let headers = HeaderValue::from_bytes(bad.as_bytes()).map(|value| (TIMEOUT, value));
+            assert_eq!(timeout(&HeaderMap::from_iter(headers)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_upstream_is_told_is_read_again() {
+        for milliseconds in [1, 250, 99_999_999, 100_000_000, 31_536_000_000] {
+            let (limit, mut headers) = (Duration::from_millis(milliseconds), HeaderMap::new());
+            expect_within(&mut headers, limit);
+            assert_eq!(timeout(&headers), Some(limit), "{:?}", headers[TIMEOUT]);
+        }
     }
 
     #[test]

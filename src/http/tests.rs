@@ -601,6 +601,40 @@ fn a_response_that_never_pauses_ends_with_its_time_all_the_same() {
     assert!(rounds_open() < 50, "what had been written is read, and nothing more");
 }
 
+#[test]
+fn a_grpc_call_ends_when_its_client_no_longer_waits() {
+    let call = |timeout: &str, content_type: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: {content_type}\r\n\
+             grpc-timeout: {timeout}\r\ncontent-length: 0\r\n\r\n"
+        )
+    };
+    let grpc = "application/grpc+proto";
+    for (own, asked, told) in
+        [(None, "1S", "1000m"), (Some(2 * SECOND), "1S", "1000m"), (Some(SECOND), "1H", "1000m")]
+    {
+        let extras = own.map(|own| Extras { timeout: Some(own), ..Extras::default() });
+        let rig = Rig::of(cluster(1, UpstreamProtocol::Http1), extras);
+        let mut client = rig.open(Protocol::Http1);
+        let (_endpoint, seen) = rig.forwarded(&mut client, &call(asked, grpc));
+        assert!(seen.contains(&format!("grpc-timeout: {told}\r\n")), "{seen}");
+        assert!(seen.contains("x-envoy-expected-rq-timeout-ms: 1000\r\n"), "{seen}");
+        rig.pass(SECOND - Duration::from_millis(1));
+        assert_eq!(read(&mut client), "");
+        rig.pass(Duration::from_millis(1));
+        let answer = read(&mut client);
+        assert!(answer.contains("grpc-status: 14\r\n"), "{answer}");
+    }
+    let rig = Rig::new();
+    for (asked, content_type) in [("1S", "text/plain"), ("1 S", grpc), ("0S", grpc)] {
+        let mut client = rig.open(Protocol::Http1);
+        let (_endpoint, seen) = rig.forwarded(&mut client, &call(asked, content_type));
+        assert!(seen.contains(&format!("grpc-timeout: {asked}\r\n")), "{seen}");
+        rig.pass(2 * SECOND);
+        assert_eq!(read(&mut client), "");
+    }
+}
+
 /// An HTTP/2 endpoint that answers 503 before a request's body is there, and takes the next one's.
 #[derive(Default)]
 struct Hasty {

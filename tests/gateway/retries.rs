@@ -123,6 +123,20 @@ fn a_timeout_is_504_with_envoys_words() {
 }
 
 #[test]
+fn a_grpc_client_says_how_long_it_waits() {
+    let backend = Backend::start("a");
+    let gateway = builder(&[backend.port()], "").start();
+    let mut client = client(&gateway);
+    let call = "content-type: application/grpc\r\ngrpc-timeout: 200m\r\n";
+    let late = client.request("POST", "/hold", call, b"").unwrap();
+    assert_eq!((late.status, late.header("grpc-status")), (200, Some("14")));
+    let head = client.request("GET", "/head", call, b"").unwrap().text();
+    assert!(head.contains("grpc-timeout: 200m\r\n"), "{head}");
+    let log = gateway.access_log(1);
+    assert!(log[0].contains(" UT response_timeout "), "{log:#?}");
+}
+
+#[test]
 fn a_timeout_covers_the_body_of_the_response() {
     let backend = Backend::start("a");
     let gateway = builder(&[backend.port()], "timeout: 200ms, ").start();

@@ -359,15 +359,9 @@ impl<N: Net> Forwarder<N> {
         let (body, terms) = (&attempts.body, (attempts.limits, attempts.generation));
         let mirrors = extras.map_or(&[][..], |extras| &extras.mirrors);
         let mirrors = if attempts.upgrades { &[] } else { mirrors };
-        let mirror_at_once = body.is_empty();
-        if mirror_at_once {
-            mirror::send(&self.gateway, mirrors, terms, head, body);
-        }
+        mirror::send(&self.gateway, mirrors, terms, head, body);
         let mut deadline = self.limit(extras, head, &responder.entry, body);
         let outcome = attempts.run_within(head, first, &mut deadline).await;
-        if !mirror_at_once {
-            mirror::send(&self.gateway, mirrors, terms, head, body);
-        }
         self.conclude(outcome, deadline, responder)
     }
 

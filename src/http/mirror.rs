@@ -1,24 +1,27 @@
 //! Copies of requests for clusters whose answers nobody sees.
 //!
 //! - A copy never delays or fails the request: it is sent by a task of its own.
-//! - A request with a body is copied once the body has arrived and its own answer has begun, if all
-//!   of the body was kept.
-//! - Only so many copies are under way at a time; the others are dropped and counted.
+//! - A copy goes out beside the request, its body as it passes. One that takes its body too slowly
+//!   is broken off.
+//! - Only so many copies are under way at a time; the others are dropped. Those and the ones that
+//!   were broken off are counted.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use ::http::request::Parts;
 use http_body::Body as _;
 
 use super::Gateway;
-use super::outgoing::{Copied, Replay};
-use crate::io::{Elapsed, Net, timeout};
+use super::outgoing::Replay;
+use super::tee::Copied;
+use crate::io::{Net, timeout};
 use crate::snapshot::{Limits, Mirror};
-use crate::upstream::{Error, To};
+use crate::upstream::{Error, Kind, To};
 
 /// The copies of one worker that are under way.
 #[derive(Clone, Default)]
@@ -57,11 +60,13 @@ pub(crate) fn send<N: Net>(
         if !mirror.share.takes(fastrand::u32(..1_000_000)) {
             continue;
         }
-        let active = gateway.mirrors.begin(limits.mirrors_max);
-        let (Some(active), Some(body)) = (active, body.copied()) else {
-            gateway.telemetry.counters().mirrors_dropped.increment();
+        let telemetry = Rc::clone(&gateway.telemetry);
+        let Some(active) = gateway.mirrors.begin(limits.mirrors_max) else {
+            telemetry.counters().mirrors_dropped.increment();
             continue;
         };
+        let body = body.copied(limits.retry_body_bytes_max);
+        let fate = body.fate();
         let (cluster, limits, head) = (Arc::clone(cluster), limits.clone(), head.clone());
         let (net, upstreams) = (gateway.net.clone(), gateway.upstreams.clone());
         gateway.net.spawn(async move {
@@ -78,9 +83,16 @@ pub(crate) fn send<N: Net>(
                 let exchange = upstreams.send(to, &head, body).await?;
                 discard::<N>(exchange.response.into_body()).await
             };
-            // Whatever comes of it: nobody waits for it.
-            let _: Result<Result<(), Error>, Elapsed> =
-                timeout(&net, limits.stream_idle_timeout, asking).await;
+            let mut asking = pin!(timeout(&net, limits.stream_idle_timeout, asking));
+            let asked = poll_fn(|cx| match asking.as_mut().poll(cx) {
+                Poll::Ready(asked) => Poll::Ready(Some(asked)),
+                // Its endpoint may take nothing, so that nothing looks at the body.
+                Poll::Pending => fate.poll_cut(cx).map(|()| None),
+            });
+            // Whatever else comes of it: nobody waits for it.
+            if matches!(asked.await, None | Some(Ok(Err(Error { kind: Kind::RequestBody, .. })))) {
+                telemetry.counters().mirrors_dropped.increment();
+            }
             drop(active);
         });
     }

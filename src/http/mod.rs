@@ -32,9 +32,11 @@ mod hurry;
 mod mirror;
 mod outgoing;
 mod path;
+mod pieces;
 mod respond;
 mod retry;
 mod serve;
+mod tee;
 #[cfg(test)]
 mod tests;
 

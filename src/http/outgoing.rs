@@ -2,24 +2,19 @@
 //!
 //! - What passed is kept up to a limit, so that another attempt can begin anew; beyond it nothing
 //!   is kept and the request is sent once.
-//! - Kept data is shared with what was sent, not copied; only small pieces are, into one, so that
-//!   what is kept takes little more memory than the limit allows data.
+//! - Copies for others are made of what passes the first time.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use ::http::HeaderMap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::RequestBody;
-
-/// Kept pieces that are smaller than this together become one. Each takes about a hundred bytes
-/// beside its data.
-const JOINED_BYTES_MAX: usize = 1024;
+use super::pieces::Pieces;
+use super::tee::{Copied, Tee};
 
 /// The body of a request, for as many attempts as it takes.
 #[derive(Clone)]
@@ -38,9 +33,6 @@ pub(crate) struct Outgoing {
 #[derive(Debug)]
 pub(crate) struct Cut;
 
-/// A body that has arrived.
-pub(crate) struct Copied(std::vec::IntoIter<Piece>);
-
 struct Kept {
     state: RefCell<State>,
     /// All of it has arrived.
@@ -51,19 +43,12 @@ struct Kept {
 
 struct State {
     source: RequestBody,
-    frames: Vec<Piece>,
-    /// Room for more.
-    bytes_left: usize,
-    /// Something has passed that is not in `frames`.
+    pieces: Pieces,
+    tee: Tee,
+    /// Something has passed that is not in `pieces`.
     is_lost: bool,
     /// The attempt that may read.
     turn: u32,
-}
-
-#[derive(Clone)]
-enum Piece {
-    Data(Bytes),
-    Trailers(HeaderMap),
 }
 
 impl Replay {
@@ -72,8 +57,8 @@ impl Replay {
         if source.is_end_stream() {
             return Self(None);
         }
-        let (frames, is_lost) = (Vec::new(), false);
-        let state = State { source, frames, bytes_left: bytes_max, is_lost, turn: 0 };
+        let (pieces, tee) = (Pieces::new(bytes_max), Tee::default());
+        let state = State { source, pieces, tee, is_lost: false, turn: 0 };
         let (is_whole, waiting) = (Cell::new(false), Cell::new(None));
         Self(Some(Rc::new(Kept { state: state.into(), is_whole, waiting })))
     }
@@ -102,17 +87,11 @@ impl Replay {
         self.0.as_ref().is_none_or(|kept| !kept.state.borrow().is_lost)
     }
 
-    /// All of it for somebody else, if it has arrived and was kept.
-    pub(crate) fn copied(&self) -> Option<Copied> {
-        let Some(kept) = &self.0 else { return Some(Copied(Vec::new().into_iter())) };
-        let state = kept.state.borrow();
-        let is_there = kept.is_whole.get() && !state.is_lost;
-        is_there.then(|| Copied(state.frames.clone().into_iter()))
-    }
-
-    /// Whether there is no body.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
+    /// A copy for somebody else, before any attempt has begun. At most `bytes_max` of it lie here.
+    pub(crate) fn copied(&self, bytes_max: usize) -> Copied {
+        let Some(kept) = &self.0 else { return Copied::EMPTY };
+        let state = &mut *kept.state.borrow_mut();
+        state.tee.copy(&state.source.size_hint(), bytes_max)
     }
 
     /// Ready once all of it has arrived. One task may wait.
@@ -139,84 +118,11 @@ impl Kept {
 impl State {
     /// Keeps `frame` if there is room, and forgets everything if there is not.
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        if self.is_lost {
-            return;
-        }
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        let bytes = bytes + frame.trailers_ref().map_or(0, trailer_bytes);
-        if bytes > self.bytes_left {
+        self.tee.pass(frame);
+        if !self.is_lost && self.pieces.push(frame).is_err() {
             self.is_lost = true;
-            self.frames = Vec::new();
-            return;
+            self.pieces.clear();
         }
-        self.bytes_left -= bytes;
-        match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => keep_data(&mut self.frames, data),
-            (None, Some(trailers)) => self.frames.push(Piece::Trailers(trailers.clone())),
-            (None, None) => {}
-        }
-    }
-}
-
-/// Adds `data` to the last of `pieces` if both are small.
-fn keep_data(pieces: &mut Vec<Piece>, data: &Bytes) {
-    match pieces.last_mut() {
-        _ if data.is_empty() => {}
-        Some(Piece::Data(last)) if last.len() + data.len() <= JOINED_BYTES_MAX => {
-            // Its own already, unless it is the first or was sent meanwhile.
-            let own = std::mem::take(last).try_into_mut();
-            let mut joined = own.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-            joined.extend_from_slice(data);
-            *last = joined.freeze();
-        }
-        Some(_) | None => pieces.push(Piece::Data(data.clone())),
-    }
-}
-
-fn trailer_bytes(trailers: &HeaderMap) -> usize {
-    trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-}
-
-impl Piece {
-    fn frame(&self) -> Frame<Bytes> {
-        match self {
-            Self::Data(data) => Frame::data(data.clone()),
-            Self::Trailers(trailers) => Frame::trailers(trailers.clone()),
-        }
-    }
-}
-
-/// How many bytes of data `pieces` have.
-fn length(pieces: &[Piece]) -> u64 {
-    let bytes = |piece: &Piece| match piece {
-        Piece::Data(data) => data.len() as u64,
-        Piece::Trailers(_) => 0,
-    };
-    pieces.iter().map(bytes).sum()
-}
-
-impl Body for Copied {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.next().map(|piece| Ok(piece.frame())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_slice().is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let pieces = self.0.as_slice();
-        if pieces.iter().any(|piece| matches!(piece, Piece::Trailers(_))) {
-            // A length would leave no room for trailers.
-            return SizeHint::default();
-        }
-        SizeHint::with_exact(length(pieces))
     }
 }
 
@@ -229,24 +135,29 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some(kept) = self.kept.clone() else { return Poll::Ready(None) };
-        let mut state = kept.state.borrow_mut();
+        let state = &mut *kept.state.borrow_mut();
         if state.turn != self.turn {
             return Poll::Ready(Some(Err(Cut)));
         }
-        if let Some(piece) = state.frames.get(self.next) {
+        if let Some(frame) = state.pieces.get(self.next) {
             self.next += 1;
-            return Poll::Ready(Some(Ok(piece.frame())));
+            return Poll::Ready(Some(Ok(frame)));
         }
         let frame = ready!(Pin::new(&mut state.source).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 state.keep(frame);
-                self.next = state.frames.len();
+                self.next = state.pieces.len();
             }
-            Some(Err(_)) => state.is_lost = true,
+            Some(Err(_)) => {
+                state.is_lost = true;
+                // What has passed is not all, whatever the source says of its end.
+                state.tee = Tee::default();
+            }
             None => {}
         }
         if frame.is_none() || state.source.is_end_stream() {
+            state.tee.finish();
             kept.set_whole();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Cut)))
@@ -256,7 +167,7 @@ impl Body for Outgoing {
         self.kept.as_ref().is_none_or(|kept| {
             let state = kept.state.borrow();
             state.turn == self.turn
-                && self.next >= state.frames.len()
+                && self.next >= state.pieces.len()
                 && state.source.is_end_stream()
         })
     }
@@ -264,46 +175,10 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         let Some(kept) = &self.kept else { return SizeHint::with_exact(0) };
         let state = kept.state.borrow();
-        let left = length(state.frames.get(self.next..).unwrap_or_default());
+        let left = state.pieces.data_bytes(self.next);
         match state.source.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(left + rest),
             None => SizeHint::default(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kept(frames: impl IntoIterator<Item = Bytes>) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        frames.into_iter().for_each(|data| keep_data(&mut pieces, &data));
-        pieces
-    }
-
-    #[test]
-    fn pieces_are_few_however_small_the_frames() {
-        for size in [0, 1, 7, 511, 513, 1024, 16 * 1024] {
-            let all: Vec<u8> = (0..=250).cycle().take(64 * 1024).collect();
-            let frames: Vec<_> = match size {
-                0 => vec![Bytes::new(); 1000],
-                _ => all.chunks(size).map(Bytes::copy_from_slice).collect(),
-            };
-            let pieces = kept(frames);
-            assert!(pieces.len() <= 2 * 64 + 1, "{size}: {}", pieces.len());
-            let again: Vec<u8> =
-                pieces.iter().flat_map(|piece| piece.frame().into_data().unwrap()).collect();
-            assert_eq!(again, if size == 0 { Vec::new() } else { all }, "{size}");
-        }
-    }
-
-    #[test]
-    fn what_was_sent_does_not_change() {
-        let mut pieces = kept([Bytes::from_static(b"ab"), Bytes::from_static(b"cd")]);
-        let sent = pieces[0].frame().into_data().unwrap();
-        keep_data(&mut pieces, &Bytes::from_static(b"ef"));
-        assert_eq!((&sent[..], pieces.len()), (&b"abcd"[..], 1));
-        assert_eq!(pieces[0].frame().into_data().unwrap(), "abcdef");
     }
 }

@@ -18,12 +18,12 @@ use hyper::service::service_fn;
 
 use super::{Downstream, Gateway, Mirrors, Protocol, serve};
 use crate::drain::Drain;
-use crate::io::pipe::{self, Chunking, End};
+use crate::io::pipe::{self, Chunking, End, HIGH_WATER_BYTES};
 use crate::io::{Clock, Spawn, Stream};
 use crate::snapshot::{
-    Action, Cluster, DirectResponse, Extras, Forward, Limits, Listener, ListenerKey,
+    Action, Cluster, DirectResponse, Extras, Forward, Limits, Listener, ListenerKey, Mirror,
     OutlierDetection, PathMatch, PoolLimits, Publisher, RetryOn, RetryPolicy, Route, RouteTable,
-    Serves, Snapshot, Target, Traffic, TrafficPolicy, UpstreamProtocol, VirtualHost,
+    Serves, Share, Snapshot, Target, Traffic, TrafficPolicy, UpstreamProtocol, VirtualHost,
 };
 use crate::telemetry::Counters;
 use crate::upstream::Upstreams;
@@ -633,6 +633,80 @@ fn a_grpc_call_ends_when_its_client_no_longer_waits() {
         rig.pass(2 * SECOND);
         assert_eq!(read(&mut client), "");
     }
+}
+
+/// A gateway that mirrors to an endpoint on port 9.
+fn mirroring() -> Rig {
+    let mirrored = cluster(1, UpstreamProtocol::Http1);
+    let endpoints = vec!["127.0.0.1:9".parse().unwrap()];
+    let cluster = Some(Arc::new(Cluster { endpoints, ..mirrored.clone() }));
+    let mirrors = vec![Mirror { cluster, share: Share::ALL }];
+    Rig::of(mirrored, Some(Extras { mirrors, ..Extras::default() }))
+}
+
+/// The ends of the request's own endpoint and of the mirror's, after a head that asks for `length`
+/// bytes, and what each of them got.
+fn mirrored(rig: &Rig, client: &mut End, length: usize, body: &str) -> [(End, String); 2] {
+    let head = format!("POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: {length}\r\n\r\n");
+    write(client, head + body);
+    rig.world.idle();
+    let mut ends = [rig.world.accept(), rig.world.accept()];
+    ends.sort_by_key(|(endpoint, _)| endpoint.port());
+    ends.map(|(_, mut end)| {
+        let seen = read(&mut end);
+        (end, seen)
+    })
+}
+
+#[test]
+fn a_mirror_gets_the_body_as_it_comes() {
+    let rig = mirroring();
+    let mut client = rig.open(Protocol::Http1);
+    let [(mut own, seen), (mut mirror, copy)] = mirrored(&rig, &mut client, 6, "abc");
+    for seen in [seen, copy] {
+        assert!(seen.contains("content-length: 6\r\n") && seen.ends_with("abc"), "{seen}");
+    }
+    write(&mut client, "def");
+    rig.world.idle();
+    assert_eq!([read(&mut own), read(&mut mirror)], ["def", "def"]);
+    write(&mut mirror, "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n");
+    write(&mut own, OK);
+    rig.world.idle();
+    assert!(read(&mut client).ends_with("ok"));
+    assert_eq!(rig.counters().mirrors_dropped.value(), 0);
+}
+
+#[test]
+fn a_mirror_that_does_not_keep_pace_is_broken_off_alone() {
+    let rig = mirroring();
+    let mut client = rig.open(Protocol::Http1);
+    let length = 4 * HIGH_WATER_BYTES;
+    let [(mut own, _), (mut mirror, _)] = mirrored(&rig, &mut client, length, "");
+    let piece = "x".repeat(1000);
+    let mut left = length;
+    while left > 0 {
+        let bytes = left.min(piece.len());
+        write(&mut client, &piece[..bytes]);
+        rig.world.idle();
+        assert_eq!(read(&mut own).len(), bytes);
+        left -= bytes;
+    }
+    assert_eq!(rig.counters().mirrors_dropped.value(), 1);
+    assert!(read(&mut mirror).len() < length && is_closed(&mut mirror));
+    write(&mut own, OK);
+    rig.world.idle();
+    assert!(read(&mut client).ends_with("ok"));
+}
+
+#[test]
+fn half_a_body_is_no_whole_one_for_a_mirror() {
+    let rig = mirroring();
+    let mut client = rig.open(Protocol::Http1);
+    let [_own, (mut mirror, _)] = mirrored(&rig, &mut client, 6, "abc");
+    drop(client);
+    rig.world.idle();
+    assert!(is_closed(&mut mirror));
+    assert_eq!(rig.counters().mirrors_dropped.value(), 1);
 }
 
 /// An HTTP/2 endpoint that answers 503 before a request's body is there, and takes the next one's.

@@ -245,6 +245,38 @@ fn a_client_is_who_the_trusted_proxies_say() {
 }
 
 #[test]
+fn plain_requests_are_redirected_unless_a_trusted_proxy_had_them_by_https() {
+    let backend = Backend::start("a");
+    let servers = [yaml::http_server(80, &[HOST, "bare.test"], true)];
+    let closed = yaml::http_server(8443, &[HOST], false);
+    let rule = yaml::all_to("backend.test");
+    for (proxies, told, expected) in [(0, "https", 301), (1, "http", 301), (1, "https", 200)] {
+        let gateway = Gateway::builder()
+            .workers(1)
+            .settings(&format!("http: {{ trusted_proxies: {proxies} }}\n"))
+            .resource("gateway.yaml", &yaml::gateway("web", &servers.concat()))
+            .resource("closed.yaml", &yaml::gateway("closed", &closed))
+            .resource("route.yaml", &yaml::virtual_service("web", "web", &[HOST], &rule))
+            .resource("backend.yaml", &yaml::backend("backend.test", backend.port()))
+            .start();
+        let head = |host: &str| {
+            format!("GET /name?q HTTP/1.1\r\nhost: {host}\r\nx-forwarded-proto: {told}\r\n\r\n")
+        };
+        let answer = plain(&gateway, &head(HOST));
+        assert_eq!(answer.status, expected, "{proxies} proxies, {told}");
+        if expected == 301 {
+            assert_eq!(answer.header("location"), Some("https://web.test/name?q"));
+            let bare = plain(&gateway, &head("bare.test:80"));
+            let location = (bare.status, bare.header("location"));
+            assert_eq!(location, (301, Some("https://bare.test:80/name?q")), "without a route");
+        }
+        assert_eq!(plain(&gateway, &head("other.test")).status, 404, "no host of the server");
+        let mut client = Client::plain(gateway.address(8443), HOST).unwrap();
+        assert_eq!(client.get("/name").status, 404, "no VirtualService and no redirect");
+    }
+}
+
+#[test]
 fn only_trailers_of_te_pass() {
     let backend = Backend::start("a");
     let gateway = both_ports(&backend).start();

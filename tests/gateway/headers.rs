@@ -83,6 +83,52 @@ fn response_headers_are_changed_whoever_answers() {
 }
 
 #[test]
+fn values_of_a_response_name_the_client_and_who_answered() {
+    let values = [
+        ("x-client", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        ("x-client-port", "%DOWNSTREAM_REMOTE_PORT%"),
+        ("x-peer", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        ("x-local", "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"),
+        ("x-endpoint", "%UPSTREAM_HOST%"),
+        ("x-endpoint-too", "%UPSTREAM_REMOTE_ADDRESS%"),
+        ("x-endpoint-host", "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        ("x-endpoint-port", "%UPSTREAM_REMOTE_PORT%"),
+        ("x-status", "%RESPONSE_CODE%"),
+        ("x-said", "%RESP(X-NONE?CONTENT-LENGTH)%"),
+        ("x-percent", "100%%"),
+    ];
+    let set: Vec<_> = values.iter().map(|(name, text)| format!("{name}: \"{text}\"")).collect();
+    let rule = format!(
+        "  - headers: {{ response: {{ set: {{ {} }} }} }}\n    \
+         route: [ {{ destination: {{ host: a.test, port: {{ number: 80 }} }} }} ]\n",
+        set.join(", ")
+    );
+    let backends = backends();
+    let gateway = builder(&backends, &rule).settings("http: { trusted_proxies: 1 }\n").start();
+    let mut client = gateway.client(HOST);
+    let told = "x-forwarded-for: 192.0.2.7\r\n";
+    let answer = client.request("GET", "/status/418", told, b"").unwrap();
+    let endpoint = format!("127.0.0.1:{}", backends[0].port());
+    let port = backends[0].port().to_string();
+    let expected = [
+        ("x-client", "192.0.2.7:0"),
+        ("x-client-port", "0"),
+        ("x-peer", "127.0.0.1"),
+        ("x-local", "127.0.0.1"),
+        ("x-endpoint", &endpoint),
+        ("x-endpoint-too", &endpoint),
+        ("x-endpoint-host", "127.0.0.1"),
+        ("x-endpoint-port", &port),
+        ("x-status", "418"),
+        ("x-said", "10"),
+        ("x-percent", "100%"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(answer.header(name), Some(value), "{name}");
+    }
+}
+
+#[test]
 fn values_are_made_of_the_request_and_its_connection() {
     let commands = [
         ("x-remote", "%DOWNSTREAM_REMOTE_ADDRESS%"),

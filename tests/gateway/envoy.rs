@@ -92,6 +92,33 @@ fn a_host_is_found_in_every_form_of_it_and_in_no_other() {
 }
 
 #[test]
+fn who_stands_still_is_closed_in_the_time_of_the_settings() {
+    let backend = Backend::start("a");
+    let limits = "limits: { handshake_timeout: 200ms, head_timeout: 250ms, idle_timeout: 300ms, \
+                  stream_idle_timeout: 350ms }\n";
+    let gateway = both_ports(&backend).settings(limits).start();
+    let mut shaking = Client::plain(gateway.address(443), HOST).unwrap();
+    // The first bytes of a ClientHello.
+    shaking.send(&[22, 3, 1, 0, 200, 1, 0]).unwrap();
+    assert_eq!(shaking.read_to_close(), b"");
+    let log = gateway.access_log(1).remove(0);
+    assert!(log.contains("\"- - -\" 0 - handshake_timeout "), "{log}");
+    let mut heading = gateway.client(HOST);
+    heading.send(b"GET /name HTTP/1.1\r\nhost:").unwrap();
+    assert_eq!(heading.read_to_close(), b"");
+    let mut idle = gateway.client(HOST);
+    assert_eq!(idle.get("/name").text(), "a");
+    assert_eq!(idle.read_to_close(), b"");
+    let mut uploading = gateway.client(HOST);
+    uploading.send(b"POST /body HTTP/1.1\r\nhost: web.test\r\ncontent-length: 9\r\n\r\nx").unwrap();
+    let answer = uploading.response("POST").map(|response| response.status);
+    assert!(!matches!(answer, Ok(200)), "{answer:?}");
+    assert_eq!(gateway.get(HOST, "/hold").status, 504);
+    let log = gateway.access_log(4).pop().unwrap();
+    assert!(log.contains("\"GET /hold HTTP/1.1\" 504 UT "), "{log}");
+}
+
+#[test]
 fn tls_on_a_plain_port_is_a_bad_request() {
     let backend = Backend::start("a");
     let gateway = both_ports(&backend).start();

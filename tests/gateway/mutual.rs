@@ -135,7 +135,13 @@ fn what_a_client_proved_is_told_to_the_backend_and_nothing_else() {
         let lines: Vec<_> =
             told.lines().filter(|line| line.starts_with("x-forwarded-client-cert")).collect();
         let [line] = lines[..] else { panic!("{kind}: {told}") };
-        assert!(line.starts_with("x-forwarded-client-cert: Hash="), "{line}");
+        let hash = leaf.fingerprint().replace(':', "").to_ascii_lowercase();
+        let begin = format!("x-forwarded-client-cert: Hash={hash};Cert=\"");
+        assert!(line.starts_with(&begin), "{line}");
+        let pem = line[begin.len()..].split('"').next().unwrap();
+        let pem = pem.replace("%20", " ").replace("%0A", "\n").replace("%2B", "+");
+        let pem = pem.replace("%2F", "/").replace("%3D", "=");
+        assert_eq!(pem.trim(), leaf.chain_pem.replace('\r', "").trim(), "in the escapes of URLs");
         let end = ";Subject=\"CN=client.test\";URI=;DNS=client.test;DNS=second.test";
         assert!(line.ends_with(end), "{kind}: {line}");
         assert!(line.contains(";Cert=\"-----BEGIN%20CERTIFICATE-----%0A"), "{line}");

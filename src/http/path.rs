@@ -3,6 +3,8 @@
 //!
 //! - Escaped unreserved characters are decoded, dot segments are resolved, `\` counts as `/`.
 //! - `%2F` and every other escape stay as they are, and slashes are not merged, as in Istio.
+//! - No new escape comes about: in `%%32e` the first `%` becomes `%25`, or a backend that decodes
+//!   once more would see `%2e`, and climb.
 //! - A path that is already in this form is borrowed: no work, no allocation.
 //!
 //! Deliberately not here: the query, which is never looked at.
@@ -39,6 +41,8 @@ fn is_normal(path: &str) -> bool {
 
 fn decode_unreserved(path: &str) -> Result<String, EscapedNul> {
     let mut out = String::with_capacity(path.len());
+    // Where the latest `%` that begins no escape is in `out`.
+    let mut lone = None;
     let mut rest = path;
     while let Some(at) = rest.find(['%', '\\']) {
         out.push_str(&rest[..at]);
@@ -51,10 +55,14 @@ fn decode_unreserved(path: &str) -> Result<String, EscapedNul> {
         match escaped(tail) {
             Some(0) => return Err(EscapedNul),
             Some(byte) if is_unreserved(byte) => {
+                if byte.is_ascii_hexdigit() {
+                    escape_near(&mut out, &mut lone);
+                }
                 out.push(char::from(byte));
                 rest = &tail[3..];
             }
-            _ => {
+            kept => {
+                lone = if kept.is_none() { Some(out.len()) } else { lone };
                 out.push('%');
                 rest = &tail[1..];
             }
@@ -62,6 +70,14 @@ fn decode_unreserved(path: &str) -> Result<String, EscapedNul> {
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// Escapes the `%` at `lone` if a digit at the end of `out` would be among the two behind it.
+fn escape_near(out: &mut String, lone: &mut Option<usize>) {
+    if let Some(at) = lone.filter(|at| out.len() - at <= 2) {
+        out.insert_str(at + 1, "25");
+        *lone = None;
+    }
 }
 
 /// The byte that the escape at the start of `text` stands for, if it is one.
@@ -134,6 +150,11 @@ mod tests {
             ("/.hidden", "/.hidden"),
             ("/..a", "/..a"),
             ("/a//../b", "/a/b"),
+            ("/%%32e%%32e/b", "/%252e%252e/b"),
+            ("/%2%65%2%65/b", "/%252e%252e/b"),
+            ("/%25%32e", "/%252e"),
+            ("/%%%32e", "/%%252e"),
+            ("/%zz%32e", "/%zz2e"),
         ];
         for (path, expected) in cases {
             assert_eq!(normalise(path).unwrap(), expected, "{path}");
@@ -146,10 +167,12 @@ mod tests {
         assert!(matches!(normalise("/status/418"), Ok(Cow::Borrowed(_))));
     }
 
+    const SEGMENT: &str = "(a|\\.|\\.\\.|%2e|%2E%2e|%2f|\\\\|%25|%%32e|%2%65|%%%32%65)?";
+
     proptest! {
         #[test]
         fn no_dot_segment_is_left_and_once_is_enough(
-            segments in prop::collection::vec("(a|\\.|\\.\\.|%2e|%2E%2e|%2f|\\\\|%25)?", 1..8),
+            segments in prop::collection::vec(SEGMENT, 1..8),
         ) {
             let path = format!("/{}", segments.join("/"));
             let normal = normalise(&path).unwrap().into_owned();

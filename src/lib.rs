@@ -72,6 +72,9 @@ pub mod settings;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod fuzz;
 
 #[cfg(test)]
 mod tidy;

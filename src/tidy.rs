@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// `snapshot` is the waist: what makes it and what reads it never see each other.
 const LAYERS: &str = "
     bench     > http tls snapshot io
+    fuzz      > config http tcp upstream tls crypto io
     main      > config admin worker snapshot drain telemetry demo tune settings
     config    > snapshot crypto settings
     admin     > snapshot drain telemetry settings

@@ -44,14 +44,17 @@ pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, Strin
         }
     }
     let settings = Settings::default();
-    let subject = Subject {
-        found,
-        files_root: &settings.files.root,
-        gateway: gateway(&settings),
-        listen: listen(&settings),
-        identities: Box::new(RealIdentities::new(settings.tls.provider)),
-    };
-    check(subject, out).map_err(shown)
+    check(Subject::new(found, &settings.files.root, &settings), out).map_err(shown)
+}
+
+/// Checks a file that holds `content` and stands alone. Returns whether there was no error.
+#[cfg(feature = "bench")]
+pub(crate) fn check_bytes(content: &[u8]) -> bool {
+    let state = FileState::Content(content.into());
+    let file = SourceFile { path: Arc::new("a.yaml".into()), state };
+    let found = Changes { files: vec![file], ..Changes::default() };
+    let subject = Subject::new(found, Path::new("/nowhere"), &Settings::default());
+    check(subject, &mut io::sink()).expect("a sink takes everything")
 }
 
 fn read_file(path: &Path) -> Result<SourceFile, String> {
@@ -78,6 +81,19 @@ struct Subject<'a> {
     gateway: GatewayIdentity,
     listen: Listen,
     identities: Box<dyn Identities>,
+}
+
+impl<'a> Subject<'a> {
+    /// As far as the settings say it.
+    fn new(found: Changes, files_root: &'a Path, settings: &Settings) -> Self {
+        Self {
+            found,
+            files_root,
+            gateway: gateway(settings),
+            listen: listen(settings),
+            identities: Box::new(RealIdentities::new(settings.tls.provider)),
+        }
+    }
 }
 
 /// Checks; returns whether there was no error.

@@ -21,5 +21,7 @@ pub(crate) mod resolve;
 pub(crate) mod source;
 mod system_ca;
 
+#[cfg(feature = "bench")]
+pub(crate) use check::check_bytes;
 pub use check::check_paths;
 pub use control::{Control, StartError};

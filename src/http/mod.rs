@@ -31,7 +31,7 @@ pub(crate) mod headers;
 mod hurry;
 mod mirror;
 mod outgoing;
-mod path;
+pub(crate) mod path;
 mod pieces;
 mod respond;
 mod retry;

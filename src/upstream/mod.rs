@@ -32,6 +32,8 @@ pub(crate) mod world;
 
 pub(crate) use body::{Body, Data};
 pub(crate) use error::{Error, Kind, Retry};
+#[cfg(feature = "bench")]
+pub(crate) use h1::read_head;
 #[cfg(test)]
 pub(crate) use proxy_header::header;
 pub(crate) use transport::Transport;
@@ -307,12 +309,18 @@ impl Bounds {
     fn new(To { limits, cluster, .. }: To<'_>) -> Self {
         let traffic = cluster.traffic.as_ref();
         let idle_timeout = traffic.and_then(|traffic| traffic.policy.pool.idle_timeout);
+        Self { idle_timeout: idle_timeout.unwrap_or(limits.upstream_idle_timeout), ..limits.into() }
+    }
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
         Self {
             head_bytes_max: limits.head_bytes_max,
             header_fields_max: limits.header_fields_max,
             stream_idle_timeout: limits.stream_idle_timeout,
             idle_max: limits.upstream_idle_max,
-            idle_timeout: idle_timeout.unwrap_or(limits.upstream_idle_timeout),
+            idle_timeout: limits.upstream_idle_timeout,
         }
     }
 }

@@ -89,6 +89,22 @@ impl Reader {
     }
 }
 
+/// Reads the head of a response to GET at the start of `bytes`, which come by `step`: its status,
+/// and how many bytes it has.
+#[cfg(feature = "bench")]
+pub(crate) fn read_head(bytes: &[u8], step: usize) -> Option<(u16, usize)> {
+    let mut reader = Reader::new(Bounds::from(&crate::snapshot::Limits::default()));
+    let mut taken = 0;
+    for piece in bytes.chunks(step) {
+        let (n, head) = reader.feed(piece, &Method::GET).ok()?;
+        taken += n;
+        if let Some(head) = head {
+            return Some((head.response.status().as_u16(), taken));
+        }
+    }
+    None
+}
+
 /// Parses the head at the start of `bytes`, if it is whole.
 fn parse(
     bytes: &[u8],

@@ -30,6 +30,8 @@ use super::pool::{Lease, Pools};
 use super::transport::Transport;
 use super::{Bounds, Counted, Exchange, Nothing, To, Upgraded};
 
+#[cfg(feature = "bench")]
+pub(crate) use self::head::read_head;
 use self::head::{Head, Reader};
 use self::request::{BodyFailed, Framing, Upload};
 

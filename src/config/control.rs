@@ -82,7 +82,7 @@ impl Control {
             settings: settings.clone(),
             directory: Directory::new(&settings.source.directory),
             watch: Watch::start(),
-            resolver: Resolver::default(),
+            resolver: Resolver::new(&settings.dns.servers),
             current: Arc::default(),
             rotation: rotation(),
             stale_since: None,
@@ -152,6 +152,9 @@ impl Control {
         if settings.files != self.settings.files {
             self.named = NamedFiles::new(settings.files.root.clone());
             self.compiler.files_changed();
+        }
+        if settings.dns != self.settings.dns {
+            self.resolver.ask(&settings.dns.servers, started);
         }
         self.settings = self.settings.reloaded(settings);
         self.compiler.set_gateway(gateway(&self.settings));

@@ -43,6 +43,8 @@ pub struct Settings {
     pub source: Source,
     /// How paths in resources are read.
     pub files: Files,
+    /// Who is asked for the addresses of names.
+    pub dns: Dns,
     /// The TLS implementation.
     pub tls: Tls,
     /// HTTP behaviour that no resource sets.
@@ -134,6 +136,13 @@ pub struct Source {
 pub struct Files {
     /// Prefix of every path that a Gateway names.
     pub root: PathBuf,
+}
+
+/// `dns`: who is asked for the addresses of names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Instead of those of `/etc/resolv.conf`, unless it is empty.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// `tls`: the TLS implementation. Only a restart changes it.
@@ -458,6 +467,10 @@ fn read_settings(top: &mut Section<'_>) -> Settings {
         files: top.section("files", |section| Files {
             root: section.value("root", Files::default().root, value::path),
         }),
+        dns: top.section("dns", |section| Dns {
+            // The host's administrator has said it already.
+            servers: section.items("servers", Vec::new(), value::dns_server),
+        }),
         tls: top.section("tls", |section| Tls {
             provider: section.value("provider", Tls::default().provider, provider),
         }),
@@ -594,6 +607,7 @@ listen: { address: '::1', ports: { 443: 0, 80: 81 }, proxy_protocol: [10.0.0.0/8
 gateway: { namespace: edge, labels: { app: gw, version: '1' } }
 source: { directory: /srv/conf }
 files: { root: /srv/root }
+dns: { servers: [10.0.0.1, '::1', '127.0.0.1:5353'] }
 tls: { provider: aws-lc-rs }
 http: { misdirected: 404, trusted_proxies: 2 }
 limits: { idle_timeout: 500ms, head_bytes_max: 16KiB, connections_max: 7, drain_timeout: 0s }
@@ -603,7 +617,7 @@ metrics: { address: 127.0.0.1:3 }
 access_log: { path: off, format: json }
 ",
         );
-        let address = |text: &str| text.parse().unwrap();
+        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
         let text = str::to_owned;
         let expected = Settings {
             workers: Workers {
@@ -626,6 +640,7 @@ access_log: { path: off, format: json }
             },
             source: Source { directory: "/srv/conf".into() },
             files: Files { root: "/srv/root".into() },
+            dns: Dns { servers: ["10.0.0.1:53", "[::1]:53", "127.0.0.1:5353"].map(address).into() },
             tls: Tls { provider: Provider::AwsLcRs },
             http: Http { misdirected: Misdirected::NotFound, trusted_proxies: 2 },
             limits: Limits {
@@ -684,8 +699,8 @@ r.yaml:12: limits.idle_timeout: must be a duration such as `500ms`, `15s`, `1m` 
 r.yaml:13: limits.head_timeout: must be longer than nothing, not `0s`
 r.yaml:14: admin: must be keys and values, not `nowhere`
 r.yaml:15: wrokers: unknown key, did you mean `workers`?
-r.yaml:16: surprise: unknown key, there are workers, listen, gateway, source, files, tls, http, \
-limits, admin, status, metrics, access_log
+r.yaml:16: surprise: unknown key, there are workers, listen, gateway, source, files, dns, tls, \
+http, limits, admin, status, metrics, access_log
 r.yaml:17: admin: stands here for the second time";
         assert_eq!(errors(text), expected);
     }

@@ -175,6 +175,17 @@ pub(super) fn network(value: &Value) -> Result<Network, String> {
     text(value).ok().and_then(parse).ok_or_else(|| expected.to_owned())
 }
 
+/// A DNS server, on port 53 unless it says otherwise.
+pub(super) fn dns_server(value: &Value) -> Result<SocketAddr, String> {
+    let expected =
+        "must be an IP address such as `10.0.0.10`, or one with a port, `10.0.0.10:5353`";
+    let parse = |text: String| {
+        let address = text.parse().map(|address: IpAddr| SocketAddr::new(address, 53));
+        address.or_else(|_| text.parse()).ok()
+    };
+    text(value).ok().and_then(parse).ok_or_else(|| expected.to_owned())
+}
+
 pub(super) fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     let expected = "must be an IP address and port such as `127.0.0.1:15000` or `[::1]:15000`";
     text(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())

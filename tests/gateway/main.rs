@@ -22,6 +22,7 @@ mod check;
 mod delegate;
 mod demo;
 mod destination_rule;
+mod dns;
 mod drain;
 mod envoy;
 mod fields;

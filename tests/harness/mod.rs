@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod certificate;
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod h2;
 pub mod kubelet;

@@ -92,6 +92,28 @@ fn a_host_is_found_in_every_form_of_it_and_in_no_other() {
 }
 
 #[test]
+fn what_is_over_a_limit_of_connections_is_closed_and_logged() {
+    let backend = Backend::start("a");
+    let limits = [("connections_max", "connection_limit"), ("handshakes_max", "handshake_limit")];
+    for (limit, details) in limits {
+        let settings = format!("limits: {{ {limit}: 1 }}\n");
+        let gateway = both_ports(&backend).workers(1).settings(&settings).start();
+        let silent = Client::plain(gateway.address(443), HOST).unwrap();
+        let line = format!("\"- - -\" 0 LR {details} - ");
+        eventually("one more is refused", || {
+            gateway.try_client(HOST).is_err() && gateway.access_log(1).join("\n").contains(&line)
+        });
+        drop(silent);
+        eventually("there is room again", || gateway.try_client(HOST).is_ok());
+        let metrics = gateway.admin_get("/stats/prometheus").text();
+        let overflows = metrics.lines().find_map(|line| {
+            line.strip_prefix("envoy_listener_downstream_cx_overflow ")?.parse::<u32>().ok()
+        });
+        assert!(overflows.unwrap() >= 1, "{limit}");
+    }
+}
+
+#[test]
 fn who_stands_still_is_closed_in_the_time_of_the_settings() {
     let backend = Backend::start("a");
     let limits = "limits: { handshake_timeout: 200ms, head_timeout: 250ms, idle_timeout: 300ms, \

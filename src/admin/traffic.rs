@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::snapshot::{
-    Balance, HashKey, HashPolicy, OutlierDetection, PoolLimits, ProtocolChoice, ProxyVersion,
-    Spread, Traffic,
+    Balance, Group, GroupOrder, Grouping, HashKey, HashPolicy, OutlierDetection, PoolLimits,
+    ProtocolChoice, ProxyVersion, Spread, Traffic,
 };
 
 /// All of it.
@@ -24,6 +24,7 @@ pub(super) fn dump(traffic: &Traffic) -> Value {
     said([
         ("balance", Some(balance(&policy.balance))),
         ("weights", (!traffic.weights.is_empty()).then(|| json!(traffic.weights))),
+        ("groups", traffic.grouping.as_deref().map(groups)),
         ("warmup", warmup),
         ("limits", Some(limits(&policy.pool))),
         ("outlier_detection", policy.outliers.as_ref().map(outliers)),
@@ -36,6 +37,16 @@ pub(super) fn dump(traffic: &Traffic) -> Value {
             }),
         ),
     ])
+}
+
+/// The groups, with the places of their endpoints in the cluster's list.
+fn groups(grouping: &Grouping) -> Value {
+    let group = |group: &Group| json!({ "weight": group.weight, "endpoints": group.places });
+    let groups: Vec<_> = grouping.groups.iter().map(group).collect();
+    match grouping.order {
+        GroupOrder::Nearest => json!({ "nearest_first": groups }),
+        GroupOrder::Shares => json!({ "by_weight": groups }),
+    }
 }
 
 fn said<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
@@ -128,5 +139,22 @@ mod tests {
         assert_eq!(shown["balance"], hash);
         assert_eq!(shown["weights"], json!([1, 3]));
         assert_eq!(shown["outlier_detection"]["ejection_time_ms"], "30000");
+    }
+
+    #[test]
+    fn groups_are_shown_by_the_places_of_their_endpoints() {
+        let group = |places: &[usize]| Group {
+            weight: 1,
+            places: places.into(),
+            traffic: Traffic::default(),
+        };
+        let groups = [group(&[1]), group(&[0, 2])].into();
+        let grouping = Some(Box::new(Grouping { order: GroupOrder::Nearest, groups }));
+        let shown = dump(&Traffic { grouping, ..Traffic::default() });
+        let expected = json!({ "nearest_first": [
+            { "weight": 1, "endpoints": [1] },
+            { "weight": 1, "endpoints": [0, 2] },
+        ] });
+        assert_eq!(shown["groups"], expected);
     }
 }

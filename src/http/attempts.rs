@@ -98,13 +98,13 @@ impl<N: Net> Attempts<'_, N> {
         head: &mut Parts,
         mut first: Option<Result<Answer<N>, Failure>>,
     ) -> Outcome<N> {
-        let mut tried = Vec::new();
+        let (mut tried, mut asked) = (Vec::new(), Vec::new());
         let mut attempt = 1;
         let mut retrying = None;
         loop {
             let answer = match first.take() {
                 Some(answer) => answer,
-                None => self.attempt(head, &tried).await,
+                None => self.attempt(head, (&tried, leave(self.policy, &asked))).await,
             };
             if !self.wants_another(&answer) || !self.body.can_repeat() {
                 return Outcome { answer, spent: None };
@@ -121,6 +121,9 @@ impl<N: Net> Attempts<'_, N> {
             if self.policy.avoids_tried {
                 tried.extend(endpoint(&answer));
             }
+            if self.policy.leaves_localities {
+                asked.extend(endpoint(&answer));
+            }
             self.body.stop();
             drop(answer);
             self.pause(attempt).await;
@@ -131,11 +134,11 @@ impl<N: Net> Attempts<'_, N> {
     }
 
     /// One attempt, within the time that the policy gives it.
-    async fn attempt(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
+    async fn attempt(&self, head: &Parts, others: Others<'_>) -> Result<Answer<N>, Failure> {
         let net = &self.gateway.net;
         let limit = self.policy.per_try_timeout;
         let mut deadline = limit.map(|limit| Deadline::new(net.clone(), limit, self.body.clone()));
-        let mut asking = pin!(self.ask(head, avoid));
+        let mut asking = pin!(self.ask(head, others));
         poll_fn(|cx| {
             if let Poll::Ready(answer) = asking.as_mut().poll(cx) {
                 return Poll::Ready(answer);
@@ -153,10 +156,10 @@ impl<N: Net> Attempts<'_, N> {
         reached.endpoint()
     }
 
-    async fn ask(&self, head: &Parts, avoid: &[SocketAddr]) -> Result<Answer<N>, Failure> {
+    async fn ask(&self, head: &Parts, (avoid, leave): Others<'_>) -> Result<Answer<N>, Failure> {
         let (cluster, limits, generation) = (self.cluster, self.limits, self.generation);
         let (own, key, reached) = (&[], self.key, Some(&self.reached));
-        let to = To { cluster, limits, generation, avoid, own, key, reached };
+        let to = To { cluster, limits, generation, avoid, leave, own, key, reached };
         let upstreams = &self.gateway.upstreams;
         if self.upgrades {
             let upgraded = upstreams.upgrade(to, head).await;
@@ -204,6 +207,20 @@ impl<N: Net> Answer<N> {
                 }
             },
         }
+    }
+}
+
+/// Endpoints that are to be avoided, and those whose localities are to be left.
+type Others<'a> = (&'a [SocketAddr], &'a [SocketAddr]);
+
+/// How many attempts are made before the localities are left that they were made in, as in Istio.
+const ATTEMPTS_PER_LOCALITY: usize = 2;
+
+/// Those of `asked` whose localities are to be left.
+fn leave<'a>(policy: &RetryPolicy, asked: &'a [SocketAddr]) -> &'a [SocketAddr] {
+    match policy.leaves_localities {
+        true => &asked[..asked.len() / ATTEMPTS_PER_LOCALITY * ATTEMPTS_PER_LOCALITY],
+        false => &[],
     }
 }
 

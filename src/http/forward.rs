@@ -282,6 +282,7 @@ impl<N: Net> Forwarder<N> {
             limits: &way.view.limits,
             generation: way.view.generation,
             avoid: &[],
+            leave: &[],
             own: &vouched.fields(),
             key: None,
             reached: None,

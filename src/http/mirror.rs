@@ -75,6 +75,7 @@ pub(crate) fn send<N: Net>(
                 limits: &limits,
                 generation,
                 avoid: &[],
+                leave: &[],
                 own: &[],
                 key: None,
                 reached: None,

@@ -20,6 +20,8 @@ pub struct RetryPolicy {
     pub backoff: Duration,
     /// Endpoints that were tried are chosen only if there are no others.
     pub avoids_tried: bool,
+    /// After two attempts the next ones are made in other localities, if there are any.
+    pub leaves_localities: bool,
 }
 
 impl RetryPolicy {
@@ -37,6 +39,7 @@ impl RetryPolicy {
         per_try_timeout: None,
         backoff: Duration::from_millis(25),
         avoids_tried: true,
+        leaves_localities: false,
     };
 
     /// The longest pause before the attempt after `attempt`, which counts from 1.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ::http::HeaderName;
 
+use super::grouping::Grouping;
 use super::hashing::{HashTable, stable_hash};
 
 /// How a cluster is treated. The default is Istio's.
@@ -52,6 +53,8 @@ pub struct Traffic {
     pub table: Option<Arc<HashTable>>,
     /// A hash of the list of endpoints, which tells it from the one before.
     pub list: u64,
+    /// What is chosen before an endpoint, if anything is.
+    pub grouping: Option<Box<Grouping>>,
 }
 
 impl Traffic {
@@ -63,7 +66,7 @@ impl Traffic {
             Some(*sum)
         };
         let sums = weights.iter().scan(0, add).collect();
-        Self { policy, weights, sums, table, list: 0 }
+        Self { policy, weights, sums, table, list: 0, grouping: None }
     }
 
     /// The same for a cluster with `endpoints`.

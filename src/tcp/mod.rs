@@ -139,9 +139,16 @@ impl<N: Net> Joining<N> {
         let mut failed = None;
         loop {
             let Terms { limits, generation } = &self.terms;
-            let (generation, avoid_these, own) = (*generation, &avoid[..], &[]);
-            let to =
-                To { cluster, limits, generation, avoid: avoid_these, own, key, reached: None };
+            let to = To {
+                cluster,
+                limits,
+                generation: *generation,
+                avoid: &avoid,
+                leave: &[],
+                own: &[],
+                key,
+                reached: None,
+            };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,

@@ -18,6 +18,7 @@ pub(crate) mod adapt;
 mod balance;
 mod body;
 mod error;
+mod group;
 mod h1;
 mod h2;
 mod outlier;
@@ -120,6 +121,8 @@ pub(crate) struct To<'a> {
     pub(crate) generation: u64,
     /// Endpoints that are chosen only if there are no others.
     pub(crate) avoid: &'a [SocketAddr],
+    /// Endpoints whose whole groups are left for others, if there are any.
+    pub(crate) leave: &'a [SocketAddr],
     /// Fields that are sent with the request, beside those in its head.
     pub(crate) own: &'a [Field<'a>],
     /// What leads it to an endpoint where the cluster hashes requests.

@@ -29,11 +29,12 @@ use std::time::{Duration, Instant};
 use ::http::request::Parts;
 
 use crate::io::{Connect, Net, Probed as _, Probes, Stream, timeout};
-use crate::snapshot::{Cluster, Keepalive, PoolLimits, Traffic, UpstreamProtocol};
+use crate::snapshot::{Cluster, Group, Grouping, Keepalive, PoolLimits, Traffic, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
 
 use super::balance::{self, Standing};
 use super::error::{Error, Kind};
+use super::group::Standings;
 use super::outlier::Outcome;
 use super::proxy_header::{self, Client};
 use super::tally::{Count, Held, Life, Tally};
@@ -428,16 +429,57 @@ struct View<'a, N: Net> {
 
 impl<N: Net> View<'_, N> {
     fn choose(&self, random: &impl balance::Random) -> Option<usize> {
-        let (key, turns) = (self.to.key, &self.own.tally.turns);
+        match &self.traffic.grouping {
+            Some(grouping) => self.choose_in_group(grouping, random),
+            None if self.panics() => self.choose_of(self.traffic, &All(self), random),
+            None => self.choose_of(self.traffic, self, random),
+        }
+    }
+
+    fn choose_of(
+        &self,
+        traffic: &Traffic,
+        endpoints: &impl balance::Endpoints,
+        random: &impl balance::Random,
+    ) -> Option<usize> {
+        balance::choose(traffic, endpoints, self.to.key, &self.own.tally.turns, random)
+    }
+
+    /// The same in the group that the request is for. Where none is out, no endpoint is looked at.
+    fn choose_in_group(&self, grouping: &Grouping, random: &impl balance::Random) -> Option<usize> {
+        let any_out = self.own.tally.outliers.borrow().any_out(self.now);
+        let is_in = |place: &&usize| balance::Endpoints::standing(self, **place) != Standing::Out;
+        let good = |group: &Group| match any_out {
+            true => group.places.iter().filter(is_in).count(),
+            false => group.places.len(),
+        };
+        let known = Standings::new(grouping, &good);
+        let all = |group: &Group| group.places.len();
+        let panics = any_out && !known.suffice() && self.panics();
+        let standings = if panics { Standings::new(grouping, &all) } else { known };
+        let leave = self.to.leave;
+        let is_left = |group: &Group| {
+            let endpoint = |place: &usize| self.to.cluster.endpoints[*place];
+            !leave.is_empty() && group.places.iter().any(|place| leave.contains(&endpoint(place)))
+        };
+        // The same group for the same key, while the same endpoints are in.
+        let point = |all: u64| self.to.key.map_or_else(|| random.below(all), |key| key % all);
+        let group = standings.choose(is_left, point)?;
+        let place = if panics {
+            self.choose_of(&group.traffic, &Part(&All(self), &group.places), random)
+        } else {
+            self.choose_of(&group.traffic, &Part(self, &group.places), random)
+        };
+        place.map(|place| group.places[place])
+    }
+
+    /// Whether so few endpoints are in that none is left out.
+    fn panics(&self) -> bool {
         let (outliers, endpoints) = (&self.own.tally.outliers, &self.to.cluster.endpoints);
-        let panics = self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
+        self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
             detection.healthy_percent_min > 0
                 && outliers.borrow().panics(detection, endpoints, self.now)
-        });
-        if panics {
-            return balance::choose(self.traffic, &All(self), key, turns, random);
-        }
-        balance::choose(self.traffic, self, key, turns, random)
+        })
     }
 
     fn is_avoided(&self, place: usize) -> bool {
@@ -472,6 +514,27 @@ impl<N: Net> balance::Endpoints for View<'_, N> {
         let Some(warmup) = &self.traffic.policy.warmup else { return 1.0 };
         let newcomers = self.own.tally.newcomers.borrow();
         newcomers.warmth(warmup, self.to.cluster.endpoints[place], self.now)
+    }
+}
+
+/// What is known about some of the endpoints.
+struct Part<'a, E>(&'a E, &'a [usize]);
+
+impl<E: balance::Endpoints> balance::Endpoints for Part<'_, E> {
+    fn len(&self) -> usize {
+        self.1.len()
+    }
+
+    fn standing(&self, place: usize) -> Standing {
+        self.0.standing(self.1[place])
+    }
+
+    fn load(&self, place: usize) -> usize {
+        self.0.load(self.1[place])
+    }
+
+    fn warmth(&self, place: usize) -> f64 {
+        self.0.warmth(self.1[place])
     }
 }
 

@@ -350,7 +350,8 @@ pub(super) fn listen(settings: &Settings) -> Listen {
 /// Who the gateway is.
 pub(super) fn gateway(settings: &Settings) -> GatewayIdentity {
     let gateway = settings.gateway.clone();
-    GatewayIdentity { namespace: gateway.namespace, labels: gateway.labels }
+    let settings::Gateway { namespace, labels, locality } = gateway;
+    GatewayIdentity { namespace, labels, locality }
 }
 
 fn rotation() -> tokio::time::Interval {

@@ -122,6 +122,8 @@ pub struct Gateway {
     pub namespace: String,
     /// Its labels: what the `selector` of a Gateway matches.
     pub labels: BTreeMap<String, String>,
+    /// Where it is: `region/zone/subzone`. Empty if that is not known.
+    pub locality: String,
 }
 
 /// `source`: where the resources come from.
@@ -270,7 +272,12 @@ impl Default for Gateway {
     fn default() -> Self {
         // Istio's own ingress gateway, which the selectors of existing Gateways name.
         let label = ("istio".to_owned(), "ingressgateway".to_owned());
-        Self { namespace: "istio-system".to_owned(), labels: BTreeMap::from([label]) }
+        Self {
+            namespace: "istio-system".to_owned(),
+            labels: BTreeMap::from([label]),
+            // Only who installs it knows.
+            locality: String::new(),
+        }
     }
 }
 
@@ -523,6 +530,7 @@ fn read_gateway(section: &mut Section<'_>) -> Gateway {
     Gateway {
         namespace: section.value("namespace", default.namespace, value::name),
         labels: section.pairs("labels", default.labels, value::text, value::text),
+        locality: section.value("locality", default.locality, value::locality),
     }
 }
 
@@ -604,7 +612,7 @@ mod tests {
         let settings = parsed(
             "workers: { count: 3, pin: true, backend: epoll, balance: off }
 listen: { address: '::1', ports: { 443: 0, 80: 81 }, proxy_protocol: [10.0.0.0/8, '::1'] }
-gateway: { namespace: edge, labels: { app: gw, version: '1' } }
+gateway: { namespace: edge, labels: { app: gw, version: '1' }, locality: r/z/s }
 source: { directory: /srv/conf }
 files: { root: /srv/root }
 dns: { servers: [10.0.0.1, '::1', '127.0.0.1:5353'] }
@@ -637,6 +645,7 @@ access_log: { path: off, format: json }
             gateway: Gateway {
                 namespace: text("edge"),
                 labels: BTreeMap::from([(text("app"), text("gw")), (text("version"), text("1"))]),
+                locality: text("r/z/s"),
             },
             source: Source { directory: "/srv/conf".into() },
             files: Files { root: "/srv/root".into() },
@@ -668,7 +677,7 @@ listen:
   address: localhost
   ports: { 0: 80, 443: 99999, 80: 1, 80: 2 }
   proxy_protocol: [10.0.0.0/8, 10.0.0.0/33, [], lb.example.com]
-gateway: { labels: { version: 1 } }
+gateway: { labels: { version: 1 }, locality: r//s }
 limits:
   head_bytes_max: 1KiB
   idle_timeout: 15
@@ -693,6 +702,7 @@ not a list
 r.yaml:8: listen.proxy_protocol[3]: must be an IP address or a range of them such as `10.0.0.0/8`, \
 not `lb.example.com`
 r.yaml:9: gateway.labels.version: must be text, put it in quotes, not `1`
+r.yaml:9: gateway.locality: must be a region, or `region/zone`, or `region/zone/subzone`, not `r//s`
 r.yaml:11: limits.head_bytes_max: must be bytes or a size such as `64KiB`, from 8192 to 16777216 \
 bytes, not `1KiB`
 r.yaml:12: limits.idle_timeout: must be a duration such as `500ms`, `15s`, `1m` or `1h`, not `15`

@@ -209,6 +209,17 @@ pub(super) fn name(value: &Value) -> Result<String, String> {
     name.ok_or_else(|| "must be a name of lower-case letters, digits and `-`".to_owned())
 }
 
+/// Where something is; nothing is not known.
+pub(super) fn locality(value: &Value) -> Result<String, String> {
+    let is_good = |text: &String| {
+        let parts = text.split('/');
+        text.is_empty() || parts.clone().count() <= 3 && !parts.into_iter().any(str::is_empty)
+    };
+    let locality = text(value)?;
+    let wrong = "must be a region, or `region/zone`, or `region/zone/subzone`";
+    Some(locality).filter(is_good).ok_or_else(|| wrong.to_owned())
+}
+
 pub(super) fn path(value: &Value) -> Result<PathBuf, String> {
     let path = text(value).ok().filter(|path| !path.is_empty());
     path.map(PathBuf::from).ok_or_else(|| "must be a path".to_owned())

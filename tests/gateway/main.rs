@@ -31,6 +31,7 @@ mod headers;
 mod http1;
 mod http2;
 mod kubernetes;
+mod locality;
 mod matches;
 mod mutual;
 mod outliers;

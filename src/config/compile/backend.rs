@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use super::GatewayIdentity;
 use super::backend_tls::BackendTlsUnits;
+use super::locality::{self, Groups};
 use super::policy::{self, Rules};
 use super::sources::Resources;
 use crate::config::model::{
-    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind, Pod,
-    Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
+    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind,
+    Locality, Pod, Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
 };
 use crate::snapshot::{
-    Balance, Cluster, HashTable, HostPattern, ProtocolChoice, Traffic, TrafficPolicy,
-    UpstreamProtocol,
+    Balance, Cluster, Group, Grouping, HashTable, HostPattern, ProtocolChoice, Traffic,
+    TrafficPolicy, UpstreamProtocol,
 };
 
 /// Istio's default.
@@ -70,10 +71,12 @@ struct Place<'a> {
 }
 
 /// One of a service's endpoints.
-struct Candidate<'a> {
-    address: SocketAddr,
-    weight: u32,
-    labels: &'a Labels,
+pub(super) struct Candidate<'a> {
+    pub(super) address: SocketAddr,
+    pub(super) weight: u32,
+    pub(super) labels: &'a Labels,
+    /// As far as it is told.
+    pub(super) locality: Locality<'a>,
 }
 
 /// The ServiceEntries by host; the first one wins.
@@ -128,6 +131,7 @@ pub(super) struct Backends<'a> {
     /// What a ServiceEntry can select: WorkloadEntries and Pods. By namespace.
     workloads: HashMap<&'a str, Vec<&'a EntryEndpoint>>,
     rules: Rules<'a>,
+    gateway: &'a GatewayIdentity,
     secured: &'a BackendTlsUnits,
     resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
     before: Clusters,
@@ -183,6 +187,7 @@ impl<'a> Backends<'a> {
             entries,
             workloads,
             rules,
+            gateway,
             secured,
             resolved,
             before,
@@ -263,9 +268,12 @@ impl<'a> Backends<'a> {
         if let Some(part) = part {
             endpoints.retain(|endpoint| policy::has_all(endpoint.labels, &part.labels));
         }
-        let (endpoints, weights) = distinct(endpoints);
         let blocks = rules.blocks(part, port);
         let policy = policy::policy(&blocks);
+        distinct(&mut endpoints);
+        let rule = blocks.balancer.as_ref().and_then(|balancer| balancer.locality.as_ref());
+        let detects = policy.outliers.is_some();
+        let groups = locality::group(&mut endpoints, rule, detects, self.gateway);
         let protocol = match policy.pool.protocol {
             ProtocolChoice::Http2 => UpstreamProtocol::Http2,
             ProtocolChoice::OfPort | ProtocolChoice::OfClient => protocol,
@@ -275,12 +283,12 @@ impl<'a> Backends<'a> {
             host: host.to_owned(),
             protocol,
             connect_timeout: policy.pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
-            traffic: traffic(policy, &endpoints, weights, old),
+            traffic: traffic(policy, &endpoints, groups, old),
             tls: match &blocks.tls {
                 Some(BackendTls::Use(tls)) => self.secured.find(tls, protocol).cloned(),
                 Some(BackendTls::Disable) | None => None,
             },
-            endpoints,
+            endpoints: endpoints.iter().map(|endpoint| endpoint.address).collect(),
         })
     }
 
@@ -369,7 +377,9 @@ impl<'a> Backends<'a> {
         let endpoints = slice.endpoints.iter().filter_map(move |endpoint| {
             let labels = endpoint.pod.as_deref().and_then(pod).unwrap_or(&slice.labels);
             let address = SocketAddr::new(endpoint.address, number?);
-            Some(Candidate { address, weight: 1, labels })
+            let zone = endpoint.zone.as_deref().unwrap_or_default();
+            let locality = Locality { zone, ..Locality::default() };
+            Some(Candidate { address, weight: 1, labels, locality })
         });
         endpoints.collect::<Vec<_>>().into_iter()
     }
@@ -415,7 +425,8 @@ impl<'a> Backends<'a> {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
             let found = at(self.resolve(&[&endpoint.address], names), number).into_iter();
             let (weight, labels) = (endpoint.weight, &endpoint.labels);
-            endpoints.extend(found.map(|found| Candidate { weight, labels, ..found }));
+            let locality = Locality::parse(&endpoint.locality);
+            endpoints.extend(found.map(|found| Candidate { weight, labels, locality, ..found }));
         }
         endpoints
     }
@@ -456,32 +467,42 @@ fn at<'a>(addresses: Vec<IpAddr>, port: u16) -> Vec<Candidate<'a>> {
         address: SocketAddr::new(address, port),
         weight: 1,
         labels: &NO_LABELS,
+        locality: Locality::default(),
     };
     addresses.into_iter().map(candidate).collect()
 }
 
-/// Sorted, each once; and their weights, none if all are the same.
-fn distinct(mut all: Vec<Candidate<'_>>) -> (Vec<SocketAddr>, Box<[u32]>) {
+/// Sorts them, and leaves each once.
+fn distinct(all: &mut Vec<Candidate<'_>>) {
     all.sort_by_key(|endpoint| endpoint.address);
     all.dedup_by_key(|endpoint| endpoint.address);
-    let is_plain = all.windows(2).all(|two| two[0].weight == two[1].weight);
-    let weights = all.iter().filter(|_| !is_plain).map(|endpoint| endpoint.weight).collect();
-    (all.iter().map(|endpoint| endpoint.address).collect(), weights)
 }
 
-/// What `policy` and `weights` ask for, if it is not what is done anyway. A table of `old` that was
-/// made of the same is used again.
+/// Addresses and weights of endpoints; no weights if all are the same.
+fn weighed<'c>(
+    endpoints: impl Iterator<Item = &'c Candidate<'c>>,
+) -> (Vec<SocketAddr>, Box<[u32]>) {
+    let (addresses, weights): (Vec<_>, Vec<_>) =
+        endpoints.map(|endpoint| (endpoint.address, endpoint.weight)).unzip();
+    let is_plain = weights.windows(2).all(|two| two[0] == two[1]);
+    (addresses, if is_plain { Box::default() } else { weights.into() })
+}
+
+/// What `policy`, weights and groups ask for, if it is not what is done anyway. A table of `old`
+/// that was made of the same is used again.
 fn traffic(
     policy: TrafficPolicy,
-    endpoints: &[SocketAddr],
-    weights: Box<[u32]>,
+    all: &[Candidate<'_>],
+    groups: Option<Groups>,
     old: Option<&Cluster>,
 ) -> Option<Box<Traffic>> {
-    if policy == TrafficPolicy::default() && weights.is_empty() {
+    let (endpoints, weights) = weighed(all.iter());
+    if policy == TrafficPolicy::default() && weights.is_empty() && groups.is_none() {
         return None;
     }
-    let table = match &policy.balance {
-        Balance::Hash(hash) => {
+    let grouping = groups.map(|groups| Box::new(grouping(&policy, all, groups)));
+    let table = match (&policy.balance, &grouping) {
+        (Balance::Hash(hash), None) => {
             let before = old.and_then(|old| Some((old, old.traffic.as_ref()?)));
             let same = before.filter(|(old, before)| {
                 let is_spread = matches!(&before.policy.balance, Balance::Hash(other)
@@ -490,12 +511,28 @@ fn traffic(
             });
             match same.and_then(|(_, before)| before.table.clone()) {
                 Some(table) => Some(table),
-                None => HashTable::new(endpoints, &weights, hash.spread).map(Arc::new),
+                None => HashTable::new(&endpoints, &weights, hash.spread).map(Arc::new),
             }
         }
-        Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
+        // Each group has its own.
+        (Balance::Hash(_), Some(_))
+        | (Balance::LeastRequest | Balance::RoundRobin | Balance::Random, _) => None,
     };
-    Some(Box::new(Traffic::new(policy, weights, table).among(endpoints)))
+    let traffic = Traffic::new(policy, weights, table).among(&endpoints);
+    Some(Box::new(Traffic { grouping, ..traffic }))
+}
+
+fn grouping(policy: &TrafficPolicy, all: &[Candidate<'_>], (order, groups): Groups) -> Grouping {
+    let groups = groups.into_iter().map(|(weight, places)| {
+        let (endpoints, weights) = weighed(places.iter().map(|place| &all[*place]));
+        let table = match &policy.balance {
+            Balance::Hash(hash) => HashTable::new(&endpoints, &weights, hash.spread).map(Arc::new),
+            Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
+        };
+        let traffic = Traffic::new(policy.clone(), weights, table);
+        Group { weight, places: places.into(), traffic }
+    });
+    Grouping { order, groups: groups.collect() }
 }
 
 /// The port that the endpoints of `slice` have for a Service's.

@@ -17,6 +17,7 @@ mod backend_tls;
 mod delegate;
 mod identity;
 mod listener;
+mod locality;
 mod policy;
 mod route;
 mod rules;
@@ -105,6 +106,8 @@ pub(crate) struct GatewayIdentity {
     pub(crate) namespace: String,
     /// What the `selector` of a Gateway is matched against.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where it is: `region/zone/subzone`, empty if that is not known.
+    pub(crate) locality: String,
 }
 
 /// What servers are bound to.

@@ -28,6 +28,8 @@ pub(crate) struct SliceEndpoint {
     pub(crate) address: IpAddr,
     /// The Pod in the slice's namespace, if it is one.
     pub(crate) pod: Option<Box<str>>,
+    /// Where it is, if that is known.
+    pub(crate) zone: Option<Box<str>>,
 }
 
 /// One port that all addresses of a slice have.
@@ -59,10 +61,12 @@ fn ready_endpoints(endpoint: &Field<'_>, problems: &mut Problems) -> Vec<SliceEn
         .and_then(|ready| ready.boolean(problems))
         .unwrap_or(true);
     let pod = endpoint.take("targetRef").and_then(|target| pod_name(&target, problems));
+    let zone = endpoint.take("zone").and_then(|field| field.string(problems)).map(Box::from);
     let addresses = endpoint.require("addresses", problems);
     let addresses = addresses.map(|field| field.items(problems)).unwrap_or_default();
     let addresses = addresses.iter().filter_map(|address| address.address(problems));
-    let endpoints = addresses.map(|address| SliceEndpoint { address, pod: pod.clone() });
+    let endpoint = |address| SliceEndpoint { address, pod: pod.clone(), zone: zone.clone() };
+    let endpoints = addresses.map(endpoint);
     endpoints.filter(|_| ready).collect()
 }
 

@@ -14,6 +14,7 @@ mod destination_rule;
 mod endpoint_slice;
 mod fields;
 mod gateway;
+mod locality;
 mod pod;
 mod resource;
 mod secret;
@@ -30,6 +31,7 @@ pub(crate) use destination_rule::{
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
 pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};
+pub(crate) use locality::{Distribution, Failover, Locality, LocalityRule};
 pub(crate) use pod::Pod;
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::Secret;

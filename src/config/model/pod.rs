@@ -25,7 +25,7 @@ pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<P
     let address = status.and_then(|mut status| ready_address(&mut status, problems));
     let endpoint = address.filter(|_| !is_leaving).map(|address| {
         let (ports, labels) = (BTreeMap::new(), labels.clone());
-        Box::new(EntryEndpoint { address, ports, labels, weight: 1 })
+        Box::new(EntryEndpoint { address, ports, labels, weight: 1, locality: Box::default() })
     });
     Some(Pod { labels, endpoint })
 }

@@ -60,6 +60,8 @@ pub(crate) struct EntryEndpoint {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its share beside the others.
     pub(crate) weight: u32,
+    /// Where it is: `region/zone/subzone`, empty if that is not said.
+    pub(crate) locality: Box<str>,
 }
 
 pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceEntry> {
@@ -237,7 +239,8 @@ fn read_endpoint(
     });
     let labels = endpoint.take("labels").map(|labels| labels.strings(problems));
     let weight = endpoint.take("weight").map(|f| f.integer(0..=u32::MAX, problems));
-    for name in ["locality", "network", "serviceAccount"] {
+    let locality = endpoint.take("locality").map(|field| field.string(problems));
+    for name in ["network", "serviceAccount"] {
         if let Some(field) = endpoint.take(name) {
             field.string(problems);
             let cause = "all endpoints are reached alike, whatever mesh they are in";
@@ -251,6 +254,7 @@ fn read_endpoint(
         labels: labels.unwrap_or_default(),
         // As in Istio, 0 is what is not said.
         weight: weight.unwrap_or(Some(0))?.max(1),
+        locality: locality.unwrap_or(Some(""))?.into(),
     })
 }
 

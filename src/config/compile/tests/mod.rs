@@ -150,7 +150,7 @@ fn server_config() -> rustls::ServerConfig {
 
 pub(crate) fn gateway() -> GatewayIdentity {
     let labels = BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
-    GatewayIdentity { namespace: "istio-system".into(), labels }
+    GatewayIdentity { namespace: "istio-system".into(), labels, locality: String::new() }
 }
 
 pub(crate) fn listen() -> Listen {

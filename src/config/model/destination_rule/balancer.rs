@@ -3,6 +3,7 @@
 use ::http::HeaderName;
 
 use crate::config::model::fields::{Field, Fields, Problems};
+use crate::config::model::locality::{self, LocalityRule};
 use crate::snapshot::{Balance, HashCookie, HashKey, HashPolicy, Spread, Warmup};
 
 /// Istio's, for a ring that does not say its size.
@@ -25,6 +26,8 @@ const WARMUP_PERCENT: f64 = 10.0;
 pub(crate) struct Balancer {
     pub(crate) balance: Balance,
     pub(crate) warmup: Option<Warmup>,
+    /// `None` for the nearest endpoints, where outliers are detected.
+    pub(crate) locality: Option<LocalityRule>,
 }
 
 pub(super) fn read(
@@ -39,9 +42,8 @@ pub(super) fn read(
     }
     let simple = simple.map(|field| read_simple(&field, problems));
     let hash = hash.map(|field| read_hash(&field, problems));
-    if let Some(locality) = fields.take("localityLbSetting") {
-        read_locality(&locality, has_outliers, problems);
-    }
+    let locality = fields.take("localityLbSetting");
+    let locality = locality.map(|field| locality::read_rule(&field, has_outliers, problems));
     let warmup = fields.take("warmup").map(|field| read_warmup(&field, problems));
     let old = fields.take("warmupDurationSecs");
     let old = old.map(|field| {
@@ -52,6 +54,7 @@ pub(super) fn read(
     Some(Balancer {
         balance: hash.or(simple).unwrap_or_else(|| Some(Balance::default()))?,
         warmup: warmup.or(old).map_or(Some(None), |warmup| warmup.map(Some))?,
+        locality: locality.flatten(),
     })
 }
 
@@ -220,26 +223,4 @@ fn read_warmup(field: &Field<'_>, problems: &mut Problems) -> Option<Warmup> {
         minimum_percent: minimum.unwrap_or(Some(WARMUP_PERCENT))?,
         aggression: aggression.unwrap_or(Some(1.0))?,
     })
-}
-
-/// Checks it; nothing of it is used, which is said.
-fn read_locality(field: &Field<'_>, has_outliers: bool, problems: &mut Problems) {
-    let Some(mut fields) = field.fields(problems) else { return };
-    let enabled = fields.take("enabled").and_then(|field| field.boolean(problems));
-    let ways: Vec<_> = ["distribute", "failover", "failoverPriority"]
-        .into_iter()
-        .filter_map(|name| fields.take(name))
-        .collect();
-    if let [_, second, ..] = &ways[..] {
-        let what = "there may be only one of `distribute` and `failover`";
-        problems.error(second, what, "");
-    }
-    for way in &ways {
-        way.items(problems);
-    }
-    fields.finish(problems);
-    if enabled != Some(false) && (has_outliers || !ways.is_empty()) {
-        let cause = "the gateway does not know where it is; endpoints of all localities are used";
-        problems.warn(field, "`localityLbSetting` has no effect", cause);
-    }
 }

@@ -31,8 +31,7 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<RetryPo
         read_on(&on, &mut policy, problems);
     }
     if let Some(remote) = fields.take("retryRemoteLocalities") {
-        remote.boolean(problems);
-        problems.warn(&remote, "has no effect", "endpoints have no localities here");
+        policy.leaves_localities = remote.boolean(problems).unwrap_or(false);
     }
     fields.finish(problems);
     Some(policy)

@@ -12,7 +12,8 @@ use super::Network;
 pub struct Limits {
     /// Downstream connections of one worker; more are closed at once and counted.
     pub connections_max: usize,
-    /// Handshakes of one worker that may be under way.
+    /// Handshakes of one worker that may be under way, and connections that have yet to send their
+    /// header of the PROXY protocol.
     pub handshakes_max: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::HeaderValue;
 
@@ -103,10 +104,11 @@ impl<N: Net> Connection<N> {
     /// Takes the header of the PROXY protocol, and the addresses in it for those of the connection.
     /// None, and that is noted, if there is no such header.
     async fn hear_of_client<S: Stream>(&mut self, stream: &mut S) -> Option<()> {
-        let limits = {
-            let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
-            let limits = &snapshots.current().limits;
-            (limits.handshake_timeout, limits.linger_timeout)
+        let (limits, handshakes_max) = self.handshake_limits();
+        let worker = Rc::clone(&self.worker);
+        let Some(_waiting) = Shaking::begin(&worker.handshakes, handshakes_max) else {
+            self.note(&Failure::TooManyHandshakes);
+            return None;
         };
         let reading = proxy_protocol::read(stream);
         let failure =
@@ -123,6 +125,13 @@ impl<N: Net> Connection<N> {
             };
         self.note(&failure);
         None
+    }
+
+    /// How long each step may take, and how many connections may be at one.
+    fn handshake_limits(&self) -> ((Duration, Duration), usize) {
+        let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
+        let limits = &snapshots.current().limits;
+        ((limits.handshake_timeout, limits.linger_timeout), limits.handshakes_max)
     }
 
     fn kind(&self) -> Option<Kind> {
@@ -188,11 +197,7 @@ impl<N: Net> Connection<N> {
 
     /// Reads the ClientHello and does what the server that it selects wants.
     async fn secure<S: Stream>(&self, stream: S) -> Result<Secured<S>, Failure> {
-        let (limits, handshakes_max) = {
-            let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
-            let limits = &snapshots.current().limits;
-            ((limits.handshake_timeout, limits.linger_timeout), limits.handshakes_max)
-        };
+        let (limits, handshakes_max) = self.handshake_limits();
         let Some(_shaking) = Shaking::begin(&self.worker.handshakes, handshakes_max) else {
             return Err(Failure::TooManyHandshakes);
         };
@@ -432,7 +437,7 @@ mod tests {
     use crate::http::{Gateway, Mirrors};
     use crate::io::Spawn;
     use crate::io::pipe::{self, Chunking, End};
-    use crate::snapshot::{HostMap, Limits, Listener, Publisher, Snapshot};
+    use crate::snapshot::{HostMap, Limits, Listener, Network, Policy, Publisher, Snapshot};
     use crate::upstream::Upstreams;
     use crate::upstream::world::{World, telemetry};
     use std::net::{IpAddr, Ipv4Addr};
@@ -442,11 +447,15 @@ mod tests {
 
     /// A worker with one TLS listener.
     fn worker(world: &World, limits: Limits) -> Rc<Worker<World>> {
+        worker_with(world, limits, Policy::default())
+    }
+
+    fn worker_with(world: &World, limits: Limits, policy: Policy) -> Rc<Worker<World>> {
         let listener =
             Listener { key: KEY, bind_port: 443, serves: Serves::Tls(HostMap::default()) };
         let listeners = vec![Arc::new(listener)];
         let mut publisher = Publisher::default();
-        publisher.publish(Arc::new(Snapshot { listeners, limits, ..Snapshot::default() }));
+        publisher.publish(Arc::new(Snapshot { listeners, limits, policy, ..Snapshot::default() }));
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
@@ -476,13 +485,19 @@ mod tests {
 
     #[test]
     fn what_is_over_a_limit_is_closed_and_counted() {
+        let proxies = Policy {
+            proxy_protocol: Network::new("10.0.0.0".parse().unwrap(), 8).into_iter().collect(),
+            ..Policy::default()
+        };
         let cases = [
-            Limits { connections_max: 1, ..Limits::default() },
-            Limits { handshakes_max: 1, ..Limits::default() },
+            (Limits { connections_max: 1, ..Limits::default() }, Policy::default()),
+            (Limits { handshakes_max: 1, ..Limits::default() }, Policy::default()),
+            // The header of the PROXY protocol that does not come is waited for as well.
+            (Limits { handshakes_max: 1, ..Limits::default() }, proxies),
         ];
-        for limits in cases {
+        for (limits, policy) in cases {
             let world = World::new(Chunking::UpTo(4096));
-            let worker = worker(&world, limits);
+            let worker = worker_with(&world, limits, policy);
             // A listener holds a watch too: it is no connection.
             let _listening = worker.drain.watch();
             let counters = worker.gateway.telemetry.counters();

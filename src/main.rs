@@ -61,6 +61,7 @@ enum Format {
 
 fn main() -> ExitCode {
     ringgate::worker::forbid_huge_pages();
+    ringgate::worker::raise_open_files();
     match Cli::parse().command {
         Command::Run { settings } => run::run(&settings),
         Command::Check { paths } => check(&paths),

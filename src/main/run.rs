@@ -4,6 +4,7 @@
 //! signals. Whatever cannot be started is an error that names the setting to change; once it
 //! serves, nothing that is wrong with a resource ends it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -22,7 +23,7 @@ use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
 use ringgate::telemetry::prometheus::Reporter;
 use ringgate::telemetry::{AccessLog, LogFormat};
-use ringgate::worker::{self, Applied, Fleet};
+use ringgate::worker::{self, Applied, Fleet, Running};
 
 use crate::orders::{Asked, LogLevel, Orders, start_log};
 
@@ -179,9 +180,10 @@ impl Gateway {
         publisher.publish(Arc::clone(first));
         let log = start_access_log(settings)?;
         let config = fleet_config(&settings.workers);
-        let (fleet, driver) =
+        let (fleet, drivers) =
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
-        tracing::info!("workers: {} on {driver}", config.cores.len());
+        announce_workers(&drivers);
+        announce_open_files(drivers.len(), first.limits.connections_max);
         let shared = Arc::new(Shared::new(settings, orders.fails_health_check()));
         let command = orders.commands(level);
         let state = state(&publisher, &fleet, log.as_ref(), &shared, command);
@@ -277,6 +279,32 @@ impl Gateway {
         self.fleet.finish();
         tracing::info!("done");
     }
+}
+
+/// Together those that run on the same driver for the same reason.
+fn announce_workers(drivers: &[Running]) {
+    let mut counts = BTreeMap::new();
+    for driver in drivers {
+        *counts.entry(driver.to_string()).or_insert(0) += 1;
+    }
+    for (driver, count) in counts {
+        tracing::info!("workers: {count} on {driver}");
+    }
+}
+
+/// Each client is a file, and so is each connection to an endpoint.
+fn announce_open_files(workers: usize, connections_max: usize) {
+    let (max, wanted) = (worker::open_files_max(), (2 * workers * connections_max) as u64);
+    if max >= wanted {
+        return tracing::info!("open files: up to {max}, room for limits.connections_max");
+    }
+    let clients = max / 2;
+    tracing::warn!(
+        "open files: up to {max}, room for about {clients} clients with a connection to an \
+         endpoint each, where limits.connections_max allows {}; raise the hard limit \
+         (`ulimit -n {wanted}`, `LimitNOFILE=`), or lower limits.connections_max",
+        workers * connections_max,
+    );
 }
 
 fn log_applied(applied: &Applied) {

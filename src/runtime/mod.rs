@@ -23,6 +23,7 @@ mod cpu;
 mod driver;
 mod engine;
 mod epoll;
+mod files;
 mod handle;
 mod listener;
 mod mailbox;
@@ -46,6 +47,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use self::counters::Counters;
+pub use self::files::{open_files_max, raise_open_files};
 pub use self::handle::{Handle, Sleep};
 pub use self::listener::{Accepted, Listener};
 pub use self::mailbox::{Receiver, Sender, mailbox};

@@ -89,7 +89,7 @@ pub struct Applied {
 
 impl Fleet {
     /// Starts the workers; they read snapshots from `source` and log to `log`, if there is one.
-    /// Tells also on which driver they run.
+    /// Tells also on which driver each runs.
     ///
     /// # Errors
     /// A worker could not start; those that could are ended.
@@ -97,18 +97,18 @@ impl Fleet {
         config: &Config,
         source: &Source,
         log: Option<&AccessLog>,
-    ) -> Result<(Self, runtime::Running), StartError> {
+    ) -> Result<(Self, Vec<runtime::Running>), StartError> {
         let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new(), is_closed: false };
-        let mut report = None;
+        let mut drivers = Vec::new();
         let mut balances = balances(config).into_iter();
         for (index, core) in config.cores.iter().enumerate() {
             let balance = balances.next();
             let (hand, started) = Hand::start(index, *core, config, balance, source, log)?;
             fleet.workers.push(hand);
             let started = started.recv().map_err(|_| StartError::Silent)?;
-            report = Some(started.map_err(StartError::Runtime)?);
+            drivers.push(started.map_err(StartError::Runtime)?);
         }
-        Ok((fleet, report.ok_or(StartError::Silent)?))
+        Ok((fleet, drivers))
     }
 
     /// Opens and closes listeners so that they are those of `snapshot`, which must have been

@@ -19,7 +19,10 @@ mod connection;
 mod fleet;
 mod thread;
 
-pub use crate::runtime::{Backend, Config as RuntimeConfig, forbid_huge_pages, give_back_memory};
+pub use crate::runtime::{
+    Backend, Config as RuntimeConfig, Running, forbid_huge_pages, give_back_memory, open_files_max,
+    raise_open_files,
+};
 pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
 
 use std::cell::Cell;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::gateway::run_to_end;
+use crate::harness::gateway::{Gateway, run_to_end};
 use crate::harness::outside;
 
 /// `nobody` of Debian, and of most others.
@@ -50,6 +50,16 @@ fn a_lower_limit_is_seen() {
     let limit = row(&rows, "open-files");
     assert_eq!((&limit["state"], &limit["now"]), (&"differs".into(), &"256".into()));
     assert!(limit["command"].as_str().unwrap().starts_with("ulimit -n "), "{limit}");
+}
+
+#[test]
+fn the_gateway_raises_its_soft_limit() {
+    let gateway = Gateway::builder().soft_open_files(200).start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] = files.split_whitespace().collect::<Vec<_>>()[..2] else { panic!("{files}") };
+    assert_eq!(soft, hard);
+    assert!(gateway.logged(&format!("open files: up to {hard}, room for ")));
 }
 
 #[test]

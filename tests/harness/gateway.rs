@@ -59,6 +59,7 @@ pub struct Builder {
     balance: &'static str,
     log_format: &'static str,
     environment: Vec<(&'static str, String)>,
+    soft_open_files: Option<u64>,
 }
 
 /// A running gateway, killed and removed when dropped.
@@ -82,6 +83,7 @@ impl Gateway {
             balance: "auto",
             log_format: "text",
             environment: Vec::new(),
+            soft_open_files: None,
         }
     }
 
@@ -277,6 +279,12 @@ impl Builder {
         self
     }
 
+    /// The soft limit of open files that it is started with.
+    pub fn soft_open_files(mut self, limit: u64) -> Self {
+        self.soft_open_files = Some(limit);
+        self
+    }
+
     /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
     pub fn serving(self, host: &str, backend: &str) -> Self {
         let all = yaml::all_to("backend.test");
@@ -352,7 +360,7 @@ impl Builder {
             replace(&root.join(path), text);
         }
         fs::write(root.join("settings.yaml"), self.settings_file(root)).unwrap();
-        let (child, log) = run(&root.join("settings.yaml"), self.environment);
+        let (child, log) = run(&root.join("settings.yaml"), self.environment, self.soft_open_files);
         Gateway { child, log, directory, authority }
     }
 
@@ -391,8 +399,18 @@ impl Gateway {
 fn run(
     settings: &Path,
     environment: Vec<(&'static str, String)>,
+    soft_open_files: Option<u64>,
 ) -> (Child, Arc<Mutex<Vec<String>>>) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+    let binary = env!("CARGO_BIN_EXE_ringgate");
+    let mut command = match soft_open_files {
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -Sn {limit} && exec \"$@\""), "sh", binary]);
+            shell
+        }
+        None => Command::new(binary),
+    };
+    let mut child = command
         .args(["run", "--settings"])
         .arg(settings)
         .envs(environment)

@@ -118,6 +118,34 @@ fn names_of_other_kinds_count_too() {
 }
 
 #[test]
+fn a_name_of_another_kind_is_another_name() {
+    // What a CA may certify that is constrained to DNS names below `inner.test`.
+    let mut params = authority("constrained");
+    params.name_constraints = Some(rcgen::NameConstraints {
+        permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("inner.test".into())],
+        excluded_subtrees: Vec::new(),
+    });
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let told = |names: &[SanType], asked: &str| {
+        let leaf = named(&[&[dns("a.inner.test")], names].concat(), &ca);
+        let by_host =
+            check(&verifier(trust(&ca.pem(), None), &[]), std::slice::from_ref(&leaf), asked);
+        let by_list = check(&verifier(trust(&ca.pem(), None), &[asked]), &[leaf], "x.test");
+        assert_eq!(by_host.is_ok(), by_list.is_ok(), "{asked}");
+        by_host.is_ok()
+    };
+    assert!(told(&[], "a.inner.test"));
+    let uri = SanType::URI("bank.example".try_into().unwrap());
+    assert!(!told(&[uri], "bank.example"), "a URI is no DNS name");
+    let mail = SanType::Rfc822Name("bank.example".try_into().unwrap());
+    assert!(!told(&[mail], "bank.example"), "nor is an address of mail");
+    let unconstrained = root();
+    let leaf = [named(&[dns("192.0.2.7")], &unconstrained)];
+    let error = check(&verifier(trust(&unconstrained.pem(), None), &[]), &leaf, "192.0.2.7");
+    assert!(error.is_err(), "an address is no DNS name");
+}
+
+#[test]
 fn a_certificate_without_names_needs_a_policy_that_takes_it() {
     let root = root();
     let leaf = [named(&[], &root)];

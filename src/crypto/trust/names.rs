@@ -12,16 +12,22 @@ pub(in crate::crypto) fn is_any(leaf: &X509Certificate<'_>, wanted: &[impl AsRef
     names.any(|name| wanted.iter().any(|wanted| is_name(name, wanted.as_ref())))
 }
 
+/// What `wanted` looks like says which kind of name it is. Another kind does not count, be its text
+/// the same: a CA that is constrained to some DNS names may write anything into a URI.
 fn is_name(name: &GeneralName<'_>, wanted: &str) -> bool {
-    if let GeneralName::DNSName(dns) = name {
-        return is_dns_name(dns, wanted);
+    if let Ok(address) = wanted.parse::<IpAddr>() {
+        return matches!(name, GeneralName::IPAddress(bytes) if is_address(bytes, address));
     }
-    if let GeneralName::URI(text) | GeneralName::RFC822Name(text) = name {
-        return *text == wanted;
+    if wanted.contains(':') {
+        return matches!(name, GeneralName::URI(uri) if *uri == wanted);
     }
-    let (GeneralName::IPAddress(bytes), Ok(address)) = (name, wanted.parse::<IpAddr>()) else {
-        return false;
-    };
+    if wanted.contains('@') {
+        return matches!(name, GeneralName::RFC822Name(mail) if *mail == wanted);
+    }
+    matches!(name, GeneralName::DNSName(dns) if is_dns_name(dns, wanted))
+}
+
+fn is_address(bytes: &[u8], address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => *bytes == address.octets(),
         IpAddr::V6(address) => *bytes == address.octets(),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::server::ProducesTickets;
+use rustls::time_provider::DefaultTimeProvider;
 
 use super::compile::{
     BackendRules, BuiltBackend, BuiltServer, ClientTrust, Clients, Identities, LoadedPair, Part,
@@ -19,8 +20,9 @@ use super::compile::{
 };
 use super::system_ca;
 use crate::crypto::{
-    self, BackendRequest, BackendTrust, Choice, ClientRequest, ClientVerifier, Description,
-    IdentityError, PairPem, Provider, ServerPolicy, Template, TicketSecrets, TrustError, Version,
+    self, BackendRequest, BackendTrust, CheckedTickets, Choice, ClientRequest, ClientVerifier,
+    Description, IdentityError, PairPem, Provider, ServerPolicy, Template, TicketSecrets,
+    TrustError, Version,
 };
 use crate::settings;
 use crate::snapshot::{CertificateInfo, CertificateState};
@@ -39,6 +41,7 @@ pub(crate) struct RealIdentities {
 /// What servers with the same rules share.
 struct MadePolicy {
     template: Template,
+    clients: Option<Arc<ClientVerifier>>,
     client_ca: Arc<[CertificateInfo]>,
     crl_expires: Option<SystemTime>,
 }
@@ -67,8 +70,11 @@ impl RealIdentities {
         }
     }
 
-    /// Those of a new group.
-    fn tickets(&mut self) -> Result<Arc<dyn ProducesTickets>, Refusal> {
+    /// Those of a new group, for `clients` if they are asked for certificates.
+    fn tickets(
+        &mut self,
+        clients: Option<Arc<ClientVerifier>>,
+    ) -> Result<Arc<dyn ProducesTickets>, Refusal> {
         let secrets = match self.secrets.take() {
             Some(secrets) => secrets,
             None => Arc::new(TicketSecrets::new().map_err(|_| {
@@ -76,7 +82,13 @@ impl RealIdentities {
                 Refusal { part: Part::Pair(0), reason }
             })?),
         };
-        Ok(Arc::new(self.secrets.insert(secrets).group()))
+        let group = Arc::new(self.secrets.insert(secrets).group());
+        Ok(match clients {
+            Some(clients) => {
+                Arc::new(CheckedTickets::new(group, clients, Arc::new(DefaultTimeProvider)))
+            }
+            None => group,
+        })
     }
 
     fn policy(&mut self, rules: &TlsRules) -> Result<&MadePolicy, TrustError> {
@@ -108,12 +120,13 @@ impl Identities for RealIdentities {
     }
 
     fn server(&mut self, request: &ServerRequest<'_>) -> Result<BuiltServer, Refusal> {
-        self.policy(request.policy).map_err(|error| of_clients(&error))?;
+        let policy = self.policy(request.policy).map_err(|error| of_clients(&error))?;
+        let clients = policy.clients.clone();
         let tickets = match request.before {
             Some(before) => Arc::clone(&before.ticketer),
-            None => self.tickets()?,
+            None => self.tickets(clients)?,
         };
-        let MadePolicy { template, client_ca, crl_expires } = &self.policies[request.policy];
+        let MadePolicy { template, client_ca, crl_expires, .. } = &self.policies[request.policy];
         let keys = request.pairs.iter().map(|pair| pair.key.clone()).collect();
         Ok(BuiltServer {
             config: template.server(keys, tickets),
@@ -175,10 +188,15 @@ fn make(provider: &Provider, rules: &TlsRules) -> Result<MadePolicy, TrustError>
         TlsVersions::Only12 => (Version::Tls12, Version::Tls12),
         TlsVersions::Only13 => (Version::Tls13, Version::Tls13),
     };
-    let policy =
-        ServerPolicy { version_min, version_max, parameters: &rules.parameters, clients: verifier };
+    let policy = ServerPolicy {
+        version_min,
+        version_max,
+        parameters: &rules.parameters,
+        clients: verifier.clone(),
+    };
     Ok(MadePolicy {
         template: Template::new(provider, &policy).expect("no minimum is above its maximum"),
+        clients: verifier,
         client_ca: authorities.into_iter().map(info).collect(),
         crl_expires,
     })

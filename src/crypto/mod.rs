@@ -33,7 +33,7 @@ mod trust;
 
 pub(crate) use backend::{BackendRequest, BackendTrust, backend_config};
 pub(crate) use certificate::{Description, describe, describe_all};
-pub(crate) use client::{ClientRequest, ClientVerifier, Pins};
+pub(crate) use client::{CheckedTickets, ClientRequest, ClientVerifier, Pins};
 pub(crate) use digest::Digest;
 pub(crate) use forwarded::forwarded;
 pub(crate) use identity_error::IdentityError;

@@ -1,6 +1,8 @@
 //! Mutual TLS: which clients get in, what they are told otherwise, and that no ticket, no missing
 //! file and no reload lets in who would not get in by a handshake.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::HandshakeKind;
@@ -278,6 +280,30 @@ fn openssl_is_told_by_the_alert_that_the_standard_has_for_it() {
     for (version, leaf, number) in cases {
         let text = said(version, leaf);
         assert!(text.contains(&format!("SSL alert number {number}\n")), "{version}: {text}");
+    }
+}
+
+#[test]
+fn who_has_an_expired_certificate_does_not_resume() {
+    let site = Site::mutual("");
+    let kind = |tls: &Tls| {
+        let mut client = Client::tls(tls, site.gateway.address(443), HOST)?;
+        client.request("GET", "/status/200", "", b"")?;
+        std::io::Result::Ok(client.connection().handshake_kind())
+    };
+    for version in [Tls::only_tls12, Tls::only_tls13] {
+        // Longer where the machine is too slow to get in and back in time.
+        let tls = [4, 16, 64].into_iter().find_map(|seconds| {
+            let leaf = site.clients.leaf_for(&["a"], Duration::from_secs(seconds));
+            let tls = version(site.gateway.authority().roots()).identified(&leaf);
+            kind(&tls).ok()?;
+            matches!(kind(&tls), Ok(Some(HandshakeKind::Resumed))).then_some(tls)
+        });
+        let tls = tls.expect("a session that resumes");
+        assert!(within(Duration::from_secs(80), || kind(&tls).is_err()), "it resumes for ever");
+        site.refuses(&tls, "CertificateExpired");
+        let why = "client_certificate_out_of_date";
+        eventually("the log says so", || site.gateway.access_log(1).join("\n").contains(why));
     }
 }
 

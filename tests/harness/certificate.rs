@@ -1,5 +1,7 @@
 //! A throwaway certificate authority and the leaves it signs.
 
+use std::time::{Duration, SystemTime};
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
@@ -63,6 +65,11 @@ impl Authority {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
         })
+    }
+
+    /// The same, which is valid for `life` from now on.
+    pub fn leaf_for(&self, names: &[&str], life: Duration) -> Leaf {
+        self.sign(names, |params| params.not_after = (SystemTime::now() + life).into())
     }
 
     fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {

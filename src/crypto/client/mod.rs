@@ -4,6 +4,7 @@
 //! which `config` does.
 
 mod demands;
+mod resumption;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,6 +18,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use super::Provider;
 use super::trust::{self, Revocation, Trust, TrustError, Usage};
 use demands::Demands;
+pub(crate) use resumption::CheckedTickets;
 
 /// Bytes of CA names that a server lists for its clients: the protocol allows 64 KiB. Without a
 /// list a client picks its certificate itself.

@@ -1,5 +1,7 @@
 //! Chains, revocation and demands, held against what BoringSSL does for Envoy.
 
+use std::ops::DerefMut;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,10 +14,18 @@ use rustls::CertificateError::{
     BadEncoding, Expired, ExpiredRevocationList, InvalidPurpose, NotValidYet, Revoked,
     UnhandledCriticalExtension, UnknownIssuer, UnknownRevocationStatus,
 };
+use rustls::server::ProducesTickets as _;
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, HandshakeKind, ServerConfig, ServerConnection,
+};
 
 use super::*;
 use crate::crypto::trust::parse;
-use crate::crypto::{Choice, pem};
+use crate::crypto::{
+    BackendRequest, CertifiedPair, Choice, PairPem, Parameters, ServerPolicy, Template, TicketKeys,
+    Version, backend_config, load, pem,
+};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -86,6 +96,7 @@ struct Asked<'a> {
     crl: Option<String>,
     names: &'a [&'a str],
     pins: Pins,
+    optional: bool,
     accept_untrusted: bool,
 }
 
@@ -110,7 +121,7 @@ impl<'a> Asked<'a> {
         let ca = self.ca.concat();
         let names: Vec<_> = self.names.iter().map(|name| (*name).to_owned()).collect();
         let request = ClientRequest {
-            optional: false,
+            optional: self.optional,
             ca_pem: ca.as_bytes(),
             crl_pem: self.crl.as_ref().map(String::as_bytes),
             subject_alt_names: &names,
@@ -465,6 +476,153 @@ fn what_does_not_hold_is_taken_only_where_that_is_asked_for() {
     let asked = Asked { accept_untrusted: true, ..Asked::of_pem(V1_CA) };
     assert_eq!(asked.tells(&client, &[]), Ok(()));
     assert_eq!(Asked::of_pem(V1_CA).tells(&client, &[]), Err(UnknownIssuer));
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct Clock(AtomicU64);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(year(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+/// A server that checks clients, and its clock.
+struct CheckingServer {
+    config: Arc<ServerConfig>,
+    clock: Arc<Clock>,
+}
+
+impl CheckingServer {
+    fn new(version: Version, clients: &Arc<ClientVerifier>) -> Self {
+        let provider = Provider::new(Choice::Auto);
+        let policy = ServerPolicy {
+            version_min: version,
+            version_max: version,
+            parameters: &Parameters::default(),
+            clients: Some(Arc::clone(clients)),
+        };
+        let (certificate, key) = signed(&params("server"), &root("other"));
+        let clock = Arc::new(Clock(AtomicU64::new(2027)));
+        let keys = Arc::new(TicketKeys::new().unwrap());
+        let tickets = CheckedTickets::new(keys, Arc::clone(clients), Arc::<Clock>::clone(&clock));
+        let template = Template::new(&provider, &policy).unwrap();
+        let config = template.server(vec![pair(&certificate, &key)], Arc::new(tickets));
+        let mut config = ServerConfig::clone(&config);
+        config.time_provider = Arc::<Clock>::clone(&clock);
+        Self { config: Arc::new(config), clock }
+    }
+
+    /// How the handshake with `client` ends for the server.
+    fn meet(&self, client: &Arc<ClientConfig>) -> Result<HandshakeKind, Error> {
+        let mut server = ServerConnection::new(Arc::clone(&self.config)).unwrap();
+        let name = "server.test".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+        for _ in 0..4 {
+            pass(&mut client, &mut server)?;
+            let _: Result<(), Error> = pass(&mut server, &mut client);
+        }
+        Ok(server.handshake_kind().expect("it is done"))
+    }
+}
+
+/// Hands over what `from` has to say.
+fn pass<A, B>(
+    from: &mut impl DerefMut<Target = ConnectionCommon<A>>,
+    to: &mut impl DerefMut<Target = ConnectionCommon<B>>,
+) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
+}
+
+fn signed(params: &CertificateParams, issuer: &Issuer) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
+}
+
+fn pair(certificate: &str, key: &str) -> CertifiedPair {
+    let (certificate, key) = (certificate.as_bytes(), key.as_bytes());
+    load(&Provider::new(Choice::Auto), &PairPem { certificate, key, staple: None }).unwrap()
+}
+
+/// A client with `pair`, if any, that takes any server.
+fn client_with(pair: Option<&CertifiedPair>) -> Arc<ClientConfig> {
+    let request = BackendRequest { trust: None, subject_alt_names: &[], pair, alpn: b"http/1.1" };
+    backend_config(&Provider::new(Choice::Auto), &request)
+}
+
+#[test]
+fn a_session_does_not_outlive_what_its_client_was_checked_by() {
+    let root = root("root");
+    let until_2030 = |mut params: CertificateParams| {
+        params.not_after = date_time_ymd(2030, 1, 1);
+        params
+    };
+    let short = root_of(until_2030(authority_params("short")));
+    let cases = [
+        (Asked::of(&[&root]), &root, until_2030(params("client")), Expired),
+        (Asked::of(&[&short]), &short, params("client"), Expired),
+        (
+            Asked::of(&[&root]).with_crl(&[list_of(&root, &[], 2030)]),
+            &root,
+            params("client"),
+            ExpiredRevocationList,
+        ),
+    ];
+    for ((asked, issuer, params, why), version) in cases
+        .iter()
+        .flat_map(|case| [Version::Tls12, Version::Tls13].map(|version| (case, version)))
+    {
+        let server = CheckingServer::new(version, &asked.verifier().unwrap());
+        let (certificate, key) = signed(params, issuer);
+        let client = client_with(Some(&pair(&certificate, &key)));
+        assert_eq!(server.meet(&client), Ok(HandshakeKind::Full));
+        for _ in 0..3 {
+            assert_eq!(server.meet(&client), Ok(HandshakeKind::Resumed), "{version:?}");
+        }
+        server.clock.0.store(2031, Ordering::Relaxed);
+        let expected = Err(Error::InvalidCertificate(why.clone()));
+        assert_eq!(server.meet(&client), expected, "{version:?}");
+    }
+}
+
+#[test]
+fn who_needs_no_certificate_or_no_good_one_resumes_without() {
+    let root = root("root");
+    let asked = Asked { optional: true, ..Asked::of(&[&root]) };
+    let server = CheckingServer::new(Version::Tls13, &asked.verifier().unwrap());
+    let anonymous = client_with(None);
+    assert_eq!(server.meet(&anonymous), Ok(HandshakeKind::Full));
+    assert_eq!(server.meet(&anonymous), Ok(HandshakeKind::Resumed));
+    let lax = Asked { accept_untrusted: true, ..Asked::of(&[&root]) };
+    let server = CheckingServer::new(Version::Tls13, &lax.verifier().unwrap());
+    let (certificate, key) = signed(&params("stranger"), &self::root("other"));
+    let stranger = client_with(Some(&pair(&certificate, &key)));
+    assert_eq!(server.meet(&stranger), Ok(HandshakeKind::Full));
+    assert_eq!(server.meet(&stranger), Ok(HandshakeKind::Resumed));
+}
+
+#[test]
+fn a_session_that_cannot_be_read_is_not_resumed() {
+    let verifier = Asked::of(&[&root("root")]).verifier().unwrap();
+    let keys = Arc::new(TicketKeys::new().unwrap());
+    let clock = Arc::new(Clock(AtomicU64::new(2027)));
+    let tickets = CheckedTickets::new(keys, verifier, clock);
+    let no_chain = [0, 3, 4, 0x13, 1, 1, 9, 1, 0];
+    let cut = [0, 3, 4, 0x13, 1, 1, 9, 1, 1, 0, 0, 9, 0];
+    for session in [&b""[..], b"odd", &no_chain, &cut] {
+        let ticket = tickets.encrypt(session).unwrap();
+        assert_eq!(tickets.decrypt(&ticket), None, "{session:?}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::identity::{CA_SUFFIX, Unfit, Vault, days};
 use super::policy;
 use super::sources::{Placed, Resources};
 use super::{BackendRules, BuiltBackend, ClientTrust, LoadedPair, Part};
-use crate::config::model::{ClientCertificates, ClientTls, Located, Secret};
+use crate::config::model::{ClientCertificates, ClientTls, Located};
 use crate::crypto::{Digest, PairPem};
 use crate::snapshot::{
     BackendTls, Certificate, CertificateState, ClientCa, Rejection, Severity, UpstreamProtocol,
@@ -82,6 +82,8 @@ struct Unit {
 #[derive(Default, Clone)]
 struct Good {
     trust: Option<ClientTrust>,
+    /// Whether `trust` was found in the Secret beside the one that is named.
+    is_beside: bool,
     own: Option<Own>,
 }
 
@@ -306,6 +308,7 @@ impl Unit {
         let mut good = Good::default();
         for (other, unit) in others {
             if (&other.ca, &other.crl) == (&wish.ca, &wish.crl) {
+                good.is_beside |= good.trust.is_none() && unit.good.is_beside;
                 good.trust = good.trust.or_else(|| unit.good.trust.clone());
             }
             if other.own == wish.own {
@@ -332,11 +335,12 @@ impl Unit {
             faults.push(Fault { part, severity, reason: unfit.reason });
         };
         let absent = vault.absent;
-        let trust = match wish.find_trust(vault) {
-            Ok(trust) => trust,
+        let is_beside = wish.looks_beside(vault, self.good.is_beside);
+        let (trust, is_beside) = match wish.find_trust(vault, is_beside) {
+            Ok(trust) => (trust, is_beside),
             Err(unfit) => {
                 note(Part::Clients, unfit, absent);
-                self.good.trust.clone()
+                (self.good.trust.clone(), self.good.is_beside)
             }
         };
         let own = match wish.find_own(vault, self.good.own.as_ref()) {
@@ -350,20 +354,35 @@ impl Unit {
         let is_whole = is_whole && own.is_some() == wish.own.is_some();
         let before = self.tls[0].number();
         if is_whole {
-            let now = Good { trust, own };
+            let now = Good { trust, is_beside, own };
             if let Err(refusal) = self.build(wish, now.clone(), vault) {
                 let is_of_trust = refusal.part == Part::Clients;
                 let reason = format!("{}: {}", wish.place(refusal.part, vault), refusal.reason);
                 note(refusal.part, Unfit::wrong(reason), absent);
-                if is_of_trust && self.good.trust.is_some() {
-                    // The other part may be new.
-                    let trust = self.good.trust.clone();
-                    let _: Result<(), _> = self.build(wish, Good { trust, ..now }, vault);
+                if is_of_trust {
+                    self.fall_back(wish, now, vault);
                 }
             }
         }
         self.faults = faults;
         self.tls[0].number() != before
+    }
+
+    /// Checks backends as before, where that may stand for the trust of `now`, which cannot be used.
+    /// Otherwise there is no connection from now on.
+    fn fall_back(&mut self, wish: &Wish, now: Good, vault: &mut Vault<'_>) {
+        let may_replace =
+            |good: &ClientTrust| now.trust.as_ref().is_some_and(|wanted| good.may_replace(wanted));
+        match self.good.trust.take().filter(may_replace) {
+            // The other part may be new.
+            Some(trust) => {
+                self.good.trust = Some(trust.clone());
+                let (trust, is_beside) = (Some(trust), self.good.is_beside);
+                let _: Result<(), _> = self.build(wish, Good { trust, is_beside, ..now }, vault);
+            }
+            None if self.built.take().is_some() => self.tls = wish.tls(None),
+            None => {}
+        }
     }
 
     fn build(
@@ -373,6 +392,7 @@ impl Unit {
         vault: &mut Vault<'_>,
     ) -> Result<(), super::Refusal> {
         if self.built.is_some() && self.good.is_same(&now) {
+            self.good.is_beside = now.is_beside;
             return Ok(());
         }
         let built = vault.identities.backend(&BackendRules {
@@ -412,7 +432,17 @@ impl Wish {
         ]
     }
 
-    fn find_trust(&self, vault: &mut Vault<'_>) -> Result<Option<ClientTrust>, Unfit> {
+    /// Whether the CA is looked for in the Secret beside the one that is named: it is there, or was.
+    fn looks_beside(&self, vault: &Vault<'_>, was_beside: bool) -> bool {
+        let CaSource::Secret(name) = &self.ca else { return false };
+        was_beside || vault.has_beside(name)
+    }
+
+    fn find_trust(
+        &self,
+        vault: &mut Vault<'_>,
+        beside: bool,
+    ) -> Result<Option<ClientTrust>, Unfit> {
         let trust = match &self.ca {
             CaSource::Anyone => return Ok(None),
             CaSource::System => vault
@@ -421,10 +451,7 @@ impl Wish {
                 .map(|ca| ClientTrust { ca, crl: None })
                 .map_err(Unfit::wrong),
             CaSource::File(path) => vault.read(path).map(|ca| ClientTrust { ca, crl: None }),
-            CaSource::Secret(name) => {
-                let name = vault.ca_secret_of(name);
-                vault.find_in_secret("Secret", &name, Secret::trust)
-            }
+            CaSource::Secret(name) => vault.find_trust_of(name, beside),
         };
         let crl = self.crl.as_ref().map(|path| vault.read(path)).transpose();
         let (trust, crl) = (trust?, crl?);

@@ -69,6 +69,8 @@ struct Served {
     policy: TlsRules,
     /// Where that comes from, if clients are asked.
     trust_source: Option<TrustSource>,
+    /// Whether it was found in the Secret beside the server's.
+    is_beside: bool,
     built: BuiltServer,
 }
 
@@ -336,18 +338,30 @@ impl Vault<'_> {
             return self.serve(source, &pairs?, None, before).map_err(|f| faults.push(f)).ok();
         };
         let trust_source = Some(self.trust_source(clients));
-        let good = before.filter(|served| served.trust_source == trust_source);
-        let good = good.and_then(Served::trust);
-        let found = self.find_trust(clients).map_err(|unfit| unfit.of(Part::Clients));
+        let known = before.filter(|served| served.trust_source == trust_source);
+        let (good, was_beside) =
+            (known.and_then(Served::trust), known.is_some_and(|k| k.is_beside));
+        let is_beside = self.looks_beside(clients, was_beside);
+        let found = self.find_trust(clients, is_beside).map_err(|unfit| unfit.of(Part::Clients));
+        let is_beside = if found.is_ok() { is_beside } else { was_beside };
         let trust = or_kept(found, good, faults)?;
         let pairs = pairs?;
         let fault = match self.serve(source, &pairs, Some(&trust), before) {
-            Ok(served) => return Some(served),
+            Ok(served) => return Some(Served { is_beside, ..served }),
             Err(fault) => fault,
         };
-        let good = good.filter(|good| fault.part == Part::Clients && **good != trust);
+        let good = good.filter(|good| fault.part == Part::Clients && good.may_replace(&trust));
         faults.push(fault);
-        self.serve(source, &pairs, Some(good?), before).map_err(|fault| faults.push(fault)).ok()
+        let served = self.serve(source, &pairs, Some(good?), before);
+        let kept = |served| Served { is_beside: was_beside, ..served };
+        served.map(kept).map_err(|fault| faults.push(fault)).ok()
+    }
+
+    /// Whether the CA is looked for in the Secret beside the server's: it is there, or was. Where it
+    /// is gone, whom the server's own Secret vouches for is not whom it vouched for.
+    fn looks_beside(&self, clients: &ClientAuth, was_beside: bool) -> bool {
+        let ClientCa::OfCredential(name) = &clients.ca else { return false };
+        was_beside || self.has_beside(&name.value)
     }
 
     /// What is known about the certificates by `names`.
@@ -417,7 +431,7 @@ impl Vault<'_> {
         };
         // The texts of before, where they are the same: those of now are not kept as well.
         let policy = before.map_or(policy, |before| before.policy.clone());
-        Ok(Served { pairs: pairs.into(), policy, trust_source, built })
+        Ok(Served { pairs: pairs.into(), policy, trust_source, is_beside: false, built })
     }
 
     /// The path or Secret, as it is shown.
@@ -473,7 +487,7 @@ impl Vault<'_> {
         }
     }
 
-    fn find_trust(&mut self, clients: &ClientAuth) -> Result<ClientTrust, Unfit> {
+    fn find_trust(&mut self, clients: &ClientAuth, beside: bool) -> Result<ClientTrust, Unfit> {
         let trust = match &clients.ca {
             ClientCa::File(path) => self.read(&path.value).map(|ca| ClientTrust { ca, crl: None }),
             ClientCa::Secret(name) => match self.config_map_of_ca(&name.value) {
@@ -482,10 +496,7 @@ impl Vault<'_> {
                 }),
                 None => self.find_in_secret("Secret or ConfigMap", &name.value, Secret::trust),
             },
-            ClientCa::OfCredential(name) => {
-                let name = self.ca_secret(&clients.ca, &name.value);
-                self.find_in_secret("Secret", &name, Secret::trust)
-            }
+            ClientCa::OfCredential(name) => self.find_trust_of(&name.value, beside),
         };
         let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose();
         let (trust, crl) = (trust?, crl?);
@@ -494,6 +505,12 @@ impl Vault<'_> {
             (one, other) => one.or(other),
         };
         Ok(ClientTrust { crl, ..trust })
+    }
+
+    /// What the Secret `name` has, or the one `beside` it.
+    pub(super) fn find_trust_of(&mut self, name: &str, beside: bool) -> Result<ClientTrust, Unfit> {
+        let name = if beside { format!("{name}{CA_SUFFIX}") } else { name.to_owned() };
+        self.find_in_secret("Secret", &name, Secret::trust)
     }
 
     /// The Secret that holds the CA: the one beside the server's, where there is one.
@@ -506,8 +523,12 @@ impl Vault<'_> {
 
     /// The Secret beside `name` that holds its CA, or itself where there is none.
     pub(super) fn ca_secret_of(&self, name: &str) -> String {
-        let beside = format!("{name}{CA_SUFFIX}");
-        if self.secret(&beside).is_some() { beside } else { name.to_owned() }
+        if self.has_beside(name) { format!("{name}{CA_SUFFIX}") } else { name.to_owned() }
+    }
+
+    /// Whether there is a Secret beside `name`.
+    pub(super) fn has_beside(&self, name: &str) -> bool {
+        self.secret(&format!("{name}{CA_SUFFIX}")).is_some()
     }
 
     /// The bytes of the file at `path`, of which no secret is made.

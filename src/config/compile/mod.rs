@@ -272,6 +272,14 @@ pub(crate) struct ClientTrust {
     pub(crate) crl: Option<Arc<[u8]>>,
 }
 
+impl ClientTrust {
+    /// Whether peers may go on being checked by this where `wanted` cannot be used: what has no
+    /// revocation lists is no substitute for what is to have some.
+    fn may_replace(&self, wanted: &Self) -> bool {
+        self != wanted && (self.crl.is_some() || wanted.crl.is_none())
+    }
+}
+
 /// What a client with a certificate has to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ClientDemands {

@@ -17,7 +17,7 @@ fn connections(max: u32) -> String {
 }
 
 /// The cluster of the page's first route.
-fn cluster(snapshot: &Snapshot) -> Option<Arc<Cluster>> {
+pub(super) fn cluster(snapshot: &Snapshot) -> Option<Arc<Cluster>> {
     let host = "httpbin.example.com";
     let routes = Arc::clone(server(snapshot, host).http().unwrap());
     match &routes.hosts.find(host).unwrap().routes()[0].action {

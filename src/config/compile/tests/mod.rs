@@ -2,6 +2,7 @@
 //! the files in `config/testdata`.
 
 mod destination_rule;
+mod trust;
 
 use super::*;
 use crate::snapshot::{
@@ -72,6 +73,11 @@ impl Identities for TestIdentities {
     fn backend(&mut self, rules: &BackendRules<'_>) -> Result<BuiltBackend, Refusal> {
         if rules.trust.is_some_and(|trust| !trust.ca.starts_with(b"good ca")) {
             let reason = "there is no CA certificate in it".to_owned();
+            return Err(Refusal { part: Part::Clients, reason });
+        }
+        let crl = rules.trust.and_then(|trust| trust.crl.as_ref());
+        if crl.is_some_and(|crl| !crl.starts_with(b"good")) {
+            let reason = "there is no revocation list in it".to_owned();
             return Err(Refusal { part: Part::Clients, reason });
         }
         let (http1, http2) = (client_config(), client_config());

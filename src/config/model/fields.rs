@@ -296,18 +296,9 @@ impl<'a> Fields<'a> {
     /// Reports those of `names`, which Istio has and this version has not; with them the whole
     /// resource is left out.
     pub(crate) fn refuse(&mut self, names: &[&'static str], problems: &mut Problems) {
-        self.refuse_with(names, "the whole resource is left out until this is removed", problems);
-    }
-
-    /// The same, where `consequence` is another.
-    pub(crate) fn refuse_with(
-        &mut self,
-        names: &[&'static str],
-        consequence: &str,
-        problems: &mut Problems,
-    ) {
         for name in names {
             if let Some(field) = self.take(name) {
+                let consequence = "the whole resource is left out until this is removed";
                 problems.error(&field, not_supported(&format!("`{name}`")), consequence);
             }
         }

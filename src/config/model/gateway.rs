@@ -61,9 +61,6 @@ impl ServerHost {
     }
 }
 
-/// What a finding about one server of several does.
-pub(super) const SERVER_ONLY: &str = "only this server is left out";
-
 /// Reads a Gateway; the findings in the result leave out only a server each.
 pub(super) fn read(
     spec: &Field<'_>,

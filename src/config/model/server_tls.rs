@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::fields::{Field, Fields, Located, Problems, did_you_mean, not_supported};
-use super::gateway::SERVER_ONLY;
 use crate::config::compile::{ClientDemands, TlsVersions};
 use crate::crypto::{Parameters, Pins};
 
@@ -61,13 +60,11 @@ pub(crate) enum ClientCa {
 }
 
 /// Fields that make no sense without TLS.
-pub(super) const ONLY_HTTPS: [&str; 14] = [
+pub(super) const ONLY_HTTPS: [&str; 12] = [
     "caCertCredentialName",
-    "caCertCredentialNames",
     "caCrl",
     "cipherSuites",
     "credentialNames",
-    "alpnProtocols",
     "ecdhCurves",
     "insecureSkipVerify",
     "maxProtocolVersion",
@@ -77,9 +74,6 @@ pub(super) const ONLY_HTTPS: [&str; 14] = [
     "verifyCertificateHash",
     "verifyCertificateSpki",
 ];
-
-/// What Istio's `ServerTLSSettings` has beyond what is read here.
-const UNSUPPORTED: [&str; 2] = ["alpnProtocols", "caCertCredentialNames"];
 
 /// Certificates that a server may have, as in Istio.
 const CREDENTIALS_MAX: usize = 2;
@@ -147,7 +141,6 @@ impl TlsReader<'_> {
         let clients = self.read_clients(field, &mut tls, mode, first);
         let versions = self.read_versions(&mut tls);
         let parameters = self.read_parameters(&mut tls, versions);
-        tls.refuse_with(&UNSUPPORTED, SERVER_ONLY, self.partial);
         tls.finish(self.whole);
         let (credentials, clients) = (credentials?, clients?);
         let (versions, parameters) = (versions?, parameters?);

@@ -154,6 +154,37 @@ fn the_certificate_has_to_be_for_the_backend() {
 }
 
 #[test]
+fn names_of_a_service_entry_count_where_a_rule_has_none() {
+    let (ca, backend) = (Authority::new(), Backend::start("a"));
+    let leaf = ca.leaf(&["inner.test"]);
+    let Some(front) = TlsFront::start(&plain(backend.port(), &leaf)) else { return };
+    let gateway = builder(front.port(), &format!("mode: SIMPLE, {CA}"))
+        .file("root/certs/backend/ca.pem", &ca.pem())
+        .start();
+    refused(&gateway, "the certificate is for inner.test, not for web.test");
+    let entry = |names: &str| {
+        let entry = yaml::backend(HOST, front.port());
+        gateway.write_resource("backend.yaml", &format!("{entry}  subjectAltNames: [ {names} ]\n"));
+    };
+    entry("x.test, inner.test");
+    eventually("a name of the entry", || get(&gateway, "/name").text() == "a");
+    let asked = front.handshakes().pop().unwrap();
+    assert!(asked.starts_with(&format!("[\"{HOST}\"")), "it is asked for the host: {asked}");
+    entry("x.test");
+    eventually("another name", || get(&gateway, "/name").status == 503);
+    refused(&gateway, "the certificate is for inner.test, not for x.test");
+    // The rule's own go before those of the entry.
+    let names = "subjectAltNames: [ inner.test ]";
+    gateway.write_resource("rule.yaml", &rule(&format!("mode: SIMPLE, {CA}, {names}")));
+    eventually("the name of the rule", || get(&gateway, "/name").text() == "a");
+    entry("inner.test");
+    let names = "subjectAltNames: [ y.test ]";
+    gateway.write_resource("rule.yaml", &rule(&format!("mode: SIMPLE, {CA}, {names}")));
+    eventually("the name of the rule", || get(&gateway, "/name").status == 503);
+    refused(&gateway, "the certificate is for inner.test, not for y.test");
+}
+
+#[test]
 fn a_backend_that_wants_a_certificate_gets_that_of_the_rule() {
     let (ca, clients) = (Authority::new(), Authority::new());
     let backend = Backend::start("a");

@@ -68,6 +68,8 @@ struct Place<'a> {
     port: u16,
     protocol: UpstreamProtocol,
     endpoints: Vec<Candidate<'a>>,
+    /// Of whose certificates its endpoints have one, where it says so.
+    subject_alt_names: &'a [String],
 }
 
 /// One of a service's endpoints.
@@ -259,7 +261,7 @@ impl<'a> Backends<'a> {
         subset: Option<&str>,
         old: Option<&Cluster>,
     ) -> Option<Cluster> {
-        let Place { host, namespace, port, protocol, mut endpoints } = place;
+        let Place { host, namespace, port, protocol, mut endpoints, subject_alt_names } = place;
         let rules = self.rules.of(host, namespace);
         let part = match subset {
             Some(name) => Some(rules.subset(name)?),
@@ -285,7 +287,9 @@ impl<'a> Backends<'a> {
             connect_timeout: policy.pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             traffic: traffic(policy, &endpoints, groups, old),
             tls: match &blocks.tls {
-                Some(BackendTls::Use(tls)) => self.secured.find(tls, protocol).cloned(),
+                Some(BackendTls::Use(tls)) => {
+                    Some(self.secured.find(tls, subject_alt_names, protocol))
+                }
                 Some(BackendTls::Disable) | None => None,
             },
             endpoints: endpoints.iter().map(|endpoint| endpoint.address).collect(),
@@ -357,13 +361,22 @@ impl<'a> Backends<'a> {
         if let Some(external) = &service.external_name {
             let endpoints = at(self.resolve(&[external], names), number);
             let protocol = port.map_or(UpstreamProtocol::Http1, service_protocol);
-            return Some(Place { host, namespace, port: number, protocol, endpoints });
+            let subject_alt_names = &[];
+            return Some(Place {
+                host,
+                namespace,
+                port: number,
+                protocol,
+                endpoints,
+                subject_alt_names,
+            });
         }
         let port = port?;
         let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
         let endpoints = slices.iter().flat_map(|slice| self.slice_endpoints(key.0, slice, port));
         let (endpoints, protocol) = (endpoints.collect(), service_protocol(port));
-        Some(Place { host, namespace, port: number, protocol, endpoints })
+        let subject_alt_names = &[];
+        Some(Place { host, namespace, port: number, protocol, endpoints, subject_alt_names })
     }
 
     fn slice_endpoints(
@@ -405,7 +418,8 @@ impl<'a> Backends<'a> {
             self.entry_endpoints(namespace, entry, port, names)
         };
         let (namespace, protocol) = (Some(namespace), port.protocol);
-        Some(Place { host, namespace, port: number, protocol, endpoints })
+        let subject_alt_names = &entry.subject_alt_names;
+        Some(Place { host, namespace, port: number, protocol, endpoints, subject_alt_names })
     }
 
     /// Those that are written in `entry`, or that it selects.
@@ -440,7 +454,8 @@ impl<'a> Backends<'a> {
     ) -> Place<'s> {
         let endpoints = at(self.resolve(&[full, written], names), port);
         let protocol = UpstreamProtocol::Http1;
-        Place { host: full, namespace: None, port, protocol, endpoints }
+        let subject_alt_names = &[];
+        Place { host: full, namespace: None, port, protocol, endpoints, subject_alt_names }
     }
 
     /// The addresses of the first of `candidates` that has any; all of them become `names`.

@@ -16,7 +16,7 @@ use super::identity::{CA_SUFFIX, Unfit, Vault, days};
 use super::policy;
 use super::sources::{Placed, Resources};
 use super::{BackendRules, BuiltBackend, ClientTrust, LoadedPair, Part};
-use crate::config::model::{ClientCertificates, ClientTls, Located};
+use crate::config::model::{ClientCertificates, ClientTls, Kind, Located, ServiceEntry, Spec};
 use crate::crypto::{Digest, PairPem};
 use crate::snapshot::{
     BackendTls, Certificate, CertificateState, ClientCa, Rejection, Severity, UpstreamProtocol,
@@ -102,7 +102,8 @@ struct Fault {
 }
 
 impl Wish {
-    fn of(tls: &ClientTls) -> Self {
+    /// `of_entry` are the names that a ServiceEntry has, which count where `tls` has none.
+    fn of(tls: &ClientTls, of_entry: &[String]) -> Self {
         let path = |path: &Located<Arc<str>>| Arc::clone(&path.value);
         let (ca, crl, own) = match &tls.certificates {
             ClientCertificates::Secret { name, is_mutual } => {
@@ -115,11 +116,15 @@ impl Wish {
                 own.as_ref().map(|own| OwnSource::Files([path(&own[0]), path(&own[1])])),
             ),
         };
+        let names = match &tls.subject_alt_names[..] {
+            [] if !tls.accept_untrusted => of_entry,
+            names => names,
+        };
         Self {
             ca: if tls.accept_untrusted { CaSource::Anyone } else { ca },
             crl: crl.filter(|_| !tls.accept_untrusted),
             own,
-            names: tls.subject_alt_names.clone(),
+            names: names.to_vec(),
             sni: tls.sni.as_ref().map(path),
         }
     }
@@ -144,27 +149,39 @@ impl BackendTlsUnits {
     /// Takes note of what the rules among `resources` say that `gateway` may see; says whether
     /// that is another wish than before.
     pub(super) fn replan(&mut self, resources: &Resources, gateway: &GatewayIdentity) -> bool {
-        self.uses = policy::visible(resources, gateway)
-            .flat_map(|(placed, rule)| rule.tls().map(move |tls| (placed, tls)))
-            .map(|(placed, tls)| Use {
-                rule: placed.clone(),
-                tls: Arc::clone(tls),
-                wish: Wish::of(tls),
-            })
-            .collect();
+        let wishes = self.note_uses(resources, gateway);
         let mut before = std::mem::take(&mut self.units);
         let count = before.len();
         let mut known = 0;
-        for Use { wish, .. } in &self.uses {
-            if self.units.contains_key(wish) {
+        for wish in wishes {
+            if self.units.contains_key(&wish) {
                 continue;
             }
-            let old = before.remove(wish);
+            let old = before.remove(&wish);
             known += usize::from(old.is_some());
-            let unit = old.unwrap_or_else(|| Unit::new(wish, before.iter().chain(&self.units)));
-            self.units.insert(wish.clone(), unit);
+            let unit = old.unwrap_or_else(|| Unit::new(&wish, before.iter().chain(&self.units)));
+            self.units.insert(wish, unit);
         }
         known != count || known != self.units.len()
+    }
+
+    /// Takes note of where rules have TLS; says what all of it means, once without and once with the
+    /// names of each ServiceEntry that has some.
+    fn note_uses(&mut self, resources: &Resources, gateway: &GatewayIdentity) -> Vec<Wish> {
+        let named: Vec<_> = named_entries(resources).collect();
+        let mut wishes = Vec::new();
+        self.uses.clear();
+        for (placed, rule) in policy::visible(resources, gateway) {
+            let entries: Vec<_> = named.iter().filter(|e| e.may_be_of(&rule.host)).collect();
+            for tls in rule.tls() {
+                let of_entry = |entry: &&&ServiceEntry| Wish::of(tls, &entry.subject_alt_names);
+                wishes.extend(entries.iter().map(of_entry));
+                let wish = Wish::of(tls, &[]);
+                wishes.push(wish.clone());
+                self.uses.push(Use { rule: placed.clone(), tls: Arc::clone(tls), wish });
+            }
+        }
+        wishes
     }
 
     /// The paths of the files that are named.
@@ -192,14 +209,19 @@ impl BackendTlsUnits {
         differs
     }
 
-    /// What `tls` means for a cluster that speaks `protocol`.
+    /// What `tls` means for a cluster that speaks `protocol`, whose ServiceEntry has the names
+    /// `of_entry`. What nobody took note of opens no connection, rather than one without TLS.
     pub(super) fn find(
         &self,
         tls: &ClientTls,
+        of_entry: &[String],
         protocol: UpstreamProtocol,
-    ) -> Option<&Arc<BackendTls>> {
-        let [http1, http2] = &self.units.get(&Wish::of(tls))?.tls;
-        Some(match protocol {
+    ) -> Arc<BackendTls> {
+        let Some(unit) = self.units.get(&Wish::of(tls, of_entry)) else {
+            return Arc::new(BackendTls::new(None, None));
+        };
+        let [http1, http2] = &unit.tls;
+        Arc::clone(match protocol {
             UpstreamProtocol::Http1 => http1,
             UpstreamProtocol::Http2 => http2,
         })
@@ -219,6 +241,15 @@ impl BackendTlsUnits {
             one.report(&self.units[&one.wish], now, out);
         }
     }
+}
+
+/// The ServiceEntries that say whose certificate an endpoint has.
+fn named_entries(resources: &Resources) -> impl Iterator<Item = &ServiceEntry> {
+    let entries = resources.of_kind(Kind::ServiceEntry).filter_map(|(_, placed)| {
+        let Spec::ServiceEntry(entry) = &placed.resource.spec else { return None };
+        Some(entry)
+    });
+    entries.filter(|entry| !entry.subject_alt_names.is_empty())
 }
 
 impl Use {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fields::{Field, Problems, not_supported};
+use super::fields::{Field, Problems};
 use super::virtual_service::{Export, read_export};
 use crate::snapshot::{HostPattern, UpstreamProtocol};
 
@@ -18,6 +18,8 @@ pub(crate) struct ServiceEntry {
     /// Labels of the WorkloadEntries and Pods of its namespace that are its endpoints.
     pub(crate) selector: Option<BTreeMap<String, String>>,
     pub(crate) export: Export,
+    /// One of these has to be an endpoint's where a DestinationRule has TLS with it and names none.
+    pub(crate) subject_alt_names: Vec<String>,
 }
 
 /// One port of a ServiceEntry.
@@ -89,19 +91,24 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceE
         read_addresses(&addresses, problems);
     }
     let export = read_export(spec.take("exportTo"), problems);
-    if let Some(names) = spec.take("subjectAltNames") {
-        let cause = "write them into `tls` of a DestinationRule for the host";
-        problems.error(&names, not_supported("`subjectAltNames` of a ServiceEntry"), cause);
-    }
+    let names = spec.take("subjectAltNames").map(|names| names.items(problems)).unwrap_or_default();
+    let names: Vec<_> = names.iter().map(|n| n.string(problems).map(str::to_owned)).collect();
     spec.finish(problems);
     let selector = selector.map_or(Some(None), |selector| selector.map(Some))?;
     let (hosts, ports, resolution) = (hosts?, ports?, resolution?);
-    let entry = ServiceEntry { hosts, ports, resolution, endpoints, selector, export };
+    let subject_alt_names = names.into_iter().collect::<Option<_>>()?;
+    let entry =
+        ServiceEntry { hosts, ports, resolution, endpoints, selector, export, subject_alt_names };
     entry.check(&parent, written.as_ref(), problems);
     Some(entry)
 }
 
 impl ServiceEntry {
+    /// Whether there may be a name that is one of its hosts and that `rule` is for.
+    pub(crate) fn may_be_of(&self, rule: &HostPattern) -> bool {
+        self.hosts.iter().any(|host| host.intersect(rule).is_some())
+    }
+
     /// What Istio asks of how its fields go together.
     fn check(&self, parent: &Field<'_>, endpoints: Option<&Field<'_>>, problems: &mut Problems) {
         let has_none = endpoints.is_none() && self.selector.is_none();

@@ -21,6 +21,8 @@ mod der;
 mod digest;
 mod forwarded;
 mod identity_error;
+#[cfg(test)]
+mod meeting;
 mod parameters;
 mod pem;
 mod provider;

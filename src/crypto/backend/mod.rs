@@ -3,7 +3,7 @@
 //! - A backend's chain is built and checked as Envoy does it (`trust`), be the CA a root, an
 //!   intermediate or X.509 v1.
 //! - What it is called counts as well: one of given names, or the one that was asked for.
-//! - Sessions resume within one configuration and nowhere else.
+//! - Sessions resume within one configuration and nowhere else, while what was checked holds.
 //!
 //! Deliberately not here: which name is asked for, which the caller of each handshake says.
 
@@ -72,7 +72,9 @@ pub(crate) fn backend_config(
     let provider = provider.rustls();
     let algorithms = provider.signature_verification_algorithms;
     let names = request.subject_alt_names.to_vec();
-    let verifier = BackendVerifier::new(request.trust.clone(), names, algorithms);
+    let sessions = Arc::new(Sessions::new());
+    let verifier =
+        BackendVerifier::new(request.trust.clone(), names, algorithms, Arc::clone(&sessions));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("both providers have suites and groups for both versions")
@@ -83,7 +85,7 @@ pub(crate) fn backend_config(
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![request.alpn.to_vec()];
-    config.resumption = Resumption::store(Arc::new(Sessions::new()));
+    config.resumption = Resumption::store(sessions);
     // After the handshake `tls` seals and opens records itself.
     config.enable_secret_extraction = true;
     Arc::new(config)

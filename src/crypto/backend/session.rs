@@ -2,6 +2,8 @@
 //!
 //! - Each thread keeps its own: rustls's store has a lock that all workers would share.
 //! - They belong to one configuration: one with other demands never resumes them.
+//! - They end with the certificates by which a server was checked: rustls checks in full handshakes
+//!   only, and each resumed one brings tickets for the next.
 //! - Of each thread, [`SERVERS_MAX`] servers are remembered, whatever configuration they belong to;
 //!   the ones that were met first go first.
 
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 
 /// Servers that a thread remembers.
 const SERVERS_MAX: usize = 256;
@@ -41,9 +43,20 @@ struct Kept {
 
 #[derive(Default)]
 struct Server {
+    /// Until when all holds by which it was checked; `None` before it was.
+    holds_until: Option<UnixTime>,
     group: Option<NamedGroup>,
     old: Option<Tls12ClientSessionValue>,
     tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Server {
+    /// Forgets its sessions if what it was checked by does not hold any more.
+    fn forget_expired(&mut self) {
+        if self.holds_until.is_none_or(|until| until < UnixTime::now()) {
+            *self = Self { group: self.group, ..Self::default() };
+        }
+    }
 }
 
 impl Kept {
@@ -64,6 +77,15 @@ impl Sessions {
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// `name` was checked, by what holds until then. Behind a name there may be several servers: the
+    /// first end counts for all of their sessions.
+    pub(super) fn checked(&self, name: ServerName<'static>, until: UnixTime) {
+        self.keep(name, |server| {
+            server.forget_expired();
+            server.holds_until = Some(server.holds_until.map_or(until, |other| other.min(until)));
+        });
     }
 
     /// Changes what is kept of `name`.
@@ -96,7 +118,10 @@ impl ClientSessionStore for Sessions {
     }
 
     fn tls12_session(&self, server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.find(server_name, |server| server.old.clone())
+        self.find(server_name, |server| {
+            server.forget_expired();
+            server.old.clone()
+        })
     }
 
     fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
@@ -120,7 +145,10 @@ impl ClientSessionStore for Sessions {
         &self,
         server_name: &ServerName<'static>,
     ) -> Option<Tls13ClientSessionValue> {
-        // The newest: it lives longest.
-        self.find(server_name, |server| server.tickets.pop_back())
+        self.find(server_name, |server| {
+            server.forget_expired();
+            // The newest: it lives longest.
+            server.tickets.pop_back()
+        })
     }
 }

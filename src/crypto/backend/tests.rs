@@ -10,10 +10,13 @@ use rcgen::{
 use rustls::client::ClientSessionStore;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, Error, NamedGroup};
+use rustls::time_provider::TimeProvider;
+use rustls::{CertificateError, Error, HandshakeKind, NamedGroup, ServerConfig};
 
 use super::*;
-use crate::crypto::{Choice, pem};
+use crate::crypto::{
+    Choice, PairPem, Parameters, ServerPolicy, Template, TicketKeys, Version, load, meeting, pem,
+};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -69,7 +72,7 @@ fn trust(ca: &str, crl: Option<&str>) -> Option<Arc<BackendTrust>> {
 fn verifier(trust: Option<Arc<BackendTrust>>, names: &[&str]) -> BackendVerifier {
     let algorithms = Provider::new(Choice::Auto).rustls().signature_verification_algorithms;
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    BackendVerifier::new(trust, names, algorithms)
+    BackendVerifier::new(trust, names, algorithms, Arc::new(Sessions::new()))
 }
 
 /// What becomes of a backend with `chain` that is asked for `name`.
@@ -240,6 +243,86 @@ fn revoked_backends_are_refused() {
     assert_eq!(check(&verifier, &leaf(8), "a.example.com"), Ok(()));
     let revoked = Error::InvalidCertificate(CertificateError::Revoked);
     assert_eq!(check(&verifier, &leaf(7), "a.example.com"), Err(revoked));
+}
+
+/// A clock that stands still in 2020.
+#[derive(Debug)]
+struct In2020;
+
+impl TimeProvider for In2020 {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(1_590_000_000)))
+    }
+}
+
+/// A backend with `params`, and a client that takes it as in 2020.
+fn in_2020(
+    params: &CertificateParams,
+    issuer: &Issuer,
+    trust: Option<Arc<BackendTrust>>,
+    version: Version,
+) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let (provider, key) = (Provider::new(Choice::Auto), KeyPair::generate().unwrap());
+    let certificate = params.signed_by(&key, issuer).unwrap().pem();
+    let (certificate, key) = (certificate.as_bytes(), key.serialize_pem());
+    let pair = load(&provider, &PairPem { certificate, key: key.as_bytes(), staple: None });
+    let policy = ServerPolicy {
+        version_min: version,
+        version_max: version,
+        parameters: &Parameters::default(),
+        clients: None,
+    };
+    let template = Template::new(&provider, &policy).unwrap();
+    let server = template.server(vec![pair.unwrap()], Arc::new(TicketKeys::new().unwrap()));
+    let request = BackendRequest { trust, subject_alt_names: &[], pair: None, alpn: b"http/1.1" };
+    let mut client = ClientConfig::clone(&backend_config(&provider, &request));
+    client.time_provider = Arc::new(In2020);
+    (server, Arc::new(client))
+}
+
+#[test]
+fn a_session_does_not_outlive_what_its_backend_was_checked_by() {
+    let until = |mut params: CertificateParams, year: i32| {
+        params.not_after = date_time_ymd(year, 1, 1);
+        params
+    };
+    let ca = |year: i32| {
+        let key = KeyPair::generate().unwrap();
+        CertifiedIssuer::self_signed(until(authority("root"), year), key).unwrap()
+    };
+    let (long, short) = (ca(2040), ca(2021));
+    let list = |year: i32| {
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&long).unwrap().pem().unwrap()
+    };
+    let mut backend = params("backend");
+    backend.subject_alt_names = vec![dns("server.test")];
+    let brief = until(backend.clone(), 2021);
+    let (trusted, listed) = (trust(&long.pem(), None), trust(&long.pem(), Some(&list(2040))));
+    for (params, issuer, trust, goes_on) in [
+        (&backend, &long, trusted.clone(), true),
+        (&backend, &long, listed, true),
+        (&brief, &long, trusted, false),
+        (&backend, &short, trust(&short.pem(), None), false),
+        (&backend, &long, trust(&long.pem(), Some(&list(2021))), false),
+        (&brief, &long, None, true),
+    ] {
+        for version in [Version::Tls12, Version::Tls13] {
+            let (server, client) = in_2020(params, issuer, trust.clone(), version);
+            assert_eq!(meeting::meet(&server, &client), Ok(HandshakeKind::Full));
+            let expected = if goes_on { HandshakeKind::Resumed } else { HandshakeKind::Full };
+            for _ in 0..3 {
+                assert_eq!(meeting::meet(&server, &client), Ok(expected), "{version:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -9,8 +10,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
 use super::BackendTrust;
+use super::session::Sessions;
 use crate::crypto::certificate;
 use crate::crypto::trust::{self, names, parse};
+
+/// Nothing was checked that could end.
+const FOR_EVER: UnixTime = UnixTime::since_unix_epoch(Duration::MAX);
 
 /// Names of a certificate that a message lists.
 const NAMES_SHOWN_MAX: usize = 3;
@@ -23,6 +28,8 @@ pub(super) struct BackendVerifier {
     /// It has one of these; none means the name that it was asked for.
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// They end with what is checked here.
+    sessions: Arc<Sessions>,
 }
 
 impl BackendVerifier {
@@ -30,8 +37,9 @@ impl BackendVerifier {
         trust: Option<Arc<BackendTrust>>,
         names: Vec<String>,
         algorithms: WebPkiSupportedAlgorithms,
+        sessions: Arc<Sessions>,
     ) -> Self {
-        Self { trust, names, algorithms }
+        Self { trust, names, algorithms, sessions }
     }
 
     fn require_name(
@@ -65,13 +73,17 @@ impl ServerCertVerifier for BackendVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(BackendTrust { trust, revocation }) = self.trust.as_deref() else {
+            self.sessions.checked(server_name.to_owned(), FOR_EVER);
             return Ok(ServerCertVerified::assertion());
         };
         let chain = trust.chain(end_entity, intermediates, now)?;
+        let mut until = trust::valid_until(&chain)?;
         if let Some(revocation) = revocation {
             revocation.check(&chain, now, &self.algorithms)?;
+            until = revocation.valid_until().map_or(until, |end| end.min(until));
         }
         self.require_name(end_entity, server_name)?;
+        self.sessions.checked(server_name.to_owned(), until);
         Ok(ServerCertVerified::assertion())
     }
 

@@ -1,6 +1,5 @@
 //! Chains, revocation and demands, held against what BoringSSL does for Envoy.
 
-use std::ops::DerefMut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,15 +15,13 @@ use rustls::CertificateError::{
 };
 use rustls::server::ProducesTickets as _;
 use rustls::time_provider::TimeProvider;
-use rustls::{
-    ClientConfig, ClientConnection, ConnectionCommon, HandshakeKind, ServerConfig, ServerConnection,
-};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 use super::*;
 use crate::crypto::trust::parse;
 use crate::crypto::{
     BackendRequest, CertifiedPair, Choice, PairPem, Parameters, ServerPolicy, Template, TicketKeys,
-    Version, backend_config, load, pem,
+    Version, backend_config, load, meeting, pem,
 };
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -516,32 +513,8 @@ impl CheckingServer {
 
     /// How the handshake with `client` ends for the server.
     fn meet(&self, client: &Arc<ClientConfig>) -> Result<HandshakeKind, Error> {
-        let mut server = ServerConnection::new(Arc::clone(&self.config)).unwrap();
-        let name = "server.test".try_into().unwrap();
-        let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
-        for _ in 0..4 {
-            pass(&mut client, &mut server)?;
-            let _: Result<(), Error> = pass(&mut server, &mut client);
-        }
-        Ok(server.handshake_kind().expect("it is done"))
+        meeting::meet(&self.config, client)
     }
-}
-
-/// Hands over what `from` has to say.
-fn pass<A, B>(
-    from: &mut impl DerefMut<Target = ConnectionCommon<A>>,
-    to: &mut impl DerefMut<Target = ConnectionCommon<B>>,
-) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut bytes).unwrap();
-    }
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        to.read_tls(&mut rest).unwrap();
-        to.process_new_packets()?;
-    }
-    Ok(())
 }
 
 fn signed(params: &CertificateParams, issuer: &Issuer) -> (String, String) {

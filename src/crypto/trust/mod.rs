@@ -17,6 +17,7 @@ pub(crate) use error::TrustError;
 pub(in crate::crypto) use revocation::Revocation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -211,6 +212,23 @@ pub(in crate::crypto) fn parse<'a>(
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) | Err(_) => Err(CertificateError::BadEncoding),
     }
+}
+
+/// Until when all certificates of `chain` are valid.
+///
+/// # Errors
+/// One cannot be read.
+pub(in crate::crypto) fn valid_until(chain: &Chain<'_>) -> Result<UnixTime, CertificateError> {
+    let mut first = i64::MAX;
+    for certificate in chain {
+        first = first.min(parse(certificate)?.validity().not_after.timestamp());
+    }
+    Ok(unix_time(first))
+}
+
+/// What was before 1970 is as good as 1970.
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
 }
 
 /// Checks what the owner of `cert`, of whatever version, signed in a handshake of TLS 1.2.

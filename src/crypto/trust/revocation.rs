@@ -16,7 +16,7 @@ use x509_parser::extensions::X509Extension;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::{Chain, TrustError, parse};
+use super::{Chain, TrustError, parse, unix_time};
 use crate::crypto::pem;
 use crate::crypto::signed::Signed;
 
@@ -50,9 +50,13 @@ impl Revocation {
 
     /// When the first list ends.
     pub(in crate::crypto) fn expires(&self) -> Option<SystemTime> {
-        let first = self.lists.iter().filter_map(|list| list.valid_until).min()?;
-        let since_epoch = u64::try_from(first).unwrap_or_default();
-        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch))
+        let since_epoch = Duration::from_secs(self.valid_until()?.as_secs());
+        Some(SystemTime::UNIX_EPOCH + since_epoch)
+    }
+
+    /// The same, as it is compared with the time of a handshake.
+    pub(in crate::crypto) fn valid_until(&self) -> Option<UnixTime> {
+        self.lists.iter().filter_map(|list| list.valid_until).min().map(unix_time)
     }
 
     /// Checks all of `chain` but its end, which is trusted as it is.

@@ -115,3 +115,133 @@ fn the_ca_beside_a_secret_does_not_give_way_to_the_one_in_it() {
     assert_eq!(checked_with(&world.compile()).0, "good ca 1", "where that is said");
     assert!(is_served(&world.compile()), "{HOST}");
 }
+
+/// Files and a Secret with all that a rule can name.
+fn well_supplied() -> World {
+    let mut world = world();
+    world.mount("cred", CRED);
+    for (path, text) in [
+        ("/ca.pem", "good ca 1"),
+        ("/other.pem", "good ca 2"),
+        ("/crl.pem", "good crl"),
+        ("/own.crt", "good 7"),
+        ("/own.key", "key 7"),
+    ] {
+        world.write_pem(path, text);
+    }
+    world
+}
+
+#[test]
+fn connections_are_of_one_kind_while_all_that_a_rule_says_is_the_same() {
+    let mut world = well_supplied();
+    let mut numbers = Vec::new();
+    for tls in [
+        "mode: SIMPLE",
+        "mode: SIMPLE, insecureSkipVerify: true",
+        "mode: SIMPLE, insecureSkipVerify: true, sni: a.test",
+        "mode: SIMPLE, caCertificates: /ca.pem",
+        "mode: SIMPLE, caCertificates: /other.pem",
+        "mode: SIMPLE, caCertificates: /ca.pem, caCrl: /crl.pem",
+        "mode: SIMPLE, caCertificates: /ca.pem, sni: a.test",
+        "mode: SIMPLE, caCertificates: /ca.pem, subjectAltNames: [a.test]",
+        "mode: SIMPLE, caCertificates: /ca.pem, subjectAltNames: [b.test]",
+        "mode: MUTUAL, caCertificates: /ca.pem, clientCertificate: /own.crt, privateKey: /own.key",
+        "mode: MUTUAL, clientCertificate: /own.crt, privateKey: /own.key",
+        "mode: SIMPLE, credentialName: cred",
+        "mode: MUTUAL, credentialName: cred",
+    ] {
+        world.write("rule.yaml", &rule(tls));
+        let snapshot = world.compile();
+        assert_eq!(said(&snapshot), "", "{tls}");
+        let first = backend(&snapshot);
+        assert!(first.config.is_some(), "{tls}");
+        assert_eq!(first.name.is_some(), tls.contains("sni"), "{tls}");
+        // Another rule that says the same, and the same rule in other words.
+        let elsewhere = rule(tls).replace("name: r", "name: s").replace("httpbin.default", "x.y");
+        world.write("other.yaml", &elsewhere);
+        world.write("rule.yaml", &format!("# the same\n{}", rule(tls)));
+        assert_eq!(backend(&world.compile()).number(), first.number(), "{tls}");
+        world.remove("other.yaml");
+        numbers.push(first.number());
+    }
+    let count = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), count, "no two of them are of one kind");
+}
+
+#[test]
+fn a_part_that_goes_bad_stays_as_it_was_and_the_others_go_on() {
+    let tls = "mode: MUTUAL, caCertificates: /ca.pem, caCrl: /crl.pem, \
+               clientCertificate: /own.crt, privateKey: /own.key";
+    for (path, bad, what) in [
+        ("/ca.pem", Some("bad"), "/ca.pem with /crl.pem: there is no CA certificate in it"),
+        ("/ca.pem", None, "/ca.pem does not exist"),
+        ("/crl.pem", Some("bad"), "/ca.pem with /crl.pem: there is no revocation list in it"),
+        ("/crl.pem", None, "/crl.pem does not exist"),
+        ("/own.crt", Some("bad"), "/own.crt with /own.key: is no certificate"),
+        ("/own.key", Some("key 8"), "the key does not belong to the certificate"),
+        ("/own.key", None, "/own.key does not exist"),
+    ] {
+        let spoil = |world: &mut World| match bad {
+            Some(text) => world.write_pem(path, text),
+            None => drop(world.now.pem.files.remove(path)),
+        };
+        let mut never_good = well_supplied();
+        never_good.write("rule.yaml", &rule(tls));
+        spoil(&mut never_good);
+        let snapshot = never_good.compile();
+        assert!(backend(&snapshot).config.is_none(), "{path}");
+        assert!(said(&snapshot).contains("answered with 503 until this is mended"), "{path}");
+
+        let mut world = well_supplied();
+        world.write("rule.yaml", &rule(tls));
+        let good = backend(&world.compile());
+        spoil(&mut world);
+        let snapshot = world.compile();
+        assert_eq!(backend(&snapshot).number(), good.number(), "{path}: connections stay");
+        assert!(said(&snapshot).contains(what), "{}", said(&snapshot));
+        let is_of_trust = path == "/ca.pem" || path == "/crl.pem";
+        if is_of_trust {
+            world.write_pem("/own.crt", "good 8");
+            world.write_pem("/own.key", "key 8");
+        } else {
+            world.write_pem("/ca.pem", "good ca 9");
+        }
+        let snapshot = world.compile();
+        let now = backend(&snapshot);
+        assert!(now.config.is_some() && now.number() != good.number(), "{path}: the other is new");
+        let ca = if is_of_trust { "good ca 1" } else { "good ca 9" };
+        assert_eq!(checked_with(&snapshot).1, ca, "{path}");
+    }
+}
+
+#[test]
+fn names_of_a_service_entry_make_a_kind_of_their_own() {
+    let named = |names: &str| {
+        BACKEND.replace("  location", &format!("  subjectAltNames: [{names}]\n  location"))
+    };
+    let mut world = well_supplied();
+    let number = |world: &mut World| {
+        let snapshot = world.compile();
+        assert_eq!(said(&snapshot), "");
+        assert!(backend(&snapshot).config.is_some());
+        backend(&snapshot).number()
+    };
+    let plain = number(&mut world);
+    world.write("backend.yaml", &named("a.test"));
+    let of_a = number(&mut world);
+    world.write("backend.yaml", &named("b.test"));
+    let of_b = number(&mut world);
+    assert!(plain != of_a && of_a != of_b);
+    // Where the rule says it, the entry does not count.
+    world.write("rule.yaml", &rule("mode: SIMPLE, subjectAltNames: [c.test]"));
+    let of_rule = number(&mut world);
+    world.write("backend.yaml", &named("a.test"));
+    assert_eq!(number(&mut world), of_rule);
+    world.write("rule.yaml", &rule("mode: SIMPLE, insecureSkipVerify: true"));
+    let unchecked = number(&mut world);
+    world.write("backend.yaml", BACKEND);
+    assert_eq!(number(&mut world), unchecked);
+}

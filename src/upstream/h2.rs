@@ -294,6 +294,11 @@ impl Connections {
         });
     }
 
+    /// Lets go of all: each ends with its last stream.
+    pub(super) fn let_go(&self) {
+        drop(self.open.take());
+    }
+
     /// The first connection that can take a stream; the least busy one if there can be no more than
     /// there are, which `may_open` tells of their number.
     fn with_room(

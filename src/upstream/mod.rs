@@ -302,6 +302,12 @@ impl<N: Net> Upstreams<N> {
         Ok(Opened { stream, remote, active: Counted { _active: active, _life: life } })
     }
 
+    /// How many names of clients are remembered for clusters without rules.
+    #[cfg(test)]
+    fn names(&self) -> usize {
+        self.0.names()
+    }
+
     async fn lease(&self, to: To<'_>, head: &Parts) -> Result<Lease<N>, Error> {
         let active = self.0.choose(to, head)?;
         self.0.lease(active, to).await

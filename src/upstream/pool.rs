@@ -44,6 +44,13 @@ use super::{Bounds, Reached, To, h2};
 /// How often idle connections are looked at.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// Names that clients chose under which the endpoints of a shelf are remembered. What is beyond
+/// has connections of its own, which nobody uses again.
+const NAMES_MAX: usize = 1024;
+
+/// There may be so many names more than twice those that kept something at the last look.
+const NAMES_SPARE: usize = 64;
+
 /// How often two endpoints are drawn while both are to be avoided, as in Istio.
 const DRAWS_MAX: u32 = 5;
 
@@ -73,6 +80,8 @@ pub(super) struct Pools<N: Net> {
 struct Own<N: Net> {
     shelf: Shelf<N>,
     tally: Rc<Tally>,
+    /// The number of the TLS policy in force.
+    policy: Cell<u64>,
 }
 
 /// Endpoints.
@@ -80,6 +89,8 @@ struct Shelf<N: Net> {
     endpoints: RefCell<Endpoints<N>>,
     /// Those that are asked for the name in the request's host, by that.
     named: RefCell<HashMap<Box<str>, Endpoints<N>>>,
+    /// Names after the last look.
+    names_kept: Cell<usize>,
 }
 
 /// One endpoint.
@@ -90,6 +101,8 @@ pub(super) struct Endpoint<N: Net> {
     active: Cell<usize>,
     /// Connections, where they are counted.
     pub(super) open: Rc<Cell<u32>>,
+    /// Another TLS policy is in force: nothing is kept.
+    is_retired: Cell<bool>,
     /// Oldest first.
     idle: RefCell<Vec<Idle<Transport<N::Stream>>>>,
     pub(super) shared: h2::Connections,
@@ -131,6 +144,11 @@ impl<N: Net> Pools<N> {
             random: Cell::new(RandomState::new().hash_one(0) | 1),
             sweeping: Cell::new(false),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn names(&self) -> usize {
+        self.shelf.named.borrow().len()
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -205,6 +223,10 @@ impl<N: Net> Pools<N> {
     ) -> Result<Active<N>, Error> {
         let (now, own) = (self.net.now(), self.own(to.cluster));
         own.tally.see((to.cluster, to.generation), now);
+        if own.policy.get() != policy && own.tally.is_newest(to.generation) {
+            own.policy.set(policy);
+            own.shelf.retire_others(policy);
+        }
         let held = own.tally.hold(Count::Request, most);
         let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
@@ -222,7 +244,8 @@ impl<N: Net> Pools<N> {
         }
         let turn = balance::Random::below(self, u64::from(u32::MAX));
         let tally = Tally::new(self.workers.get(), turn, self.net.now());
-        let own = Rc::new(Own { shelf: Shelf::default(), tally });
+        let policy = Cell::new(policy_number(cluster));
+        let own = Rc::new(Own { shelf: Shelf::default(), tally, policy });
         self.clusters.borrow_mut().insert(cluster.name.as_str().into(), Rc::clone(&own));
         own
     }
@@ -371,7 +394,10 @@ impl<N: Net> Pools<N> {
         if let Some(life) = &life {
             life.carry();
         }
-        if bounds.idle_max == 0 || life.as_ref().is_some_and(|life| life.is_over(now)) {
+        if bounds.idle_max == 0
+            || active.is_retired.get()
+            || life.as_ref().is_some_and(|life| life.is_over(now))
+        {
             return;
         }
         let mut idle = active.idle.borrow_mut();
@@ -561,7 +587,11 @@ impl<N: Net> balance::Endpoints for All<'_, '_, N> {
 
 impl<N: Net> Default for Shelf<N> {
     fn default() -> Self {
-        Self { endpoints: RefCell::default(), named: RefCell::default() }
+        Self {
+            endpoints: RefCell::default(),
+            named: RefCell::default(),
+            names_kept: Cell::default(),
+        }
     }
 }
 
@@ -589,10 +619,44 @@ impl<N: Net> Shelf<N> {
         };
         let mut named = self.named.borrow_mut();
         if !named.contains_key(name) {
+            if !self.has_room(&mut named) {
+                return endpoint_in(&mut Endpoints::default(), key, cluster, Some(name));
+            }
             named.insert(name.into(), Endpoints::default());
         }
         let endpoints = named.get_mut(name).expect("it is there now");
         endpoint_in(endpoints, key, cluster, Some(name))
+    }
+
+    /// Whether one more name can be remembered, after those were forgotten that keep nothing: where
+    /// no connection succeeds the sweep does not run.
+    fn has_room(&self, named: &mut HashMap<Box<str>, Endpoints<N>>) -> bool {
+        if named.len() >= NAMES_MAX.min(2 * self.names_kept.get() + NAMES_SPARE) {
+            named.retain(|_, endpoints| {
+                endpoints.retain(|_, endpoint| endpoint.is_used());
+                !endpoints.is_empty()
+            });
+            self.names_kept.set(named.len());
+        }
+        named.len() < NAMES_MAX
+    }
+
+    /// Lets go of what is idle under another TLS policy than `policy`: nobody would use it, and it
+    /// has its part in the limits of the cluster.
+    fn retire_others(&self, policy: u64) {
+        let (endpoints, named) = (self.endpoints.borrow(), self.named.borrow());
+        let all: Vec<_> = endpoints.iter().chain(named.values().flatten()).collect();
+        let mut retired = Vec::new();
+        for ((_, _, own), endpoint) in all {
+            endpoint.is_retired.set(*own != policy);
+            retired.extend((*own != policy).then(|| Rc::clone(endpoint)));
+        }
+        drop((endpoints, named));
+        // Who waits for a connection is called by this, and looks here.
+        for endpoint in retired {
+            drop(endpoint.idle.take());
+            endpoint.shared.let_go();
+        }
     }
 
     /// Drops what is dead or expired; whether anything is left to look at.
@@ -657,6 +721,7 @@ impl<N: Net> Endpoint<N> {
             secured,
             active: Cell::new(0),
             open: Rc::default(),
+            is_retired: Cell::new(false),
             idle: RefCell::default(),
             shared: h2::Connections::default(),
         }
@@ -704,6 +769,11 @@ impl<N: Net> Endpoint<N> {
         // Who waits for a connection is called by this, and looks here.
         drop(dead);
         self.shared.sweep(now);
+        self.is_used()
+    }
+
+    /// Whether it is worth remembering.
+    fn is_used(&self) -> bool {
         self.active.get() > 0 || !self.idle.borrow().is_empty() || !self.shared.is_empty()
     }
 }

@@ -147,6 +147,11 @@ impl Tally {
         }
     }
 
+    /// Whether nobody asked with a newer generation.
+    pub(super) fn is_newest(&self, generation: u64) -> bool {
+        self.seen.get().is_none_or(|(_, newest)| newest <= generation)
+    }
+
     /// Notes what came of a request at an endpoint of `cluster`; says whether that one is left out
     /// from now on.
     pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) -> bool {

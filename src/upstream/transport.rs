@@ -185,7 +185,7 @@ impl<S: Take> Take for Transport<S> {
 mod tests {
     use super::*;
     use crate::io::pipe::{Chunking, End};
-    use crate::snapshot::{Cluster, Limits, UpstreamProtocol};
+    use crate::snapshot::{Cluster, Limits, PoolLimits, Traffic, TrafficPolicy, UpstreamProtocol};
     use crate::upstream::world::{self, Fed, World, bare, cluster, poll_frame, read, write};
     use crate::upstream::{Exchange, To, Upgraded, Upstreams};
     use ::http::Request;
@@ -261,11 +261,15 @@ mod tests {
         }
 
         async fn send(&self, cluster: &Cluster, request: Request<Fed>) -> Sent {
+            self.send_in(0, cluster, request).await
+        }
+
+        async fn send_in(&self, generation: u64, cluster: &Cluster, request: Request<Fed>) -> Sent {
             let (head, body) = request.into_parts();
             let to = To {
                 cluster,
                 limits: &self.limits,
-                generation: 0,
+                generation,
                 avoid: &[],
                 leave: &[],
                 own: &[],
@@ -378,6 +382,74 @@ mod tests {
         let mut sending = Box::pin(client.send(&plain, bare("GET")));
         assert!(client.world.settle(&mut sending).is_pending());
         assert!(read(&mut client.world.accept().1).starts_with("GET / HTTP/1.1"));
+    }
+
+    /// A request for the host number `n`.
+    fn named(n: usize) -> Request<Fed> {
+        let mut request = bare("GET");
+        request.headers_mut().insert("host", format!("h{n}.example").parse().unwrap());
+        request
+    }
+
+    #[test]
+    fn names_that_clients_make_up_are_not_remembered_without_a_bound() {
+        let site = Site::new(&["a.example"], &[]);
+        let cluster = site.cluster(None, UpstreamProtocol::Http1);
+        let client = Client::new();
+        client.world.refuse(cluster.endpoints[0]);
+        for n in 0..1000 {
+            assert!(client.world.finish(client.send(&cluster, named(n))).is_err());
+        }
+        let names = client.upstreams.names();
+        assert!(names <= 100, "{names} names although no connection succeeded");
+        client.world.black_hole();
+        let mut waiting: Vec<_> =
+            (0..1500).map(|n| Box::pin(client.send(&cluster, named(n)))).collect();
+        for sending in &mut waiting {
+            assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        let names = client.upstreams.names();
+        assert!(names <= 1024, "{names} names of requests under way");
+        drop(waiting);
+        let mut one = Box::pin(client.send(&cluster, named(9999)));
+        assert!(client.world.settle(&mut one).is_pending());
+        assert_eq!(client.upstreams.names(), 1, "all others are over");
+    }
+
+    #[test]
+    fn what_is_idle_under_a_former_policy_makes_room_within_the_limits() {
+        let site = Site::new(&["a.example"], &[b"http/1.1"]);
+        let client = Client::new();
+        let limited = || {
+            let pool = PoolLimits { connections_max: Some(2), ..PoolLimits::default() };
+            let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+            let traffic = Some(Box::new(Traffic::new(policy, Box::default(), None)));
+            Cluster { traffic, ..site.cluster(Some("a.example"), UpstreamProtocol::Http1) }
+        };
+        let (former, newer) = (limited(), limited());
+        // Two at once, and so two connections.
+        let two = |generation: u64, cluster: &Cluster| {
+            let mut sending =
+                [(); 2].map(|()| Box::pin(client.send_in(generation, cluster, bare("GET"))));
+            for sending in &mut sending {
+                assert!(client.world.settle(sending).is_pending());
+            }
+            let mut far = [(); 2].map(|()| Box::pin(site.accept(&client.world)));
+            let both = sending.iter_mut().zip(&mut far);
+            let mut far: Vec<_> = both.map(|(s, far)| client.settle_both(s, far)).collect();
+            for (sending, far) in sending.iter_mut().zip(&mut far) {
+                client.answer(far, sending, b"x");
+            }
+            far
+        };
+        let before = two(1, &former);
+        assert_eq!(client.world.connects(), 2);
+        let now = two(2, &newer);
+        assert_eq!(client.world.connects(), 4, "nobody waited");
+        // A request that began before the reload goes on, and keeps nothing.
+        let mut late = Box::pin(client.send_in(1, &former, bare("GET")));
+        assert!(client.world.settle(&mut late).is_pending());
+        drop((before, now));
     }
 
     #[test]

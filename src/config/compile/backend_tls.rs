@@ -165,8 +165,8 @@ impl BackendTlsUnits {
         known != count || known != self.units.len()
     }
 
-    /// Takes note of where rules have TLS; says what all of it means, once without and once with the
-    /// names of each ServiceEntry that has some.
+    /// Takes note of where rules have TLS; says what all of it means, once without and once with
+    /// the names of each ServiceEntry that has some.
     fn note_uses(&mut self, resources: &Resources, gateway: &GatewayIdentity) -> Vec<Wish> {
         let named: Vec<_> = named_entries(resources).collect();
         let mut wishes = Vec::new();
@@ -399,8 +399,8 @@ impl Unit {
         self.tls[0].number() != before
     }
 
-    /// Checks backends as before, where that may stand for the trust of `now`, which cannot be used.
-    /// Otherwise there is no connection from now on.
+    /// Checks backends as before, where that may stand for the trust of `now`, which cannot be
+    /// used. Otherwise there is no connection from now on.
     fn fall_back(&mut self, wish: &Wish, now: Good, vault: &mut Vault<'_>) {
         let may_replace =
             |good: &ClientTrust| now.trust.as_ref().is_some_and(|wanted| good.may_replace(wanted));
@@ -463,7 +463,8 @@ impl Wish {
         ]
     }
 
-    /// Whether the CA is looked for in the Secret beside the one that is named: it is there, or was.
+    /// Whether the CA is looked for in the Secret beside the one that is named: it is there, or
+    /// was.
     fn looks_beside(&self, vault: &Vault<'_>, was_beside: bool) -> bool {
         let CaSource::Secret(name) = &self.ca else { return false };
         was_beside || vault.has_beside(name)

@@ -357,8 +357,8 @@ impl Vault<'_> {
         served.map(kept).map_err(|fault| faults.push(fault)).ok()
     }
 
-    /// Whether the CA is looked for in the Secret beside the server's: it is there, or was. Where it
-    /// is gone, whom the server's own Secret vouches for is not whom it vouched for.
+    /// Whether the CA is looked for in the Secret beside the server's: it is there, or was. Where
+    /// it is gone, whom the server's own Secret vouches for is not whom it vouched for.
     fn looks_beside(&self, clients: &ClientAuth, was_beside: bool) -> bool {
         let ClientCa::OfCredential(name) = &clients.ca else { return false };
         was_beside || self.has_beside(&name.value)

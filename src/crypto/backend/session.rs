@@ -79,8 +79,8 @@ impl Sessions {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// `name` was checked, by what holds until then. Behind a name there may be several servers: the
-    /// first end counts for all of their sessions.
+    /// `name` was checked, by what holds until then. Behind a name there may be several servers:
+    /// the first end counts for all of their sessions.
     pub(super) fn checked(&self, name: ServerName<'static>, until: UnixTime) {
         self.keep(name, |server| {
             server.forget_expired();

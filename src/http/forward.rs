@@ -173,12 +173,11 @@ impl<N: Net> Forwarder<N> {
     }
 
     /// Says of an HTTP/1.1 response that it is the last of its connection, if it is.
-    pub(crate) fn mark_last<B>(&self, mut response: Response<B>) -> Response<B> {
+    pub(crate) fn mark_last<B>(&self, response: &mut Response<B>) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if self.downstream.activity.is_retired() && !switches {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response
     }
 
     /// Answers for the gateway itself, as `route` says.

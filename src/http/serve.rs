@@ -130,8 +130,11 @@ impl<N: Net> Serving<N> {
             let forwarder = Rc::clone(forwarder);
             // hyper wants to move it. Freed with the request: it is larger than all the rest.
             Box::pin(async move {
-                let answered = forwarder.serve(request).await;
-                answered.map(|response| forwarder.mark_last(response))
+                let mut answered = forwarder.serve(request).await;
+                if let Ok(response) = &mut answered {
+                    forwarder.mark_last(response);
+                }
+                answered
             })
         });
         let stream = Adapted::new(stream);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::io::Net;
 use crate::io::relay::Moved;
-use crate::snapshot::{Cluster, Limits};
+use crate::snapshot::{Cluster, Limits, PoolLimits};
 use crate::telemetry::request::{Flags, Record};
 use crate::telemetry::{TcpCounts, WorkerTelemetry};
 
@@ -115,12 +115,20 @@ impl<N: Net> Entry<N> {
 
     /// How long nothing may move: what the cluster says, else `limits`.
     pub(super) fn idle_timeout(&self, limits: &Limits) -> Duration {
-        let traffic = self.cluster.get().and_then(|cluster| cluster.traffic.as_ref());
-        match traffic.and_then(|traffic| traffic.policy.pool.tcp_idle_timeout) {
+        match self.pool().and_then(|pool| pool.tcp_idle_timeout) {
             Some(Duration::ZERO) => FOREVER,
             Some(timeout) => timeout,
             None => limits.tcp_idle_timeout,
         }
+    }
+
+    /// How long it may last, if the cluster says so.
+    pub(super) fn age_max(&self) -> Option<Duration> {
+        self.pool()?.connection_age_max
+    }
+
+    fn pool(&self) -> Option<&PoolLimits> {
+        Some(&self.cluster.get()?.traffic.as_ref()?.policy.pool)
     }
 
     /// What moves, to be counted along.

@@ -182,20 +182,22 @@ impl<N: Net> Joining<N> {
         entry.connected();
         let written = far.write(&[IoSlice::new(taken)]);
         entry.moved().forth.set(taken.len() as u64);
-        let (idle, grace) = (entry.idle_timeout(&limits), limits.linger_timeout);
+        let times = (entry.idle_timeout(&limits), entry.age_max());
+        let grace = limits.linger_timeout;
         async move {
             let _held = &watch;
             let ended = match written {
-                Ok(()) => relay(&net, idle, (&mut near, &mut far), &entry).await,
-                Err(error) => Err(Broken::Far(error)),
+                Ok(()) => relay(&net, times, (&mut near, &mut far), &entry).await,
+                Err(error) => Some(Err(Broken::Far(error))),
             };
             // Its place is free, however long the client takes from here on.
             drop((far, active));
             match ended {
-                Ok(()) => {}
-                Err(Broken::Near(_)) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),
-                Err(Broken::Idle) => entry.broke(Flags::NONE, "tcp_session_idle_timeout"),
-                Err(Broken::Far(_)) => {
+                Some(Ok(())) => {}
+                None => entry.broke(Flags::NONE, "max_connection_duration"),
+                Some(Err(Broken::Near(_))) => entry.broke(Flags::DOWNSTREAM_TERMINATION, ""),
+                Some(Err(Broken::Idle)) => entry.broke(Flags::NONE, "tcp_session_idle_timeout"),
+                Some(Err(Broken::Far(_))) => {
                     entry.broke(Flags::UPSTREAM_TERMINATION, "");
                     // What the endpoint said before is still on its way. Boxed: it is rare.
                     Box::pin(linger(&net, grace, near)).await;
@@ -205,18 +207,23 @@ impl<N: Net> Joining<N> {
     }
 }
 
-/// Relays, and counts along.
+/// Relays, and counts along. None when the connection has reached the age of `age_max`.
 async fn relay<N: Net>(
     net: &N,
-    idle: Duration,
+    (idle, age_max): (Duration, Option<Duration>),
     (near, far): (&mut impl Stream, &mut impl Stream),
     entry: &Entry<N>,
-) -> Result<(), Broken> {
+) -> Option<Result<(), Broken>> {
     let mut relaying = pin!(relay_active((net, idle), near, far, entry.moved()));
+    // Boxed: few have it.
+    let mut aged = age_max.map(|age| Box::new(net.sleep(age)));
     poll_fn(|cx| {
         let ended = relaying.as_mut().poll(cx);
         entry.count_moved();
-        ended
+        match &mut aged {
+            Some(aged) if ended.is_pending() => Pin::new(&mut **aged).poll(cx).map(|()| None),
+            _ => ended.map(Some),
+        }
     })
     .await
 }

@@ -241,6 +241,29 @@ fn an_endpoint_is_left_out_for_failures_in_a_row_alone() {
 }
 
 #[test]
+fn a_connection_ends_at_its_greatest_age_however_busy_it_is() {
+    let world = World::new(Chunking::UpTo(1000));
+    let plain = cluster(1, UpstreamProtocol::Http1);
+    let age = Duration::from_secs(60);
+    let pool = PoolLimits { connection_age_max: Some(age), ..PoolLimits::default() };
+    let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+    let traffic = Traffic::new(policy, Box::default(), None).among(&plain.endpoints);
+    let cluster = Arc::new(Cluster { traffic: Some(Box::new(traffic)), ..plain });
+    let target = Target { weight: 1, cluster: Some(cluster), edits: None };
+    let mut site = Site::routed(world, Some(target), b"");
+    let (_, mut endpoint) = site.world.accept();
+    site.world.advance(age - Duration::from_secs(1));
+    write(&mut site.client, "still here");
+    site.world.idle();
+    assert_eq!(read(&mut endpoint), "still here");
+    assert!(!site.is_closed());
+    site.world.advance(Duration::from_secs(1));
+    site.world.idle();
+    assert!(site.is_closed());
+    assert!(site.metrics().contains("connections_closed_total - 1\n"));
+}
+
+#[test]
 fn a_connection_that_is_over_makes_room_though_the_client_still_reads() {
     let world = World::new(Chunking::UpTo(1000));
     let plain = cluster(1, UpstreamProtocol::Http1);

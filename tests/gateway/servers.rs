@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use crate::harness::backend::Backend;
 use crate::harness::client::Client;
 use crate::harness::gateway::Gateway;
-use crate::harness::yaml;
+use crate::harness::{free_port, yaml};
 
 /// The status of `/` for `host` by plain HTTP.
 fn status(gateway: &Gateway, port: u16, host: &str) -> u16 {
@@ -40,6 +40,21 @@ fn a_server_is_bound_where_it_says() {
     assert_eq!(other.ip(), IpAddr::from([127, 0, 0, 2]));
     assert!(TcpStream::connect((usual.ip(), other.port())).is_err());
     assert_eq!(status(&gateway, 9443, "a.test"), 404);
+}
+
+#[test]
+fn servers_whose_addresses_overlap_are_told_of_each_other() {
+    let port = free_port();
+    let bound = |address: &str| {
+        let bind = format!("    bind: {address}\n    hosts:");
+        let servers = yaml::http_server(port, &["*"], false).replace("    hosts:", &bind);
+        yaml::gateway(&format!("at-{}", address.replace('.', "-")), &servers)
+    };
+    let both = yaml::documents(&[bound("0.0.0.0"), bound("127.0.0.1")]);
+    let gateway = Gateway::builder().resource("all.yaml", &both).start();
+    let what = format!("port {port} of 127.0.0.1 overlaps that of 0.0.0.0");
+    assert!(gateway.logged(&what), "{what}");
+    assert_eq!(status(&gateway, port, "a.test"), 404, "one of them is served");
 }
 
 #[test]

@@ -251,8 +251,8 @@ impl<'a> Planner<'a> {
         let key = ListenerKey { address, gateway_port: server.port };
         let bind_port = self.listen.ports.get(&server.port).copied().unwrap_or(server.port);
         if let Some(other) = self.port_taken(key, bind_port) {
-            let what = format!("port {bind_port} is already bound for port {other} of a Gateway");
-            return self.refuse(gateway, server, "port", what, "change `listen.ports`");
+            let (what, cause) = taken(other, key, bind_port);
+            return self.refuse(gateway, server, "port", what, cause);
         }
         match &server.protocol {
             ServerProtocol::Http { https_redirect } => {
@@ -265,8 +265,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The other Gateway port that is bound there already.
-    fn port_taken(&self, key: ListenerKey, bind_port: u16) -> Option<u16> {
+    /// The other listener that is bound there already.
+    fn port_taken(&self, key: ListenerKey, bind_port: u16) -> Option<ListenerKey> {
         let overlaps = |other: &ListenerKey| {
             other.address == key.address
                 || other.address.is_unspecified()
@@ -277,7 +277,7 @@ impl<'a> Planner<'a> {
             .find(|(other, plan)| {
                 **other != key && bind_port != 0 && plan.bind_port == bind_port && overlaps(other)
             })
-            .map(|(other, _)| other.gateway_port)
+            .map(|(other, _)| *other)
     }
 
     fn add_http(
@@ -637,4 +637,19 @@ fn unused(placed: &Placed, gateways: &HashSet<(&str, &str)>) -> Option<Rejection
     let cause = "its `hosts`, or the namespaces before them, do not match; or it is not in use";
     let line = service.hosts.first().map_or(line, |host| host.line);
     Some(placed.reject(Severity::Warning, line, "spec.hosts", what, cause))
+}
+
+/// Why `key` cannot be bound beside `other`, and what to do about it.
+fn taken(other: ListenerKey, key: ListenerKey, bind_port: u16) -> (String, &'static str) {
+    let ListenerKey { address, gateway_port } = other;
+    if gateway_port != key.gateway_port {
+        let what =
+            format!("port {bind_port} is already bound for port {gateway_port} of a Gateway");
+        return (what, "change `listen.ports`");
+    }
+    let what = format!(
+        "port {bind_port} of {} overlaps that of {address}, where another server is bound",
+        key.address
+    );
+    (what, "write the same `bind` for both, or none, or give one of them another port")
 }

@@ -123,6 +123,8 @@ pub(super) struct Planner<'a> {
     identity: &'a GatewayIdentity,
     listen: &'a Listen,
     resources: &'a Resources,
+    /// Namespace and name of the Gateways that select this gateway.
+    selecting: HashSet<(&'a str, &'a str)>,
     /// In order of precedence.
     services: Vec<&'a Placed>,
     /// The places in `services` of those that name a Gateway, by its namespace and name.
@@ -212,6 +214,7 @@ impl<'a> Planner<'a> {
             resources,
             by_gateway: index(&services),
             bound: vec![Binding::default(); services.len()],
+            selecting: HashSet::new(),
             services,
             claims: HashMap::new(),
             patterns: HashSet::new(),
@@ -220,6 +223,8 @@ impl<'a> Planner<'a> {
         };
         for (placed, gateway) in gateways_in_order(resources) {
             if planner.selects(placed, gateway) {
+                let key = &placed.resource.key;
+                planner.selecting.insert((&key.namespace, &key.name));
                 for (place, server) in gateway.servers.iter().enumerate() {
                     planner.add(placed, place, server);
                 }
@@ -496,7 +501,7 @@ impl<'a> Planner<'a> {
             if bound.hosts {
                 self.rejections.extend(unused_rules(placed, *bound));
             } else {
-                self.rejections.extend(unused(placed, &gateways));
+                self.rejections.extend(unused(placed, &gateways, &self.selecting));
             }
         }
     }
@@ -610,8 +615,13 @@ fn age(placed: &Placed) -> (&str, &str, &str) {
     (&resource.created, name, namespace)
 }
 
-/// Why no server has the VirtualService `placed`.
-fn unused(placed: &Placed, gateways: &HashSet<(&str, &str)>) -> Option<Rejection> {
+/// Why no server has the VirtualService `placed`: of all `gateways`, only those of `selecting` are
+/// in use.
+fn unused(
+    placed: &Placed,
+    gateways: &HashSet<(&str, &str)>,
+    selecting: &HashSet<(&str, &str)>,
+) -> Option<Rejection> {
     let service = virtual_service(placed)?;
     if service.hosts.is_empty() {
         // A delegate belongs to whoever names it.
@@ -633,8 +643,15 @@ fn unused(placed: &Placed, gateways: &HashSet<(&str, &str)>) -> Option<Rejection
             return Some(placed.reject(Severity::Warning, *line, field, what, cause));
         }
     }
+    let mut named = service.gateways.iter().map(|gateway| &gateway.value);
+    if !named.any(|name| selecting.contains(&(&*name.namespace, &*name.name))) {
+        let what = "is not used here, as its Gateway is not".to_owned();
+        let cause = format!("the `selector` of {} selects others", first.value.name);
+        return Some(placed.reject(Severity::Warning, first.line, "spec.gateways", what, &cause));
+    }
     let what = format!("no server of Gateway {} takes any of these hosts", first.value.name);
-    let cause = "its `hosts`, or the namespaces before them, do not match; or it is not in use";
+    let cause = "its `hosts`, or the namespaces before them, do not match; or the server is \
+                 left out";
     let line = service.hosts.first().map_or(line, |host| host.line);
     Some(placed.reject(Severity::Warning, line, "spec.hosts", what, cause))
 }

@@ -65,7 +65,8 @@ impl<'a> Router<'a> {
     /// Warnings for rules beyond their own syntax.
     pub(super) fn report(&self) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        for (_, placed) in self.resources.of_kind(Kind::VirtualService) {
+        let services = self.resources.of_kind(Kind::VirtualService).map(|(_, placed)| placed);
+        for placed in services.filter(|placed| !is_for_the_mesh_alone(placed)) {
             rules::report_unreachable(placed, &mut rejections);
             tcp::report_unreachable(placed, &mut rejections);
             delegate::report(placed, self.resources, &mut rejections);
@@ -194,6 +195,12 @@ impl HostUnit {
         let resources = all.map(|placed| Arc::clone(&placed.resource)).collect();
         Self { pattern: pattern.clone(), routes: digest, _resources: resources, host }
     }
+}
+
+/// Whether sidecars alone go by it: what is wrong with it concerns nobody here.
+pub(super) fn is_for_the_mesh_alone(placed: &Placed) -> bool {
+    // One without hosts is a delegate, and belongs to whoever names it.
+    virtual_service(placed).is_some_and(|s| s.gateways.is_empty() && !s.hosts.is_empty())
 }
 
 /// The VirtualService in `placed`.

@@ -272,7 +272,8 @@ fn report_unknown_kind(
     let cause = match Kind::ALL.into_iter().find(|known| known.name() == kind) {
         Some(known) if known.group().is_empty() => format!("ringgate reads {kind} of `v1`"),
         Some(known) => format!("ringgate reads {kind} of `{}/v1`", known.group()),
-        None => did_you_mean(kind, ours.map(Kind::name)),
+        None if kind_advice(kind).is_empty() => did_you_mean(kind, ours.map(Kind::name)),
+        None => kind_advice(kind).to_owned(),
     };
     let what = if api_version.starts_with(NETWORKING) {
         not_supported(kind) + " and ignored"
@@ -280,6 +281,21 @@ fn report_unknown_kind(
         format!("{kind} of {api_version} is ignored")
     };
     problems.warn(&field, what, &cause);
+}
+
+/// What follows for the user of a well-known kind that is not read.
+fn kind_advice(kind: &str) -> &'static str {
+    match kind {
+        "AuthorizationPolicy" | "RequestAuthentication" => {
+            "nothing of it is enforced: requests that it refuses are let through"
+        }
+        "EnvoyFilter" | "WasmPlugin" => "nothing of it is applied to requests",
+        "Ingress" | "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
+            "write a Gateway and a VirtualService of `networking.istio.io/v1` instead"
+        }
+        "Endpoints" => "write an EndpointSlice of `discovery.k8s.io/v1` instead",
+        _ => "",
+    }
 }
 
 struct Meta {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fields::{Field, Problems};
+use super::fields::{Field, Problems, not_supported};
 use super::virtual_service::{Export, read_export};
 use crate::snapshot::{HostPattern, UpstreamProtocol};
 
@@ -271,6 +271,11 @@ fn read_address(
     problems: &mut Problems,
 ) -> Option<String> {
     let text = field.string(problems)?;
+    if text.starts_with("unix://") {
+        let cause = "let the backend listen on an address, `127.0.0.1` for one on this host";
+        problems.error(field, not_supported("a unix socket as endpoint"), cause);
+        return None;
+    }
     let good = match resolution {
         Resolution::Static => field.address(problems).is_some(),
         Resolution::Dns | Resolution::None => {

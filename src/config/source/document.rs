@@ -255,7 +255,10 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
     };
     let line = error.location().map_or(1, |location| location.line().max(1));
     let tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
-    let cause = if tab {
+    let template = text.lines().any(|line| line.trim_start().starts_with("{{"));
+    let cause = if template {
+        "a template, as of a Helm chart, has to be rendered first: `helm template`"
+    } else if tab {
         "a line is indented with a tab; YAML allows only spaces"
     } else if ["the key `apiVersion`", "the key `kind`"].iter().any(|key| what.starts_with(key)) {
         "a line `---` is missing before the next resource"

@@ -253,12 +253,17 @@ impl<'a> Planner<'a> {
 
     fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server) {
         let address = server.bind.unwrap_or(self.listen.address);
-        let key = ListenerKey { address, gateway_port: server.port };
+        let own = ListenerKey { address, gateway_port: server.port };
         let bind_port = self.listen.ports.get(&server.port).copied().unwrap_or(server.port);
-        if let Some(other) = self.port_taken(key, bind_port) {
-            let (what, cause) = taken(other, key, bind_port);
-            return self.refuse(gateway, server, "port", what, cause);
-        }
+        // As in Istio, ports that lead to the same one have one listener, that of the oldest.
+        let key = match self.port_taken(own, bind_port) {
+            None => own,
+            Some(other) if other.address == address => other,
+            Some(other) => {
+                let (what, cause) = overlapping(other, own, bind_port);
+                return self.refuse(gateway, server, "port", what, cause);
+            }
+        };
         match &server.protocol {
             ServerProtocol::Http { https_redirect } => {
                 self.add_http(key, bind_port, gateway, server, *https_redirect);
@@ -657,16 +662,10 @@ fn unused(
 }
 
 /// Why `key` cannot be bound beside `other`, and what to do about it.
-fn taken(other: ListenerKey, key: ListenerKey, bind_port: u16) -> (String, &'static str) {
-    let ListenerKey { address, gateway_port } = other;
-    if gateway_port != key.gateway_port {
-        let what =
-            format!("port {bind_port} is already bound for port {gateway_port} of a Gateway");
-        return (what, "change `listen.ports`");
-    }
+fn overlapping(other: ListenerKey, key: ListenerKey, bind_port: u16) -> (String, &'static str) {
     let what = format!(
-        "port {bind_port} of {} overlaps that of {address}, where another server is bound",
-        key.address
+        "port {bind_port} of {} overlaps that of {}, where another server is bound",
+        key.address, other.address
     );
     (what, "write the same `bind` for both, or none, or give one of them another port")
 }

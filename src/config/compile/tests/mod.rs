@@ -1241,3 +1241,31 @@ fn of_tables_for_connections_only_what_changed_is_built_anew() {
     assert_eq!(said(&fifth), "");
     passed(server(&fifth, name));
 }
+
+#[test]
+fn ports_that_lead_to_one_share_its_listener() {
+    let page = |name: &str, port: u16| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}}}\n\
+             spec:\n  selector: {{istio: ingressgateway}}\n  servers:\n  \
+             - port: {{number: {port}, name: http, protocol: HTTP}}\n    \
+             hosts: [{name}.example.com]\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {{name: {name}}}\nspec:\n  hosts: [{name}.example.com]\n  \
+             gateways: [{name}]\n  http: [{{directResponse: {{status: 200}}}}]\n"
+        )
+    };
+    for ports in [(8080, 80), (80, 8080)] {
+        let mut world = World::new(&[]);
+        world.write("bookinfo.yaml", &page("bookinfo", ports.0));
+        world.write("httpbin.yaml", &page("httpbin", ports.1));
+        let snapshot = world.compile();
+        assert_eq!(said(&snapshot), "");
+        let [listener] = &*snapshot.listeners else { panic!("{:?}", snapshot.listeners) };
+        assert_eq!((listener.key.gateway_port, listener.bind_port), (ports.0, 8080));
+        let Serves::Http(table) = &listener.serves else { panic!("{listener:?}") };
+        for host in ["bookinfo.example.com", "httpbin.example.com"] {
+            assert!(table.hosts.find(host).is_some(), "{host}");
+        }
+    }
+}

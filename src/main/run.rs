@@ -263,6 +263,7 @@ impl Gateway {
         };
         match control.reload(&settings) {
             Ok(snapshot) => {
+                tracing::info!("read the settings again");
                 self.shared.reporter.store(Arc::new(reporter(&settings.gateway)));
                 self.publish(&snapshot);
             }

@@ -161,6 +161,7 @@ fn a_hangup_changes_a_limit_and_names_what_needs_a_restart() {
     eventually("the limit holds", || asked() == 431);
     let named = "workers.count changed in the settings, it takes effect at the next start";
     eventually("the log names it", || gateway.logged(named));
+    eventually("it is confirmed", || gateway.logged("read the settings again"));
     gateway.write_file("settings.yaml", "workers: { count: lots }\n");
     gateway.signal(Signal::HUP);
     eventually("a mistake is logged", || gateway.logged("the settings stay as they were"));

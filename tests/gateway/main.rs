@@ -49,6 +49,7 @@ mod service_entry;
 mod servers;
 mod steps;
 mod syscalls;
+mod tasks;
 mod tcp;
 mod tls;
 mod treatment;

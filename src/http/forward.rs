@@ -277,14 +277,8 @@ impl<N: Net> Forwarder<N> {
         };
         let attempts = self.attempts(way, cluster, incoming, &responder.entry);
         let to = To {
-            cluster,
-            limits: &way.view.limits,
-            generation: way.view.generation,
-            avoid: &[],
-            leave: &[],
             own: &vouched.fields(),
-            key: None,
-            reached: None,
+            ..To::new(cluster, &way.view.limits, way.view.generation)
         };
         let sending = self.gateway.upstreams.send(to, head, attempts.body.outgoing());
         let first = match sending.await {

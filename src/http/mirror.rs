@@ -70,16 +70,7 @@ pub(crate) fn send<N: Net>(
         let (cluster, limits, head) = (Arc::clone(cluster), limits.clone(), head.clone());
         let (net, upstreams) = (gateway.net.clone(), gateway.upstreams.clone());
         gateway.net.spawn(async move {
-            let to = To {
-                cluster: &cluster,
-                limits: &limits,
-                generation,
-                avoid: &[],
-                leave: &[],
-                own: &[],
-                key: None,
-                reached: None,
-            };
+            let to = To::new(&cluster, &limits, generation);
             let asking = async {
                 let exchange = upstreams.send(to, &head, body).await?;
                 discard::<N>(exchange.response.into_body()).await

@@ -139,16 +139,7 @@ impl<N: Net> Joining<N> {
         let mut failed = None;
         loop {
             let Terms { limits, generation } = &self.terms;
-            let to = To {
-                cluster,
-                limits,
-                generation: *generation,
-                avoid: &avoid,
-                leave: &[],
-                own: &[],
-                key,
-                reached: None,
-            };
+            let to = To { avoid: &avoid, key, ..To::new(cluster, limits, *generation) };
             let error = match self.shared.upstreams.open(to, self.entry.addresses()).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,

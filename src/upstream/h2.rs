@@ -561,16 +561,7 @@ mod tests {
             let limits = self.limits.clone();
             let (head, body) = request.into_parts();
             Box::pin(async move {
-                let to = To {
-                    cluster: &cluster,
-                    limits: &limits,
-                    generation: 0,
-                    avoid: &[],
-                    leave: &[],
-                    own: &[],
-                    key: None,
-                    reached: None,
-                };
+                let to = To::new(&cluster, &limits, 0);
                 upstreams.send(to, &head, body).await
             })
         }
@@ -633,16 +624,7 @@ mod tests {
         let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
         let own: [Field<'_>; 1] = [(&header::VIA, &value)];
         let (cluster, limits) = (cluster(1, UpstreamProtocol::Http2), Limits::default());
-        let to = To {
-            cluster: &cluster,
-            limits: &limits,
-            generation: 0,
-            avoid: &[],
-            leave: &[],
-            own: &own,
-            key: None,
-            reached: None,
-        };
+        let to = To { own: &own, ..To::new(&cluster, &limits, 0) };
         let sent = outgoing(&head, to, Fed::whole([]), &Rc::default(), remote).unwrap();
         assert_eq!(
             (&sent.headers()["x-a"], &sent.headers()["via"]),

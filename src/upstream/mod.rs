@@ -153,7 +153,13 @@ impl Reached {
     }
 }
 
-impl To<'_> {
+impl<'a> To<'a> {
+    /// To any endpoint of `cluster`, with nothing beside the request.
+    pub(crate) fn new(cluster: &'a Cluster, limits: &'a Limits, generation: u64) -> Self {
+        let (avoid, leave, own, key, reached) = (&[], &[], &[], None, None);
+        Self { cluster, limits, generation, avoid, leave, own, key, reached }
+    }
+
     /// Tells how far the request came, if anybody asks.
     fn reach(&self, reached: Reached) {
         if let Some(cell) = self.reached {

@@ -266,16 +266,7 @@ mod tests {
 
         async fn send_in(&self, generation: u64, cluster: &Cluster, request: Request<Fed>) -> Sent {
             let (head, body) = request.into_parts();
-            let to = To {
-                cluster,
-                limits: &self.limits,
-                generation,
-                avoid: &[],
-                leave: &[],
-                own: &[],
-                key: None,
-                reached: None,
-            };
+            let to = To::new(cluster, &self.limits, generation);
             self.upstreams.send(to, &head, body).await
         }
 
@@ -497,16 +488,7 @@ mod tests {
         let cluster = site.cluster(None, UpstreamProtocol::Http1);
         let (mut head, _) = bare("GET").into_parts();
         head.headers.insert("upgrade", "websocket".parse().unwrap());
-        let to = To {
-            cluster: &cluster,
-            limits: &client.limits,
-            generation: 0,
-            avoid: &[],
-            leave: &[],
-            own: &[],
-            key: None,
-            reached: None,
-        };
+        let to = To::new(&cluster, &client.limits, 0);
         let mut asking = Box::pin(client.upstreams.upgrade(to, &head));
         assert!(client.world.settle(&mut asking).is_pending());
         let mut accepting = Box::pin(site.accept(&client.world));

@@ -49,31 +49,13 @@ impl Rig {
         let limits = self.limits.clone();
         let (head, body) = request.into_parts();
         Box::pin(async move {
-            let to = To {
-                cluster: &cluster,
-                limits: &limits,
-                generation: 0,
-                avoid: &[],
-                leave: &[],
-                own: &[],
-                key: None,
-                reached: None,
-            };
+            let to = To::new(&cluster, &limits, 0);
             upstreams.send(to, &head, body).await
         })
     }
 
     fn to<'a>(&'a self, avoid: &'a [SocketAddr]) -> To<'a> {
-        To {
-            cluster: &self.cluster,
-            limits: &self.limits,
-            generation: 0,
-            avoid,
-            leave: &[],
-            own: &[],
-            key: None,
-            reached: None,
-        }
+        To { avoid, ..To::new(&self.cluster, &self.limits, 0) }
     }
 
     /// Sends `request` and returns the endpoint's end of the new connection.

@@ -3,7 +3,7 @@
 use ::http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use ::http::request::Parts;
 use ::http::uri::{PathAndQuery, Uri};
-use ::http::{StatusCode, Version};
+use ::http::{Method, StatusCode, Version};
 
 use super::Downstream;
 use super::error::Refusal;
@@ -45,6 +45,11 @@ pub(crate) fn vet(snapshot: &Snapshot, head: &Parts) -> Result<(), Refusal> {
     }
     if !is_framed_plainly(&head.headers) {
         return Err(Refusal::BadEncoding);
+    }
+    // Whatever it names as a path: an endpoint that agrees takes all that follows on the connection
+    // for what is in the tunnel, and the next client's request may follow.
+    if head.method == Method::CONNECT {
+        return Err(Refusal::BadPath);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::upstream::{self, Kind};
 pub(crate) enum Refusal {
     /// HTTP/1.1 without exactly one usable Host. The client's fault.
     BadHost,
-    /// The path cannot be brought into a safe form. The client's fault.
+    /// The path cannot be brought into a safe form, or is none, as of CONNECT. The client's fault.
     BadPath,
     /// HTTP/1.0, which cannot say what it needs to. The client's fault.
     Http10,

@@ -763,3 +763,15 @@ fn an_attempt_that_is_over_takes_nothing_of_what_the_next_one_needs() {
     let answer = read(&mut client);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[test]
+fn nobody_is_given_a_tunnel() {
+    for target in ["/", "http://a.test/", "a.test:80"] {
+        let rig = Rig::new();
+        let mut client = rig.open(Protocol::Http1);
+        let answer =
+            rig.ask(&mut client, &format!("CONNECT {target} HTTP/1.1\r\nhost: a.test\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+        assert_eq!(rig.world.connects(), 0, "{target}");
+    }
+}

@@ -11,15 +11,16 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use ::http::request::Parts;
 use http_body::Body as _;
 
 use super::Gateway;
 use super::outgoing::Replay;
-use super::tee::Copied;
-use crate::io::{Net, timeout};
+use super::tee::{Copied, End, Fate};
+use crate::io::Net;
 use crate::snapshot::{Limits, Mirror};
 use crate::upstream::{Error, Kind, To};
 
@@ -75,19 +76,37 @@ pub(crate) fn send<N: Net>(
                 let exchange = upstreams.send(to, &head, body).await?;
                 discard::<N>(exchange.response.into_body()).await
             };
-            let mut asking = pin!(timeout(&net, limits.stream_idle_timeout, asking));
-            let asked = poll_fn(|cx| match asking.as_mut().poll(cx) {
-                Poll::Ready(asked) => Poll::Ready(Some(asked)),
-                // Its endpoint may take nothing, so that nothing looks at the body.
-                Poll::Pending => fate.poll_cut(cx).map(|()| None),
-            });
-            // Whatever else comes of it: nobody waits for it.
-            if matches!(asked.await, None | Some(Ok(Err(Error { kind: Kind::RequestBody, .. })))) {
+            let limit = limits.stream_idle_timeout;
+            if !follow(&net, limit, &fate, asking).await {
                 telemetry.counters().mirrors_dropped.increment();
             }
             drop(active);
         });
     }
+}
+
+/// Waits for the end of a copy: as long as its body passes, and then for `limit`. Returns whether
+/// all of the body came; whatever else comes of it, nobody waits for it.
+async fn follow<N: Net>(
+    net: &N,
+    limit: Duration,
+    fate: &Fate,
+    asking: impl Future<Output = Result<(), Error>>,
+) -> bool {
+    let mut asking = pin!(asking);
+    let mut late = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(asked) = asking.as_mut().poll(cx) {
+            let is_cut = matches!(asked, Err(Error { kind: Kind::RequestBody, .. }));
+            return Poll::Ready(!is_cut);
+        }
+        // Its endpoint may take nothing, so that nothing looks at the body.
+        if ready!(fate.poll_end(cx)) == End::Cut {
+            return Poll::Ready(false);
+        }
+        Pin::new(late.get_or_insert_with(|| net.sleep(limit))).poll(cx).map(|()| true)
+    })
+    .await
 }
 
 /// Reads a response to its end, so that its connection can be used again.

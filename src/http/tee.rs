@@ -23,7 +23,7 @@ pub(super) struct Tee(Vec<Rc<Queue>>);
 /// A copy.
 pub(crate) struct Copied(Option<Rc<Queue>>);
 
-/// Whether a copy is cut off, for who does not take it just now.
+/// How a copy ends, for who does not take it just now.
 pub(crate) struct Fate(Option<Rc<Queue>>);
 
 /// What has passed and was not taken yet.
@@ -38,7 +38,7 @@ struct Queue {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// All of it has passed.
     Whole,
     /// The rest never comes.
@@ -88,11 +88,11 @@ impl Copied {
 }
 
 impl Fate {
-    /// Ready once the copy is cut off.
-    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        let Some(queue) = &self.0 else { return Poll::Pending };
-        if queue.end.get() == Some(End::Cut) {
-            return Poll::Ready(());
+    /// Ready once nothing more comes, whether or not all of it has been taken.
+    pub(crate) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
+        let Some(queue) = &self.0 else { return Poll::Ready(End::Whole) };
+        if let Some(end) = queue.end.get() {
+            return Poll::Ready(end);
         }
         queue.watching.set(Some(cx.waker().clone()));
         Poll::Pending

@@ -775,3 +775,16 @@ fn nobody_is_given_a_tunnel() {
         assert_eq!(rig.world.connects(), 0, "{target}");
     }
 }
+
+#[test]
+fn a_mirror_gets_all_of_a_body_that_takes_its_time() {
+    let rig = mirroring();
+    let mut client = rig.open(Protocol::Http1);
+    let [(mut own, _), (mut mirror, _)] = mirrored(&rig, &mut client, 4, "");
+    for piece in ["a", "b", "c", "d"] {
+        rig.pass(rig.limits.stream_idle_timeout * 2 / 3);
+        write(&mut client, piece);
+        rig.world.idle();
+        assert_eq!([read(&mut own), read(&mut mirror)], [piece, piece]);
+    }
+}

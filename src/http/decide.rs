@@ -1,6 +1,6 @@
 //! What is to be done with a request, from its head and the snapshot alone: no I/O, no state.
 
-use ::http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use ::http::header::{COOKIE, HOST, HeaderMap, TRANSFER_ENCODING};
 use ::http::request::Parts;
 use ::http::uri::{PathAndQuery, Uri};
 use ::http::{Method, StatusCode, Version};
@@ -40,7 +40,8 @@ pub(crate) fn vet(snapshot: &Snapshot, head: &Parts) -> Result<(), Refusal> {
     if head.version == Version::HTTP_10 || head.version == Version::HTTP_09 {
         return Err(Refusal::Http10);
     }
-    if head.headers.len() > snapshot.limits.header_fields_max {
+    let most = snapshot.limits.header_fields_max;
+    if head.headers.len() > most && fields(&head.headers) > most {
         return Err(Refusal::TooManyFields);
     }
     if !is_framed_plainly(&head.headers) {
@@ -110,6 +111,12 @@ fn subject<'a>(
 ) -> Subject<'a> {
     let (method, query, scheme) = (head.method.as_str(), head.uri.query(), vouched.scheme());
     Subject { path, query, method, scheme, authority, headers: &head.headers, own }
+}
+
+/// How many there are, a cookie that HTTP/2 has split counted as one.
+fn fields(headers: &HeaderMap) -> usize {
+    let crumbs = headers.get_all(COOKIE).iter().count();
+    headers.len() - crumbs.saturating_sub(1)
 }
 
 /// Whether the body needs no decoding beyond its chunks. hyper also lets `gzip, chunked` pass; the
@@ -384,6 +391,17 @@ mod tests {
         let request = head(Request::get("/").header(HOST, "example.org"));
         let refusal = decide(&snapshot(), &old, &request, &vouched()).unwrap_err();
         assert!(matches!(refusal, Refusal::Outdated(StatusCode::MISDIRECTED_REQUEST)));
+    }
+
+    #[test]
+    fn a_cookie_is_one_field_however_it_is_split() {
+        let (snapshot, downstream) = (snapshot(), downstream(Some("example.org"), None));
+        for (name, expected) in [("cookie", 200), ("x-crumb", 431)] {
+            let get = Request::get("/").header(HOST, "example.org");
+            let most = snapshot.limits.header_fields_max;
+            let request = (0..most).fold(get, |get, n| get.header(name, format!("c{n}=1")));
+            assert_eq!(status(&snapshot, &downstream, &head(request)), expected, "{name}");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ::http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE,
+    TRAILER,
 };
 
 use ::http::request::Parts;
@@ -135,6 +136,9 @@ pub(crate) fn to_upstream(
     policy: &Policy,
 ) -> Vouched {
     let mut vouched = Vouched::new(peer, is_tls);
+    if headers.len() > headers.keys_len() {
+        join_cookies(headers);
+    }
     // One look at each name is cheaper than a look-up for each that must not pass, and mostly
     // enough.
     if headers.keys().any(stays_here) {
@@ -146,6 +150,21 @@ pub(crate) fn to_upstream(
         headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
     }
     vouched
+}
+
+/// Makes the cookie, which HTTP/2 may split, one field again: no other protocol knows it otherwise
+/// (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    let is_sensitive = crumbs.iter().any(|crumb| crumb.is_sensitive());
+    let crumbs: Vec<_> = crumbs.into_iter().map(HeaderValue::as_bytes).collect();
+    let joined = Bytes::from(crumbs.join(&b"; "[..]));
+    let mut whole = HeaderValue::from_maybe_shared(joined).expect("made of values alone");
+    whole.set_sensitive(is_sensitive);
+    headers.insert(COOKIE, whole);
 }
 
 /// Whether a request's field of this name does not pass as the client sent it.

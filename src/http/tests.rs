@@ -777,6 +777,21 @@ fn nobody_is_given_a_tunnel() {
 }
 
 #[test]
+fn a_cookie_that_http_2_has_split_is_whole_again() {
+    let rig = Rig::new();
+    let mut sender = rig.h2();
+    let request = Request::get("http://a.test/").header("cookie", "a=1").header("x-a", "1");
+    let request = request.header("cookie", "b=2").header("cookie", "c=3; d=4").header("x-a", "2");
+    let request = request.body(Fed::whole([])).unwrap();
+    let mut sending: Pin<Box<dyn Future<Output = _>>> = Box::pin(sender.send_request(request));
+    assert!(rig.world.settle(&mut sending).is_pending());
+    let seen = read(&mut rig.world.accept().1);
+    assert!(seen.contains("cookie: a=1; b=2; c=3; d=4\r\n"), "{seen}");
+    assert_eq!(seen.matches("cookie").count(), 1, "{seen}");
+    assert!(seen.contains("x-a: 1\r\nx-a: 2\r\n"), "{seen}");
+}
+
+#[test]
 fn a_mirror_gets_all_of_a_body_that_takes_its_time() {
     let rig = mirroring();
     let mut client = rig.open(Protocol::Http1);

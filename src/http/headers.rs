@@ -268,9 +268,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Makes the trailers of a request those that the upstream gets: what the gateway vouches for in
 /// the head cannot be said again behind the body.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    remove_where(trailers, |name| {
-        is_hop_by_hop(name) || is_privileged(name) || name.as_str().starts_with("x-forwarded-")
-    });
+    remove_where(trailers, |name| stays_here(name) || name.as_str().starts_with("x-forwarded-"));
 }
 
 /// Removes the fields whose names are `unwanted`; mostly there are none, and one pass tells.
@@ -540,6 +538,20 @@ mod tests {
         forward(&mut headers, &peer(), true, &trusting(1));
         assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
         assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_the_gateway_vouches_for() {
+        let mut trailers = map(&[
+            ("x-request-id", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-client-cert", "Hash=1"),
+            ("x_envoy_internal", "true"),
+            ("connection", "close"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0")]));
     }
 
     #[test]

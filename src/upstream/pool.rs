@@ -37,7 +37,7 @@ use super::error::{Error, Kind};
 use super::group::Standings;
 use super::outlier::Outcome;
 use super::proxy_header::{self, Client};
-use super::tally::{Count, Held, Life, Tally};
+use super::tally::{self, Count, Held, Life, Tally};
 use super::transport::{Secured, Transport, host_name, unnamed};
 use super::{Bounds, Reached, To, h2};
 
@@ -100,7 +100,7 @@ pub(super) struct Endpoint<N: Net> {
     secured: Option<Secured>,
     active: Cell<usize>,
     /// Connections, where they are counted.
-    pub(super) open: Rc<Cell<u32>>,
+    pub(super) open: tally::Own,
     /// Another TLS policy is in force: nothing is kept.
     is_retired: Cell<bool>,
     /// Oldest first.
@@ -308,8 +308,8 @@ impl<N: Net> Pools<N> {
         let remote = active.remote;
         let _pending = pending.ok_or_else(|| self.overflow(Some(remote)))?;
         let until = self.net.now() + to.limits.stream_idle_timeout;
-        let mut may_look = !tally.is_awaited(remote);
-        let place = tally.join(remote);
+        let mut may_look = !tally.is_awaited(&active.open);
+        let place = tally.join(&active.open);
         loop {
             let now = self.net.now();
             if may_look {
@@ -406,7 +406,7 @@ impl<N: Net> Pools<N> {
         drop(idle);
         drop(surplus);
         if let Some(tally) = active.tally() {
-            tally.call(active.remote);
+            tally.call(&active.open);
         }
         self.start_sweeping();
     }
@@ -801,7 +801,7 @@ impl<N: Net> Active<N> {
 
     /// Whether somebody waits for a connection to the same endpoint.
     fn is_awaited(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.tally.is_awaited(self.remote))
+        self.held.as_ref().is_some_and(|held| held.tally.is_awaited(&self.open))
     }
 
     /// What is counted for its cluster.

@@ -9,7 +9,7 @@
 //! Deliberately not here: connections themselves, and which endpoint is chosen.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -36,8 +36,7 @@ pub(super) struct Tally {
     pub(super) turns: Cell<u64>,
     pub(super) outliers: RefCell<Outliers>,
     pub(super) newcomers: RefCell<Newcomers>,
-    /// Who waits for a connection, in the order of coming.
-    waiting: RefCell<VecDeque<Rc<Waiter>>>,
+    waiting: RefCell<Queue>,
     /// The list of endpoints that counts, and the newest generation that was seen with it.
     seen: Cell<Option<(u64, u64)>>,
     used: Cell<Instant>,
@@ -59,11 +58,14 @@ pub(super) struct Held {
     count: Count,
 }
 
+/// The number of an endpoint's connections. Who waits for one of them is known by it: addresses and
+/// names do not tell all that connections may differ in.
+pub(super) type Own = Rc<Cell<u32>>;
+
 /// A connection's part in the limits of its cluster.
 pub(super) struct Life {
     held: Held,
-    /// Those of its endpoint.
-    own: Rc<Cell<u32>>,
+    own: Own,
     /// When it is too old for another request.
     retires: Option<Instant>,
     /// How many more requests it may carry.
@@ -172,34 +174,34 @@ impl Tally {
             || self.outliers.borrow().any_out(now)
     }
 
-    /// Whether somebody waits for a connection to `endpoint`.
-    pub(super) fn is_awaited(&self, endpoint: SocketAddr) -> bool {
-        self.waiting.borrow().iter().any(|waiter| waiter.endpoint == endpoint)
-    }
-
-    /// Joins those who wait for a connection to `endpoint`.
-    pub(super) fn join(&self, endpoint: SocketAddr) -> Place<'_> {
-        let waiter =
-            Rc::new(Waiter { endpoint, waker: Cell::default(), is_called: Cell::default() });
-        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
-        Place { tally: self, waiter }
-    }
-
-    /// Calls the first who waits for a connection to `endpoint` and was not called yet.
-    pub(super) fn call(&self, endpoint: SocketAddr) {
+    /// Whether somebody waits for a connection to the endpoint that has `own`.
+    pub(super) fn is_awaited(&self, own: &Own) -> bool {
         let waiting = self.waiting.borrow();
-        let mut waiters = waiting.iter();
-        let first = waiters.find(|w| w.endpoint == endpoint && !w.is_called.get()).cloned();
-        drop(waiting);
-        if let Some(waiter) = first {
-            waiter.call();
-        }
+        !waiting.all.is_empty() && waiting.of(own).next().is_some()
     }
 
-    /// Calls all who wait, in the order of coming: there is room for a connection, and who may have
-    /// it depends on the endpoint.
-    fn call_all(&self) {
-        self.waiting.borrow().iter().for_each(|waiter| waiter.call());
+    /// Joins those who wait for a connection to the endpoint that has `own`.
+    pub(super) fn join(&self, own: &Own) -> Place<'_> {
+        Place { tally: self, number: self.waiting.borrow_mut().push(own) }
+    }
+
+    /// Calls the first who waits for a connection to the endpoint that has `own` and was not called
+    /// yet.
+    pub(super) fn call(&self, own: &Own) {
+        // Woken when nothing is lent any more.
+        let called = self.waiting.borrow_mut().call(own);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// A connection to the endpoint that has `own` is gone: there is room for another, which is for
+    /// the first of all, and where it was the endpoint's last, also for the first who waits there.
+    fn call_for_room(&self, own: &Own) {
+        let called = {
+            let mut waiting = self.waiting.borrow_mut();
+            let is_last = own.get() == 0;
+            [waiting.call_first(), is_last.then(|| waiting.call(own)).flatten()]
+        };
+        called.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -222,7 +224,7 @@ impl Life {
     /// may always have one, as in Envoy: who waits for it would wait forever.
     pub(super) fn begin(
         tally: &Rc<Tally>,
-        own: &Rc<Cell<u32>>,
+        own: &Own,
         limits: &PoolLimits,
         now: Instant,
     ) -> Option<Box<Self>> {
@@ -232,7 +234,7 @@ impl Life {
     /// The same, whatever the limit.
     pub(super) fn new(
         tally: &Rc<Tally>,
-        own: &Rc<Cell<u32>>,
+        own: &Own,
         limits: &PoolLimits,
         now: Instant,
     ) -> Box<Self> {
@@ -260,48 +262,104 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.own.set(self.own.get() - 1);
         // The count is given back after this: whoever is called looks only then.
-        self.held.tally.call_all();
+        self.held.tally.call_for_room(&self.own);
     }
 }
 
-/// Somebody who waits for a connection.
+/// Who waits for a connection. Nothing takes longer for there being many.
+#[derive(Default)]
+struct Queue {
+    /// In the order of coming.
+    all: BTreeMap<u64, Waiter>,
+    /// Those of each endpoint, who was not called before who was.
+    by_endpoint: BTreeSet<(usize, bool, u64)>,
+    /// How many came.
+    came: u64,
+}
+
 struct Waiter {
-    endpoint: SocketAddr,
-    waker: Cell<Option<Waker>>,
+    /// That of the endpoint.
+    own: Own,
+    waker: Option<Waker>,
     /// It is to look whether there is a connection for it now.
-    is_called: Cell<bool>,
+    is_called: bool,
 }
 
-impl Waiter {
-    fn call(&self) {
-        self.is_called.set(true);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+impl Queue {
+    fn push(&mut self, own: &Own) -> u64 {
+        let number = self.came;
+        self.came += 1;
+        self.by_endpoint.insert((key(own), false, number));
+        self.all.insert(number, Waiter { own: Rc::clone(own), waker: None, is_called: false });
+        number
     }
+
+    /// Those who wait for the endpoint that has `own`.
+    fn of(&self, own: &Own) -> impl Iterator<Item = &(usize, bool, u64)> {
+        self.by_endpoint.range((key(own), false, 0)..=(key(own), true, u64::MAX))
+    }
+
+    /// The methods that call somebody return whom to wake, if one was not awake anyway.
+    fn call(&mut self, own: &Own) -> Option<Waker> {
+        let next = self.of(own).next().filter(|(_, is_called, _)| !is_called);
+        let number = next.map(|(.., number)| *number)?;
+        self.set_called(number, true);
+        self.all.get_mut(&number)?.waker.take()
+    }
+
+    fn call_first(&mut self) -> Option<Waker> {
+        let number = *self.all.keys().next()?;
+        self.set_called(number, true);
+        self.all.get_mut(&number)?.waker.take()
+    }
+
+    /// Returns whether it was called.
+    fn set_called(&mut self, number: u64, is_called: bool) -> bool {
+        let waiter = self.all.get_mut(&number).expect("a place is in the queue");
+        let was_called = std::mem::replace(&mut waiter.is_called, is_called);
+        if was_called != is_called {
+            self.by_endpoint.remove(&(key(&waiter.own), was_called, number));
+            self.by_endpoint.insert((key(&waiter.own), is_called, number));
+        }
+        was_called
+    }
+
+    /// Whoever has become the first looks: it may have been called for more than was taken, or have
+    /// left without taking anything.
+    fn leave(&mut self, number: u64) -> [Option<Waker>; 2] {
+        let gone = self.all.remove(&number).expect("a place is in the queue");
+        self.by_endpoint.remove(&(key(&gone.own), gone.is_called, number));
+        [self.call_first(), self.call(&gone.own)]
+    }
+}
+
+/// What tells the endpoint that has `own`, as long as that lives.
+fn key(own: &Own) -> usize {
+    Rc::as_ptr(own).addr()
 }
 
 /// A place in the queue of those who wait for a connection.
 #[must_use]
 pub(super) struct Place<'a> {
     tally: &'a Tally,
-    waiter: Rc<Waiter>,
+    number: u64,
 }
 
 impl Place<'_> {
     /// Whether nobody came before.
     pub(super) fn is_first(&self) -> bool {
-        let waiting = self.tally.waiting.borrow();
-        waiting.front().is_some_and(|first| Rc::ptr_eq(first, &self.waiter))
+        self.tally.waiting.borrow().all.keys().next() == Some(&self.number)
     }
 
     /// Returns when there may be a connection for it.
     pub(super) async fn called(&self) {
         poll_fn(|cx| {
-            if self.waiter.is_called.take() {
+            let mut waiting = self.tally.waiting.borrow_mut();
+            if waiting.set_called(self.number, false) {
                 return Poll::Ready(());
             }
-            self.waiter.waker.set(Some(cx.waker().clone()));
+            let waiter = waiting.all.get_mut(&self.number).expect("a place is in the queue");
+            waiter.waker = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;
@@ -309,17 +367,9 @@ impl Place<'_> {
 }
 
 impl Drop for Place<'_> {
-    /// Whoever has become the first looks: it may have been called for more than was taken, or have
-    /// left without taking anything.
     fn drop(&mut self) {
-        let mut waiting = self.tally.waiting.borrow_mut();
-        waiting.retain(|other| !Rc::ptr_eq(other, &self.waiter));
-        let first = waiting.front().cloned();
-        drop(waiting);
-        if let Some(first) = first {
-            first.call();
-            self.tally.call(self.waiter.endpoint);
-        }
+        let called = self.tally.waiting.borrow_mut().leave(self.number);
+        called.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -397,25 +447,28 @@ mod tests {
     #[test]
     fn who_waits_is_called_in_order_and_for_its_endpoint() {
         let tally = tally(1);
-        let places = [1, 2, 1].map(|port| tally.join(endpoint(port)));
+        let [one, two, three] = [0; 3].map(|_| Own::default());
+        let places = [&one, &two, &one].map(|own| tally.join(own));
         assert_eq!(places.each_ref().map(is_called), [false; 3]);
-        tally.call(endpoint(2));
+        tally.call(&two);
         assert_eq!(places.each_ref().map(is_called), [false, true, false]);
-        tally.call(endpoint(1));
-        tally.call(endpoint(1));
+        tally.call(&one);
+        tally.call(&one);
         assert_eq!(places.each_ref().map(is_called), [true, false, true]);
+        tally.call(&one);
+        assert_eq!(places.each_ref().map(is_called), [true, false, false], "they looked");
         assert_eq!(places.each_ref().map(Place::is_first), [true, false, false]);
-        assert!(tally.is_awaited(endpoint(2)) && !tally.is_awaited(endpoint(3)));
+        assert!(tally.is_awaited(&two) && !tally.is_awaited(&three));
     }
 
     #[test]
     fn a_connection_that_ends_calls_those_of_every_endpoint() {
         let (tally, now) = (tally(1), Instant::now());
         let limits = PoolLimits { connections_max: Some(1), ..PoolLimits::default() };
-        let [one, two] = [0; 2].map(|_| Rc::<Cell<u32>>::default());
+        let [one, two] = [0; 2].map(|_| Own::default());
         let busy = Life::begin(&tally, &one, &limits, now).unwrap();
         let gone = Life::begin(&tally, &two, &limits, now).unwrap();
-        let places = [1, 2].map(|port| tally.join(endpoint(port)));
+        let places = [&one, &two].map(|own| tally.join(own));
         drop(gone);
         assert!(Life::begin(&tally, &one, &limits, now).is_none(), "the first cannot use it");
         assert_eq!(places.each_ref().map(is_called), [true; 2], "the second can");
@@ -423,15 +476,35 @@ mod tests {
     }
 
     #[test]
+    fn of_many_who_wait_only_those_look_for_whom_there_may_be_something() {
+        let (tally, now) = (tally(1), Instant::now());
+        let [one, two] = [0; 2].map(|_| Own::default());
+        let mut lives =
+            [&one, &one, &two].map(|own| Some(Life::new(&tally, own, &PoolLimits::default(), now)));
+        let own = |n: usize| if n.is_multiple_of(2) { &one } else { &two };
+        let places: Vec<_> = (0..1_000).map(|n| tally.join(own(n))).collect();
+        let called =
+            || -> Vec<_> { (0..places.len()).filter(|n| is_called(&places[*n])).collect() };
+        drop(lives[0].take());
+        assert_eq!(called(), [0], "there is room for the first");
+        drop(lives[2].take());
+        assert_eq!(called(), [0, 1], "the second may have its endpoint's first");
+        (0..3).for_each(|_| tally.call(&two));
+        assert_eq!(called(), [1, 3, 5]);
+    }
+
+    #[test]
     fn who_leaves_has_the_next_one_look() {
         let tally = tally(1);
-        let [other, first, second] = [2, 1, 1].map(|port| tally.join(endpoint(port)));
-        tally.call(endpoint(1));
+        let [one, two] = [0; 2].map(|_| Own::default());
+        let [other, first, second] = [&two, &one, &one].map(|own| tally.join(own));
+        tally.call(&one);
         drop(first);
         assert!(is_called(&second), "as a connection to its endpoint may be free");
         assert!(is_called(&other), "as there may be room for another one");
         drop((second, other));
-        assert!(tally.waiting.borrow().is_empty());
+        let waiting = tally.waiting.borrow();
+        assert!(waiting.all.is_empty() && waiting.by_endpoint.is_empty());
     }
 
     #[test]

@@ -444,6 +444,35 @@ mod tests {
     }
 
     #[test]
+    fn a_free_connection_is_for_who_waits_for_its_name() {
+        let names = ["a.example", "b.example"];
+        let (site, client) = (Site::new(&names, &[b"http/1.1"]), Client::new());
+        let pool = PoolLimits { connections_max: Some(1), ..PoolLimits::default() };
+        let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+        let traffic = Some(Box::new(Traffic::new(policy, Box::default(), None)));
+        let cluster = Cluster { traffic, ..site.cluster(None, UpstreamProtocol::Http1) };
+        let send = |name: &str| {
+            let mut request = bare("GET");
+            request.headers_mut().insert("host", name.parse().unwrap());
+            let mut sending = Box::pin(client.send(&cluster, request));
+            assert!(client.world.settle(&mut sending).is_pending());
+            sending
+        };
+        // Each name has a connection, and the one for the second is never free.
+        let [mut first, mut second] = names.map(send);
+        let mut far = [&mut first, &mut second].map(|sending| {
+            let mut accepting = Box::pin(site.accept(&client.world));
+            client.settle_both(sending, &mut accepting)
+        });
+        let [mut third, mut fourth] = ["b.example", "a.example"].map(send);
+        client.answer(&mut far[0], &mut first, b"x");
+        for sending in [&mut third, &mut fourth] {
+            assert!(client.world.settle(sending).is_pending());
+        }
+        client.answer(&mut far[0], &mut fourth, b"y");
+    }
+
+    #[test]
     fn an_endpoint_that_is_not_the_wanted_one_gets_nothing() {
         let site = Site::new(&["b.example"], &[]);
         for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {

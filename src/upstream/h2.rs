@@ -203,8 +203,10 @@ async fn open_stream<N: Net>(
         if let Some(_connecting) = Connecting::begin(&active.shared) {
             let connected = connect(pools, active, to).await;
             let shared = connected.inspect_err(|error| active.shared.failed(error))?;
-            active.shared.open.borrow_mut().push(Rc::clone(&shared));
-            pools.start_sweeping();
+            if !active.is_retired.get() {
+                active.shared.open.borrow_mut().push(Rc::clone(&shared));
+                pools.start_sweeping();
+            }
             return Ok(Stream::new(shared, true));
         }
         // Another request connects: this one waits as long for the endpoint.

@@ -84,6 +84,23 @@ struct Own<N: Net> {
     policy: Cell<u64>,
 }
 
+impl<N: Net> Own<N> {
+    /// A request for `to` has come; notes what is new about its cluster.
+    fn see(&self, to: To<'_>, policy: u64, now: Instant) {
+        let has_others = self.tally.see((to.cluster, to.generation), now);
+        let is_newest = self.tally.is_newest(to.generation);
+        let has_other_policy = is_newest && self.policy.replace(policy) != policy;
+        if has_others || has_other_policy {
+            self.shelf.retire_others(|key| self.is_current(key));
+        }
+    }
+
+    /// Whether there is such an endpoint under the TLS policy in force.
+    fn is_current(&self, (endpoint, _, policy): &Key) -> bool {
+        *policy == self.policy.get() && self.tally.knows(*endpoint)
+    }
+}
+
 /// Endpoints.
 struct Shelf<N: Net> {
     endpoints: RefCell<Endpoints<N>>,
@@ -101,8 +118,8 @@ pub(super) struct Endpoint<N: Net> {
     active: Cell<usize>,
     /// Connections, where they are counted.
     pub(super) open: tally::Own,
-    /// Another TLS policy is in force: nothing is kept.
-    is_retired: Cell<bool>,
+    /// The cluster has it no more, or another TLS policy: nothing is kept.
+    pub(super) is_retired: Cell<bool>,
     /// Oldest first.
     idle: RefCell<Vec<Idle<Transport<N::Stream>>>>,
     pub(super) shared: h2::Connections,
@@ -222,11 +239,7 @@ impl<N: Net> Pools<N> {
         name: Option<&str>,
     ) -> Result<Active<N>, Error> {
         let (now, own) = (self.net.now(), self.own(to.cluster));
-        own.tally.see((to.cluster, to.generation), now);
-        if own.policy.get() != policy && own.tally.is_newest(to.generation) {
-            own.policy.set(policy);
-            own.shelf.retire_others(policy);
-        }
+        own.see(to, policy, now);
         let held = own.tally.hold(Count::Request, most);
         let held = held.ok_or_else(|| self.overflow(None))?;
         let view = View { own: &own, traffic, to, kind: (protocol, policy), name, now };
@@ -234,7 +247,11 @@ impl<N: Net> Pools<N> {
         let place = place.ok_or_else(|| Error::unsent(None, Kind::NoEndpoint))?;
         let key = (to.cluster.endpoints[place], protocol, policy);
         to.reach(Reached::Chosen(key.0));
-        Ok(Active::new(&own.shelf.endpoint(key, to.cluster, name)?, Some(held)))
+        let endpoint = own.shelf.endpoint(key, to.cluster, name)?;
+        if !own.tally.is_newest(to.generation) {
+            endpoint.is_retired.set(!own.is_current(&key));
+        }
+        Ok(Active::new(&endpoint, Some(held)))
     }
 
     /// What is kept of `cluster`, which has rules.
@@ -641,15 +658,15 @@ impl<N: Net> Shelf<N> {
         named.len() < NAMES_MAX
     }
 
-    /// Lets go of what is idle under another TLS policy than `policy`: nobody would use it, and it
-    /// has its part in the limits of the cluster.
-    fn retire_others(&self, policy: u64) {
+    /// Lets go of what is idle where it is not `current`: nobody would use it, and it has its part
+    /// in the limits of the cluster.
+    fn retire_others(&self, current: impl Fn(&Key) -> bool) {
         let (endpoints, named) = (self.endpoints.borrow(), self.named.borrow());
-        let all: Vec<_> = endpoints.iter().chain(named.values().flatten()).collect();
         let mut retired = Vec::new();
-        for ((_, _, own), endpoint) in all {
-            endpoint.is_retired.set(*own != policy);
-            retired.extend((*own != policy).then(|| Rc::clone(endpoint)));
+        for (key, endpoint) in endpoints.iter().chain(named.values().flatten()) {
+            let is_retired = !current(key);
+            endpoint.is_retired.set(is_retired);
+            retired.extend(is_retired.then(|| Rc::clone(endpoint)));
         }
         drop((endpoints, named));
         // Who waits for a connection is called by this, and looks here.

@@ -133,20 +133,28 @@ impl Tally {
     }
 
     /// Somebody asks for `cluster` of `generation` now; takes note of its endpoints where they are
-    /// newer ones. Requests that began before a reload go on with the older ones for a while.
-    pub(super) fn see(&self, (cluster, generation): (&Cluster, u64), now: Instant) {
+    /// newer ones, and says whether they are. Requests that began before a reload go on with the
+    /// older ones for a while.
+    pub(super) fn see(&self, (cluster, generation): (&Cluster, u64), now: Instant) -> bool {
         self.used.set(now);
         // What leads to the same cluster from elsewhere has a list of its own, but the same.
         let list = cluster.traffic.as_ref().map_or(0, |traffic| traffic.list);
         let seen = self.seen.get();
         if seen.is_some_and(|(_, newest)| generation < newest) {
-            return;
+            return false;
         }
         self.seen.set(Some((list, generation)));
-        if seen.is_none_or(|(seen, _)| seen != list) {
+        let is_other = seen.is_none_or(|(seen, _)| seen != list);
+        if is_other {
             self.newcomers.borrow_mut().see(&cluster.endpoints, now);
             self.outliers.borrow_mut().retain(&cluster.endpoints);
         }
+        is_other
+    }
+
+    /// Whether `endpoint` is one now.
+    pub(super) fn knows(&self, endpoint: SocketAddr) -> bool {
+        self.newcomers.borrow().knows(endpoint)
     }
 
     /// Whether nobody asked with a newer generation.
@@ -160,7 +168,7 @@ impl Tally {
         let traffic = cluster.traffic.as_ref();
         let detection = traffic.and_then(|traffic| traffic.policy.outliers.as_ref());
         // What is no endpoint any more gets no record that nobody would take away.
-        let detection = detection.filter(|_| self.newcomers.borrow().knows(at.0));
+        let detection = detection.filter(|_| self.knows(at.0));
         detection.is_some_and(|detection| {
             self.outliers.borrow_mut().note(detection, &cluster.endpoints, at, now)
         })

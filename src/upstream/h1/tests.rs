@@ -822,3 +822,50 @@ fn clusters_with_rules_do_not_take_the_connections_of_others() {
     whole.unwrap();
     assert_eq!(rig.world.connects(), 2);
 }
+
+#[test]
+fn connections_to_endpoints_that_are_gone_make_room_for_others() {
+    let world = World::new(Chunking::UpTo(16 * 1024));
+    let upstreams = Upstreams::new(world.clone(), telemetry());
+    let limits = Limits::default();
+    let cluster_of = |ports: &[u16]| {
+        let endpoints: Vec<_> =
+            ports.iter().map(|p| SocketAddr::from(([127, 0, 0, 1], *p))).collect();
+        let pool = PoolLimits { connections_max: Some(2), ..PoolLimits::default() };
+        let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+        let traffic = Traffic::new(policy, Box::default(), None).among(&endpoints);
+        let plain = cluster(1, UpstreamProtocol::Http1);
+        Cluster { endpoints, traffic: Some(Box::new(traffic)), ..plain }
+    };
+    let (head, ()) = Request::get("/").body(()).unwrap().into_parts();
+    // As many at once as there are connections then.
+    let exchange = |count, generation, cluster: &Cluster| -> Vec<End> {
+        let to = To::new(cluster, &limits, generation);
+        let send = || Box::pin(upstreams.send(to, &head, Fed::whole([])));
+        let mut sending: Vec<_> = (0..count).map(|_| send()).collect();
+        let start = |sending| {
+            assert!(world.settle(sending).is_pending());
+            world.accept().1
+        };
+        let mut ends: Vec<_> = sending.iter_mut().map(start).collect();
+        for (sending, end) in sending.iter_mut().zip(&mut ends) {
+            write(end, PLAIN);
+            assert!(matches!(world.settle(sending), Poll::Ready(Ok(_))));
+        }
+        ends
+    };
+    let is_closed = |end: &mut End| now(|cx| end.poll_fill(cx).map(|_| ())).is_ready();
+    let are_closed = |ends: &mut Vec<End>| {
+        ends.iter_mut().all(|end| {
+            read(end);
+            is_closed(end)
+        })
+    };
+    let (former, newer) = (cluster_of(&[1]), cluster_of(&[2]));
+    let mut before = exchange(2, 1, &former);
+    let mut current = exchange(2, 2, &newer);
+    assert!(are_closed(&mut before));
+    let mut late = exchange(1, 1, &former);
+    assert!(are_closed(&mut late), "it began before, and keeps nothing");
+    assert!(!are_closed(&mut current));
+}

@@ -262,9 +262,7 @@ async fn drive<N: Net>(
 fn kind(error: &hyper::Error) -> Kind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>()
-            && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-        {
+        if error.downcast_ref::<h2::Error>().is_some_and(is_refusal) {
             return Kind::Refused;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -279,6 +277,15 @@ fn kind(error: &hyper::Error) -> Kind {
         return Kind::BadResponse("HTTP/2 malformed");
     }
     Kind::Reset(io::ErrorKind::ConnectionReset.into())
+}
+
+/// Whether the endpoint says that it did nothing for the stream: it refused it, or goes away and
+/// the stream is beyond the last one that it takes (RFC 9113, section 6.8). With any other reason
+/// than that it goes away, streams before the last get the same error.
+fn is_refusal(error: &h2::Error) -> bool {
+    let goes_away = error.is_go_away() && error.is_remote();
+    error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        || goes_away && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
 impl Connections {
@@ -534,7 +541,7 @@ mod tests {
     use crate::io::pipe::Chunking;
     use crate::snapshot::{Cluster, Field, Limits, UpstreamProtocol};
     use crate::upstream::Upstreams;
-    use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry};
+    use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry, write};
     use ::http::{HeaderMap, HeaderValue};
     use hyper::server::conn::http2 as server;
     use hyper::service::service_fn;
@@ -697,6 +704,39 @@ mod tests {
         assert!(matches!(error.kind, Kind::Reset(_)), "{error}");
         rig.echoed(bare("GET"));
         assert_eq!(rig.world.connects(), 2);
+    }
+
+    #[test]
+    fn what_an_endpoint_that_goes_away_did_not_take_is_refused() {
+        const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+        const OK_ON_1: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+        let go_away_after_1 =
+            |reason| [b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0", &[reason][..]].concat();
+        for (reason, is_refused, answers) in [(0, true, true), (0, true, false), (11, false, false)]
+        {
+            let rig = Rig::new();
+            let mut both = [(); 2].map(|()| rig.send(bare("GET")));
+            for sending in &mut both {
+                assert!(rig.world.settle(sending).is_pending());
+            }
+            let (_, mut end) = rig.world.accept();
+            write(&mut end, SETTINGS);
+            for sending in &mut both {
+                assert!(rig.world.settle(sending).is_pending());
+            }
+            write(&mut end, go_away_after_1(reason));
+            let [first, second] = &mut both;
+            let error = rig.finish(second).err().expect("an error");
+            assert_eq!(matches!(error.kind, Kind::Refused), is_refused, "{error}");
+            if answers {
+                write(&mut end, OK_ON_1);
+                rig.finish(first).unwrap();
+                continue;
+            }
+            drop(end);
+            let error = rig.finish(first).err().expect("an error");
+            assert!(matches!(error.kind, Kind::Reset(_)), "it took that one: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Pieces of a body that are kept for later.
 //!
-//! - Data is shared with what was sent, not copied; only small pieces are, into one, so that they
-//!   take little more memory than the limit allows data.
+//! - Data is shared with what was sent, not copied; only small pieces are, into one: what they lie
+//!   in is larger than they are, so that many would take far more memory than the limit allows
+//!   data.
 
 use std::collections::VecDeque;
 
@@ -10,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 
 /// Pieces that are smaller than this together become one. Each takes about a hundred bytes beside
-/// its data.
-const JOINED_BYTES_MAX: usize = 1024;
+/// its data, and keeps a buffer of 8 KiB or more that it was read into.
+const JOINED_BYTES_MAX: usize = 4 * 1024;
 
 /// Pieces in the order of coming, and the room for more.
 pub(super) struct Pieces {
@@ -136,6 +137,25 @@ mod tests {
             }
             assert_eq!(again, all, "{size}");
             assert_eq!(pieces.push(&data(&all)), Ok(()), "there is room again");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_holds_few_buffers_however_frames_lie_in_them() {
+        const BUFFER_BYTES: usize = 8 * 1024;
+        const LIMIT: usize = 64 * 1024;
+        for sizes in [[1025, 1025], [1, 1025], [4096, 4096], [1, 4096], [4097, 1], [500, 600]] {
+            let mut pieces = Pieces::new(LIMIT);
+            // As each frame of a slow client lies in a buffer of its own.
+            let buffers: Vec<_> = (0..200).map(|_| Bytes::from(vec![0; BUFFER_BYTES])).collect();
+            let frames = buffers.iter().zip(sizes.into_iter().cycle());
+            for (buffer, size) in frames {
+                if pieces.push(&Frame::data(buffer.slice(..size))).is_err() {
+                    break;
+                }
+            }
+            let held = buffers.iter().filter(|buffer| !buffer.is_unique()).count();
+            assert!(held * BUFFER_BYTES <= 4 * LIMIT, "{sizes:?}: {held} buffers");
         }
     }
 

@@ -3,7 +3,8 @@
 //! - Lookups run beside the control loop. A name is looked up again when its answer has ended, but
 //!   neither sooner than after [`TTL_MIN`] nor later than after [`TTL_MAX`].
 //! - Nobody is flooded: at most [`LOOKUPS_MAX`] names are looked up at a time, and those whose
-//!   answers ended together are spread by chance.
+//!   answers ended together are spread by chance. Names that were not found the last time are at
+//!   most half of them: where nobody answers, each lasts long, and the others must not wait for it.
 //! - Addresses stay while nobody knows better: a server that fails or does not answer takes none
 //!   away. One that says that a name has no address does, once it has said so twice: the addresses
 //!   may be somebody else's by then.
@@ -44,6 +45,9 @@ const ABSENCES_MIN: u32 = 2;
 /// A lookup is two questions, of some hundred bytes each.
 const LOOKUPS_MAX: usize = 32;
 
+/// Of these, lookups of names that were not found the last time.
+const DOUBTFUL_MAX: usize = LOOKUPS_MAX / 2;
+
 /// Changes of so many names as happen within it are one: each makes a snapshot.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -57,11 +61,36 @@ pub(crate) struct Resolver {
     /// When the files of the host were looked at last.
     checked: Instant,
     names: BTreeMap<Arc<str>, Name>,
+    /// New names, and those that were found the last time.
+    found: Lane,
+    /// Those that were not.
+    doubtful: Lane,
+    /// Since when there are addresses that the caller was not told of.
+    untold: Option<Instant>,
+}
+
+/// Names that wait for their lookups, and lookups.
+#[derive(Debug, Default)]
+struct Lane {
     /// When names are due. Those of names that are due at another time mean nothing.
     queue: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     lookups: JoinSet<(Arc<str>, Answer)>,
-    /// Since when there are addresses that the caller was not told of.
-    untold: Option<Instant>,
+}
+
+impl Lane {
+    fn push(&mut self, name: &Arc<str>, due: Instant) {
+        self.queue.push(Reverse((due, Arc::clone(name))));
+    }
+
+    /// The next name if it is due `now`, and when it was due.
+    fn pop_due(&mut self, now: Instant) -> Option<(Instant, Arc<str>)> {
+        self.next_due().filter(|due| *due <= now)?;
+        self.queue.pop().map(|Reverse(next)| next)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((due, _))| *due)
+    }
 }
 
 #[derive(Debug)]
@@ -85,8 +114,8 @@ impl Resolver {
             host: Host::new(servers.to_vec()),
             checked: Instant::now(),
             names: BTreeMap::new(),
-            queue: BinaryHeap::new(),
-            lookups: JoinSet::new(),
+            found: Lane::default(),
+            doubtful: Lane::default(),
             untold: None,
         }
     }
@@ -108,7 +137,7 @@ impl Resolver {
             }
             let (name, entry): (Arc<str>, _) = (name.as_str().into(), Name::new(name, now));
             learned |= !entry.addresses.is_empty();
-            self.queue.extend(entry.due.map(|due| Reverse((due, Arc::clone(&name)))));
+            entry.due.inspect(|due| self.found.push(&name, *due));
             self.names.insert(name, entry);
         }
         learned
@@ -154,18 +183,18 @@ impl Resolver {
     async fn step(&mut self) {
         self.check_files(Instant::now());
         self.start_lookups(Instant::now());
-        let next = match self.lookups.len() {
-            LOOKUPS_MAX.. => None,
-            _ => self.queue.peek().map(|Reverse((due, _))| *due),
-        };
+        let lanes = [(false, &self.found), (true, &self.doubtful)];
+        let next = lanes.into_iter().filter(|(is_doubtful, _)| self.has_room(*is_doubtful));
+        let next = next.filter_map(|(_, lane)| lane.next_due());
         let check = (!self.names.is_empty()).then(|| self.checked + FILES_CHECK);
-        tokio::select! {
-            Some(ended) = self.lookups.join_next() => {
-                if let Ok((name, answer)) = ended {
-                    self.learn(&name, answer, Instant::now());
-                }
-            }
-            () = sleep_until(next.into_iter().chain(check).min()) => {}
+        let next = next.chain(check).min();
+        let ended = tokio::select! {
+            Some(ended) = self.found.lookups.join_next() => ended,
+            Some(ended) = self.doubtful.lookups.join_next() => ended,
+            () = sleep_until(next) => return,
+        };
+        if let Ok((name, answer)) = ended {
+            self.learn(&name, answer, Instant::now());
         }
     }
 
@@ -182,30 +211,43 @@ impl Resolver {
 
     fn look_up_all(&mut self, now: Instant) {
         // What is under way asks as before.
-        self.lookups = JoinSet::new();
-        self.queue.clear();
+        (self.found, self.doubtful) = (Lane::default(), Lane::default());
         for (name, entry) in &mut self.names {
             entry.due = without_lookup(name).is_none().then_some(now);
-            self.queue.extend(entry.due.map(|due| Reverse((due, Arc::clone(name)))));
+            let lane = if entry.is_doubtful() { &mut self.doubtful } else { &mut self.found };
+            entry.due.inspect(|due| lane.push(name, *due));
         }
     }
 
     fn start_lookups(&mut self, now: Instant) {
-        while self.lookups.len() < LOOKUPS_MAX
-            && self.queue.peek().is_some_and(|Reverse((due, _))| *due <= now)
-            && let Some(Reverse((due, name))) = self.queue.pop()
-        {
-            if let Some(entry) = self.names.get_mut(&name)
-                && entry.due == Some(due)
+        // Doubtful names first, as the others may never leave room for them.
+        for is_doubtful in [true, false] {
+            while self.has_room(is_doubtful)
+                && let Some((due, name)) = self.lane(is_doubtful).pop_due(now)
             {
-                entry.due = None;
-                let directory = self.host.directory();
-                self.lookups.spawn(async move {
-                    let answer = directory.look_up(&name).await;
-                    (name, answer)
-                });
+                if let Some(entry) = self.names.get_mut(&name)
+                    && entry.due == Some(due)
+                {
+                    entry.due = None;
+                    let directory = self.host.directory();
+                    self.lane(is_doubtful).lookups.spawn(async move {
+                        let answer = directory.look_up(&name).await;
+                        (name, answer)
+                    });
+                }
             }
         }
+    }
+
+    fn lane(&mut self, is_doubtful: bool) -> &mut Lane {
+        if is_doubtful { &mut self.doubtful } else { &mut self.found }
+    }
+
+    /// Whether there may be one more lookup of such a name.
+    fn has_room(&self, is_doubtful: bool) -> bool {
+        let doubtful = self.doubtful.lookups.len();
+        self.found.lookups.len() + doubtful < LOOKUPS_MAX
+            && (!is_doubtful || doubtful < DOUBTFUL_MAX)
     }
 
     fn learn(&mut self, name: &Arc<str>, answer: Answer, now: Instant) {
@@ -218,7 +260,8 @@ impl Resolver {
         let due = now + spread(wait);
         entry.due = Some(due);
         entry.is_answered = true;
-        self.queue.push(Reverse((due, Arc::clone(name))));
+        let is_doubtful = entry.is_doubtful();
+        self.lane(is_doubtful).push(name, due);
         if differs {
             self.untold.get_or_insert(now);
         }
@@ -267,6 +310,11 @@ impl Name {
         }
         self.absences = 0;
         (false, self.wait())
+    }
+
+    /// Whether it was not found the last time.
+    fn is_doubtful(&self) -> bool {
+        self.failures > 0
     }
 
     /// Until the lookup after one that found nothing.
@@ -352,7 +400,7 @@ mod tests {
         assert_eq!(known(&resolver, "app.localhost."), ["127.0.0.1"]);
         assert_eq!(resolver.addresses("a.test"), None);
         assert!(!resolver.want(&wanted, now), "nothing is new");
-        assert_eq!(resolver.queue.len(), 1);
+        assert_eq!(resolver.found.queue.len(), 1);
     }
 
     #[test]
@@ -452,7 +500,27 @@ mod tests {
         let many: BTreeSet<_> = (0..10_000).map(|n| format!("n{n}.many.test")).collect();
         resolver.want(&many, Instant::now());
         resolver.start_lookups(Instant::now());
-        assert_eq!(resolver.lookups.len(), LOOKUPS_MAX);
-        assert_eq!(resolver.queue.len(), many.len() - LOOKUPS_MAX);
+        assert_eq!(resolver.found.lookups.len(), LOOKUPS_MAX);
+        assert_eq!(resolver.found.queue.len(), many.len() - LOOKUPS_MAX);
+    }
+
+    #[tokio::test]
+    async fn names_about_which_nobody_answers_do_not_hold_up_the_others() {
+        // A server that never answers.
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut resolver = Resolver::new(&[server.local_addr().unwrap()]);
+        let (mut wanted, start) = (names(&["good.test"]), Instant::now());
+        wanted.extend((0..1_000).map(|n| format!("n{n}.dead.test")));
+        resolver.want(&wanted, start);
+        for name in &wanted {
+            let is_good = name == "good.test";
+            let answer = if is_good { found_for(9, &["10.0.0.1"]) } else { failure() };
+            learns(&mut resolver, name, answer, start);
+        }
+        let is_under_way = |resolver: &Resolver| resolver.names["good.test"].due.is_none();
+        resolver.start_lookups(start + Duration::from_secs(5));
+        assert!(!is_under_way(&resolver));
+        resolver.start_lookups(start + Duration::from_secs(60));
+        assert!(is_under_way(&resolver), "its turn does not come after that of the others");
     }
 }

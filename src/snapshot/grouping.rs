@@ -28,7 +28,7 @@ pub enum GroupOrder {
 pub struct Group {
     /// Its share beside the other groups.
     pub weight: u32,
-    /// Their places among the endpoints of the cluster.
+    /// Their places among the endpoints of the cluster, sorted.
     pub places: Box<[usize]>,
     /// How one of them is chosen.
     pub traffic: Traffic,

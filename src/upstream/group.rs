@@ -2,7 +2,8 @@
 //!
 //! - A group is as good as all of it while 100 of 140 parts of its endpoints are in; what it lacks
 //!   beyond that goes to others.
-//! - Pure: what is known of the groups in, the place of one out.
+//! - Pure: what is known of the groups in, the one that is chosen out. The cost grows with their
+//!   number and with that of the endpoints that are out, not with that of those that are in.
 
 use crate::snapshot::{Group, GroupOrder, Grouping};
 
@@ -12,24 +13,34 @@ const PROVISION_PERCENT: usize = 140;
 /// The groups with the part of their share that each can take, from 0 to 100.
 pub(super) struct Standings<'a> {
     grouping: &'a Grouping,
-    /// Counts the endpoints of a group that are in.
-    good: &'a dyn Fn(&Group) -> usize,
+    /// Empty while each can take all of its share.
+    healths: Vec<u64>,
 }
 
 impl<'a> Standings<'a> {
-    pub(super) fn new(grouping: &'a Grouping, good: &'a dyn Fn(&Group) -> usize) -> Self {
-        Self { grouping, good }
+    /// While the endpoints at the places `out` are out.
+    pub(super) fn new(grouping: &'a Grouping, out: &[usize]) -> Self {
+        if out.is_empty() {
+            return Self { grouping, healths: Vec::new() };
+        }
+        let health = |group: &Group| {
+            let out = out.iter().filter(|place| group.places.binary_search(place).is_ok()).count();
+            let percent =
+                PROVISION_PERCENT * (group.places.len() - out) / group.places.len().max(1);
+            percent.min(100) as u64
+        };
+        Self { grouping, healths: grouping.groups.iter().map(health).collect() }
     }
 
-    fn health(&self, group: &Group) -> u64 {
-        let percent = PROVISION_PERCENT * (self.good)(group) / group.places.len().max(1);
-        percent.min(100) as u64
+    /// The groups and their healths.
+    fn all(&self) -> impl Iterator<Item = (&'a Group, u64)> {
+        let healths = self.healths.iter().copied().chain(std::iter::repeat(100));
+        self.grouping.groups.iter().zip(healths)
     }
 
     /// Whether they can take all requests together.
     pub(super) fn suffice(&self) -> bool {
-        let health = self.grouping.groups.iter().map(|group| self.health(group));
-        health.sum::<u64>() >= 100
+        self.all().map(|(_, health)| health).sum::<u64>() >= 100
     }
 
     /// The group for a request; `point` yields a number below the one that it is given. `None` if
@@ -39,28 +50,26 @@ impl<'a> Standings<'a> {
         is_left: impl Fn(&Group) -> bool,
         point: impl FnOnce(u64) -> u64,
     ) -> Option<&'a Group> {
-        let keeps_some = self.grouping.groups.iter().any(|g| !is_left(g) && self.health(g) > 0);
-        let health = |group: &Group| match keeps_some && is_left(group) {
-            true => 0,
-            false => self.health(group),
+        let keeps_some = self.all().any(|(group, health)| health > 0 && !is_left(group));
+        let share = |(group, health): (&Group, u64)| match self.grouping.order {
+            _ if keeps_some && is_left(group) => 0,
+            GroupOrder::Nearest => health,
+            GroupOrder::Shares => health * u64::from(group.weight),
         };
-        let share = |group: &Group| match self.grouping.order {
-            GroupOrder::Nearest => health(group),
-            GroupOrder::Shares => health(group) * u64::from(group.weight),
-        };
-        let sum: u64 = self.grouping.groups.iter().map(share).sum();
+        let sum: u64 = self.all().map(share).sum();
         let all = match self.grouping.order {
             // Beyond that the later ones are not needed.
             GroupOrder::Nearest => sum.min(100),
             GroupOrder::Shares => sum,
         };
         let mut left = (all > 0).then(|| point(all))?;
-        self.grouping.groups.iter().find(|group| {
-            let share = share(group);
+        let found = self.all().find(|one| {
+            let share = share(*one);
             let is_here = left < share;
             left = left.saturating_sub(share);
             is_here
-        })
+        });
+        found.map(|(group, _)| group)
     }
 }
 
@@ -84,8 +93,9 @@ mod tests {
         let place = |group: &Group| {
             grouping.groups.iter().position(|other| other.places == group.places).unwrap()
         };
-        let count = |group: &Group| good[place(group)];
-        let standings = Standings::new(grouping, &count);
+        let out = |(group, good): (&Group, &usize)| group.places[*good..].to_vec();
+        let out: Vec<_> = grouping.groups.iter().zip(good).flat_map(out).collect();
+        let standings = Standings::new(grouping, &out);
         let mut shares = vec![0; grouping.groups.len()];
         for part in 0..1_000 {
             let is_left = |group: &Group| left.contains(&place(group));
@@ -127,7 +137,8 @@ mod tests {
     fn groups_suffice_while_they_can_take_all_together() {
         let grouping = grouping(GroupOrder::Nearest, &[(1, 10), (1, 10)]);
         for (good, expected) in [(8, true), (4, true), (3, false), (0, false)] {
-            assert_eq!(Standings::new(&grouping, &|_| good).suffice(), expected, "{good}");
+            let out: Vec<_> = (good..10).chain(10 + good..20).collect();
+            assert_eq!(Standings::new(&grouping, &out).suffice(), expected, "{good}");
         }
     }
 }

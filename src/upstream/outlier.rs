@@ -51,6 +51,8 @@ impl Outcome {
 pub(super) struct Outliers {
     /// When intervals began to be counted.
     began: Instant,
+    /// Those that were left out, also some of which the time is over.
+    ejected: Vec<SocketAddr>,
     records: HashMap<SocketAddr, Record, foldhash::fast::RandomState>,
 }
 
@@ -70,7 +72,7 @@ struct Record {
 impl Outliers {
     /// Nothing is known yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self { began: now, records: HashMap::default() }
+        Self { began: now, ejected: Vec::new(), records: HashMap::default() }
     }
 
     /// Whether `endpoint` is left out.
@@ -79,20 +81,15 @@ impl Outliers {
         record.is_some_and(|record| record.until.is_some_and(|until| now < until))
     }
 
-    /// Whether any endpoint is left out.
-    pub(super) fn any_out(&self, now: Instant) -> bool {
-        self.records.values().any(|record| record.until.is_some_and(|until| now < until))
+    /// All endpoints that are left out.
+    pub(super) fn out(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
+        self.ejected.iter().copied().filter(move |endpoint| self.is_out(*endpoint, now))
     }
 
-    /// Whether so few of `endpoints` are in that all of them are used.
-    pub(super) fn panics(
-        &self,
-        detection: &OutlierDetection,
-        endpoints: &[SocketAddr],
-        now: Instant,
-    ) -> bool {
-        let out = endpoints.iter().filter(|endpoint| self.is_out(**endpoint, now)).count();
-        let left = percent(endpoints.len() - out, endpoints.len());
+    /// Whether so few of `all` endpoints are in that all of them are used.
+    pub(super) fn panics(&self, detection: &OutlierDetection, all: usize, now: Instant) -> bool {
+        let out = self.out(now).count();
+        let left = percent(all.saturating_sub(out), all);
         out > 0 && left < f64::from(detection.healthy_percent_min)
     }
 
@@ -120,6 +117,7 @@ impl Outliers {
     /// Forgets all but `endpoints`.
     pub(super) fn retain(&mut self, endpoints: &[SocketAddr]) {
         self.records.retain(|endpoint, _| endpoints.contains(endpoint));
+        self.ejected.retain(|endpoint| self.records.contains_key(endpoint));
     }
 
     fn may_eject(
@@ -128,8 +126,8 @@ impl Outliers {
         endpoints: &[SocketAddr],
         now: Instant,
     ) -> bool {
-        let out = endpoints.iter().filter(|endpoint| self.is_out(**endpoint, now)).count();
-        percent(out + 1, endpoints.len()) <= f64::from(detection.ejected_percent_max)
+        percent(self.out(now).count() + 1, endpoints.len())
+            <= f64::from(detection.ejected_percent_max)
     }
 
     fn eject(&mut self, detection: &OutlierDetection, endpoint: SocketAddr, now: Instant) {
@@ -143,6 +141,10 @@ impl Outliers {
         record.until = Some(until);
         record.good_until = Some(until);
         (record.server_errors, record.gateway_errors, record.local_failures) = (0, 0, 0);
+        let mut ejected = std::mem::take(&mut self.ejected);
+        ejected.retain(|other| *other != endpoint && self.is_out(*other, now));
+        ejected.push(endpoint);
+        self.ejected = ejected;
     }
 }
 
@@ -300,6 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_out_are_listed_once_and_forgotten_later() {
+        let (detection, all, mut now) = (detection(), endpoints(4), Instant::now());
+        let mut outliers = Outliers::new(now);
+        let eject = |outliers: &mut Outliers, place: usize, now| {
+            (0..5).any(|_| outliers.note(&detection, &all, (all[place], NoAnswer), now))
+        };
+        for _ in 0..3 {
+            assert!(eject(&mut outliers, 0, now));
+            assert_eq!(outliers.out(now).collect::<Vec<_>>(), all[..1]);
+            now += seconds(300);
+            assert_eq!(outliers.out(now).count(), 0);
+        }
+        assert!(eject(&mut outliers, 1, now));
+        assert_eq!(outliers.ejected, all[1..2]);
+    }
+
+    #[test]
     fn only_a_share_is_left_out() {
         let (all, now) = (endpoints(10), Instant::now());
         for (percent, out) in [(0, 0), (9, 0), (10, 1), (25, 2), (100, 10)] {
@@ -324,10 +343,10 @@ mod tests {
             for _ in 0..5 {
                 outliers.note(&detection, &all, (*endpoint, ServerError), now);
             }
-            assert_eq!(outliers.panics(&detection, &all, now), panics, "{endpoint}");
+            assert_eq!(outliers.panics(&detection, all.len(), now), panics, "{endpoint}");
         }
-        assert!(outliers.any_out(now));
+        assert!(outliers.out(now).next().is_some());
         outliers.retain(&[]);
-        assert!(!outliers.any_out(now));
+        assert!(outliers.out(now).next().is_none());
     }
 }

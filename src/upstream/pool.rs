@@ -488,18 +488,12 @@ impl<N: Net> View<'_, N> {
         balance::choose(traffic, endpoints, self.to.key, &self.own.tally.turns, random)
     }
 
-    /// The same in the group that the request is for. Where none is out, no endpoint is looked at.
+    /// The same in the group that the request is for. Those that are out are looked at, not those
+    /// that are in.
     fn choose_in_group(&self, grouping: &Grouping, random: &impl balance::Random) -> Option<usize> {
-        let any_out = self.own.tally.outliers.borrow().any_out(self.now);
-        let is_in = |place: &&usize| balance::Endpoints::standing(self, **place) != Standing::Out;
-        let good = |group: &Group| match any_out {
-            true => group.places.iter().filter(is_in).count(),
-            false => group.places.len(),
-        };
-        let known = Standings::new(grouping, &good);
-        let all = |group: &Group| group.places.len();
-        let panics = any_out && !known.suffice() && self.panics();
-        let standings = if panics { Standings::new(grouping, &all) } else { known };
+        let known = Standings::new(grouping, &self.places_out());
+        let panics = !known.suffice() && self.panics();
+        let standings = if panics { Standings::new(grouping, &[]) } else { known };
         let leave = self.to.leave;
         let is_left = |group: &Group| {
             let endpoint = |place: &usize| self.to.cluster.endpoints[*place];
@@ -516,12 +510,18 @@ impl<N: Net> View<'_, N> {
         place.map(|place| group.places[place])
     }
 
+    /// The places of the endpoints that are out.
+    fn places_out(&self) -> Vec<usize> {
+        let outliers = self.own.tally.outliers.borrow();
+        let place = |endpoint| self.to.cluster.endpoints.binary_search(&endpoint).ok();
+        outliers.out(self.now).filter_map(place).collect()
+    }
+
     /// Whether so few endpoints are in that none is left out.
     fn panics(&self) -> bool {
-        let (outliers, endpoints) = (&self.own.tally.outliers, &self.to.cluster.endpoints);
+        let (outliers, all) = (&self.own.tally.outliers, self.to.cluster.endpoints.len());
         self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
-            detection.healthy_percent_min > 0
-                && outliers.borrow().panics(detection, endpoints, self.now)
+            detection.healthy_percent_min > 0 && outliers.borrow().panics(detection, all, self.now)
         })
     }
 

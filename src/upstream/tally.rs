@@ -179,7 +179,7 @@ impl Tally {
         let counts = [Count::Request, Count::Pending, Count::Connection, Count::Retry];
         counts.iter().any(|count| self.counter(*count).get() > 0)
             || now < self.used.get() + FORGET_AFTER
-            || self.outliers.borrow().any_out(now)
+            || self.outliers.borrow().out(now).next().is_some()
     }
 
     /// Whether somebody waits for a connection to the endpoint that has `own`.

@@ -1,4 +1,5 @@
-//! The certificates of the run: one for each kind of key, for `localhost`, trusted by nobody.
+//! The certificates of the run: one for each kind of key, for `localhost`, trusted by nobody; and the
+//! backend's, which gateways check.
 
 use std::fs;
 use std::io;
@@ -6,7 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
+
+/// The name in the backend's certificate, which gateways ask for.
+pub(crate) const BACKEND: &str = "backend.loadtest.internal";
 
 /// What a certificate is signed with and for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,6 +63,53 @@ impl Certificate {
         fs::write(files.certificate, certificate)?;
         fs::write(files.key, key)
     }
+}
+
+/// Who vouches for the backend, in PEM files.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    /// Its own certificate, which gateways trust.
+    pub ca: PathBuf,
+    /// The certificate of another one, which vouches for nobody.
+    pub stranger: PathBuf,
+    /// The backend's.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// Where the files are that [`Authority::create`] makes.
+    pub(crate) fn below(dir: &Path) -> Self {
+        Self {
+            ca: dir.join("ca.crt"),
+            stranger: dir.join("stranger.crt"),
+            certificate: dir.join("backend.crt"),
+            key: dir.join("backend.key"),
+        }
+    }
+
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+        let (files, ca) = (Self::below(dir), authority("loadtest")?);
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let params = CertificateParams::new([BACKEND.to_owned()]).map_err(io::Error::other)?;
+        let certificate = params.signed_by(&key, &ca).map_err(io::Error::other)?;
+        fs::write(&files.ca, ca.pem())?;
+        fs::write(&files.stranger, authority("stranger")?.pem())?;
+        fs::write(&files.certificate, certificate.pem())?;
+        fs::write(&files.key, key.serialize_pem())?;
+        Ok(files)
+    }
+}
+
+fn authority(name: &str) -> io::Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    CertifiedIssuer::self_signed(params, key).map_err(io::Error::other)
 }
 
 /// ring makes no RSA keys.

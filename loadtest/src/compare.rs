@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use crate::certificate::{Certificate, Key};
+use crate::certificate::{Authority, Certificate, Key};
 use crate::machine;
 use crate::measure::{Backend, Bench, Measurement};
 use crate::peer::{Kind, Peer, Site};
@@ -156,8 +156,9 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn start(plan: &Plan<'a>) -> io::Result<Self> {
         let Options { gateway_cpu: cpu, generator_cpu, seconds, .. } = *plan.options;
+        let authority = Authority::create(plan.dir)?;
         let bench = Bench {
-            backend: Backend::start(&plan.own, cpu)?,
+            backend: Backend::start(&plan.own, cpu, authority)?,
             tools: Tools::new(plan.own.clone(), plan.dir, generator_cpu)?,
             timing: Timing { warm_up: WARM_UP, seconds: Duration::from_secs_f64(seconds) },
         };
@@ -165,8 +166,10 @@ impl<'a> Run<'a> {
     }
 
     fn measure(&mut self, peer: &Peer, scenario: &Scenario, round: usize) -> Measurement {
-        let backend = self.bench.backend.address;
-        let site = Site { dir: self.dir, backend, scenario, cpu: self.cpu };
+        let (backend, authority) =
+            (self.bench.backend.addresses.clone(), Authority::below(self.dir));
+        let (dir, backend, ca) = (self.dir, &backend, &authority.ca);
+        let site = Site { dir, backend, ca, scenario, cpu: self.cpu };
         let measurement = self.bench.measure(peer, scenario, &site, round);
         self.progress.show(scenario, &measurement);
         measurement

@@ -10,6 +10,7 @@
 mod backend;
 mod baseline;
 mod certificate;
+mod check;
 mod compare;
 mod generate;
 mod hosts;
@@ -23,10 +24,11 @@ mod results;
 mod scenario;
 mod statistics;
 mod target;
+mod template;
+mod tls;
 mod tool;
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,12 +47,8 @@ struct Cli {
 enum Command {
     /// Measure every scenario with every gateway that is installed.
     Compare(compare::Options),
-    /// Serve what gateways forward to; prints its address.
-    Backend {
-        /// Where to listen.
-        #[arg(default_value = "127.0.0.1:0")]
-        address: SocketAddr,
-    },
+    /// Serve what gateways forward to; prints its addresses.
+    Backend(backend::Options),
     /// Load a gateway with HTTP/1.1 over TLS 1.3.
     Generate(generate::Load),
     /// Serve as a proxy without features, to hold gateways against.
@@ -71,7 +69,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> io::Result<()> {
     match command {
         Command::Compare(options) => compare::run(&options),
-        Command::Backend { address } => backend::run(address),
+        Command::Backend(options) => backend::run(&options),
         Command::Generate(load) => generate::run(&load),
         Command::Baseline(options) => baseline::run(&options),
     }

@@ -6,13 +6,15 @@
 //! - A failure at any time makes the measurement invalid.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::backend::Counters;
+use crate::backend::{Addresses, Counters, ENDPOINTS};
+use crate::certificate::Authority;
+use crate::check;
 use crate::generate::{IDLE, Outcome, READY};
 use crate::peer::{Gateway, Peer, Site};
 use crate::process::{Child, Tree, on_cpu};
@@ -77,22 +79,28 @@ impl Measurement {
 pub(crate) struct Backend {
     /// Lives as long as the run.
     _child: Child,
-    pub address: SocketAddr,
+    pub addresses: Addresses,
+    pub authority: Authority,
     control: TcpStream,
 }
 
 impl Backend {
     /// # Errors
     /// It does not start.
-    pub(crate) fn start(own: &Path, cpu: usize) -> io::Result<Self> {
-        let mut child = Child::start(on_cpu(cpu, own).arg("backend").stdout(Stdio::piped()))?;
+    pub(crate) fn start(own: &Path, cpu: usize, authority: Authority) -> io::Result<Self> {
+        let mut command = on_cpu(cpu, own);
+        command.args(["backend", "--http2", &format!("--ports={ENDPOINTS}")]);
+        command.arg("--certificate").arg(&authority.certificate);
+        command.arg("--key").arg(&authority.key);
+        let mut child = Child::start(command.stdout(Stdio::piped()))?;
         let stdout = child.inner().stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().parse().map_err(io::Error::other)?;
-        let control = TcpStream::connect(address)?;
+        let addresses = Addresses::parse(&line);
+        let addresses = addresses.ok_or_else(|| io::Error::other("the backend does not start"))?;
+        let control = TcpStream::connect(addresses.http[0])?;
         control.set_read_timeout(Some(CONTROL_PATIENCE))?;
-        Ok(Self { _child: child, address, control })
+        Ok(Self { _child: child, addresses, authority, control })
     }
 
     fn counters(&mut self) -> io::Result<Counters> {
@@ -136,9 +144,10 @@ impl Bench {
         scenario: &Scenario,
         site: &Site<'_>,
     ) -> io::Result<(Figures, Option<String>)> {
+        check::refuses_strangers(peer, site, &self.backend.authority)?;
         let before = self.backend.counters()?;
         let gateway = Gateway::start(peer, site)?;
-        let tls = peer.kind.has_tls();
+        let tls = peer.kind.has_tls(scenario);
         let command = self.tools.command(scenario, gateway.address, tls, self.timing);
         if let Generator::Idle { connections, .. } = scenario.generator {
             return self.idle(&gateway, command, connections, before);
@@ -168,7 +177,9 @@ impl Bench {
             Figure::Tail => outcome.latency.p99.as_secs_f64() * 1e6,
             Figure::Busiest => busiest(&first, &last),
         };
-        Ok((figures, fault(scenario, &outcome, &figures)))
+        let fault = fault(scenario, &outcome, &figures)
+            .or_else(|| check::mismatch(scenario, peer.kind, &last.seen.since(&first.seen)));
+        Ok((figures, fault))
     }
 
     fn idle(
@@ -229,11 +240,17 @@ fn fault(scenario: &Scenario, outcome: &Outcome, figures: &Figures) -> Option<St
     }
     // A gateway that closes some pays for it in its figure; without keep-alive it is one a request.
     let connections = figures.upstream_connections as f64;
-    if connections * 2.0 > figures.operations && figures.operations > 1_000.0 {
+    let kept = scenario.setup.is_relay() || connections * 2.0 <= figures.operations;
+    if !kept && figures.operations > 1_000.0 {
         return Some(format!(
             "{} upstream connections: no keep-alive",
             figures.upstream_connections
         ));
+    }
+    let clients = scenario.generator.connections() as u64;
+    if scenario.setup.is_relay() && figures.upstream_connections < clients {
+        let upstream = figures.upstream_connections;
+        return Some(format!("{clients} clients had {upstream} upstream connections"));
     }
     if let Generator::Handshake { resume, .. } = scenario.generator {
         let wrong = if resume { outcome.full_handshakes } else { outcome.resumed_handshakes };

@@ -13,16 +13,23 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::certificate::Certificate;
-use crate::generate::{self, Group};
+use crate::backend::Addresses;
+use crate::certificate::{self, Certificate};
+use crate::generate::{self, Group, Refused};
 use crate::hosts;
 use crate::process::{Child, Tree, on_cpu};
-use crate::scenario::{Driver, Scenario};
+use crate::scenario::{Driver, LAST_ROUTE, Scenario, Setup};
+use crate::template::{self, Choice};
 
 /// Where Envoy looks for its listener, in its own directory.
 pub(crate) const LISTENERS: &str = "listeners.yaml";
 /// How long a gateway may take to answer its first request.
 const START_PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long an answer may take, before it is asked again.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for an answer that the backend is refused: HAProxy tries four times, a second apart.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What marks the line in which a gateway says why it does not start.
 const SERIOUS: [&str; 4] = ["[emerg]", "unable", "critical", "error"];
@@ -79,9 +86,9 @@ impl Kind {
         matches!(self, Self::Haproxy | Self::Nginx | Self::Envoy)
     }
 
-    /// Whether it speaks TLS.
-    pub(crate) fn has_tls(self) -> bool {
-        self != Self::Relay
+    /// Whether clients speak TLS to it in `scenario`, be it with the backend behind it.
+    pub(crate) fn has_tls(self, scenario: &Scenario) -> bool {
+        self != Self::Relay || scenario.setup == Setup::Passthrough
     }
 
     /// Whether it is measured in `scenario`.
@@ -113,7 +120,10 @@ impl Kind {
                 ("settings.yaml", include_str!("../peers/ringgate/settings.yaml")),
                 ("resources/resources.yaml", include_str!("../peers/ringgate/resources.yaml")),
             ],
-            Self::Haproxy => &[("haproxy.cfg", include_str!("../peers/haproxy.cfg"))],
+            Self::Haproxy => &[
+                ("haproxy.cfg", include_str!("../peers/haproxy/haproxy.cfg")),
+                ("routes.map", include_str!("../peers/haproxy/routes.map")),
+            ],
             Self::Nginx => &[("nginx.conf", include_str!("../peers/nginx.conf"))],
             Self::Envoy => &[
                 ("envoy.yaml", include_str!("../peers/envoy/envoy.yaml")),
@@ -146,7 +156,7 @@ impl Kind {
             "baseline".to_owned(),
             self.name().to_owned(),
             format!("--listen=127.0.0.1:{port}"),
-            format!("--backend={}", site.backend),
+            format!("--backend={}", site.endpoints()[0]),
             format!("--certificate={}", files.certificate.display()),
             format!("--key={}", files.key.display()),
         ]
@@ -197,10 +207,18 @@ fn number(version: &str) -> Option<&str> {
 pub(crate) struct Site<'a> {
     /// On tmpfs; a directory for each gateway is made in it.
     pub dir: &'a Path,
-    pub backend: SocketAddr,
+    pub backend: &'a Addresses,
+    /// The certificate of who vouches for the backend.
+    pub ca: &'a Path,
     pub scenario: &'a Scenario,
     /// The CPU of gateway and backend.
     pub cpu: usize,
+}
+
+impl Site<'_> {
+    fn endpoints(&self) -> &[SocketAddr] {
+        self.scenario.setup.endpoints(self.backend)
+    }
 }
 
 /// A gateway that serves.
@@ -219,6 +237,28 @@ impl Gateway {
     /// # Errors
     /// It cannot be started or does not answer; the error holds what it printed.
     pub(crate) fn start(peer: &Peer, site: &Site<'_>) -> io::Result<Self> {
+        let start = Instant::now();
+        let mut gateway = Self::launch(peer, site)?;
+        gateway.wait_for(site, PROBE_PATIENCE, |probed| probed)?;
+        gateway.started_in = start.elapsed();
+        Ok(gateway)
+    }
+
+    /// Whether it answers for the backend with an error, as it must if `site` names the wrong
+    /// authority.
+    ///
+    /// # Errors
+    /// As for [`Gateway::start`].
+    pub(crate) fn refuses(peer: &Peer, site: &Site<'_>) -> io::Result<bool> {
+        let status = |error: &io::Error| error.get_ref()?.downcast_ref::<Refused>().copied();
+        Self::launch(peer, site)?.wait_for(site, REFUSAL_PATIENCE, |probed| match probed {
+            Ok(()) => Ok(false),
+            Err(error) if status(&error).is_some_and(|Refused(code)| code >= 500) => Ok(true),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn launch(peer: &Peer, site: &Site<'_>) -> io::Result<Self> {
         let dir = site.dir.join(peer.kind.name());
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -229,7 +269,7 @@ impl Gateway {
         for (name, template) in peer.kind.templates() {
             let path = dir.join(name);
             fs::create_dir_all(path.parent().unwrap_or(&dir))?;
-            fs::write(path, filled(template, peer.kind, site, &dir, port)?)?;
+            fs::write(path, filled(template, peer, site, &dir, port)?)?;
         }
         let log = File::create(dir.join("access.log"))?;
         let stderr = File::create(dir.join("stderr"))?;
@@ -237,14 +277,9 @@ impl Gateway {
         command.args(peer.kind.arguments(&dir, site, port)).current_dir(&dir);
         // HAProxy's access log; the others print nothing there.
         command.stdout(log).stderr(Stdio::from(stderr));
-        let start = Instant::now();
         let child = Child::start(&mut command)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let (kind, started_in) = (peer.kind, Duration::ZERO);
-        let mut gateway = Self { kind, child, address, started_in, dir };
-        gateway.wait_until_ready(site.scenario.group)?;
-        gateway.started_in = start.elapsed();
-        Ok(gateway)
+        Ok(Self { kind: peer.kind, child, address, started_in: Duration::ZERO, dir })
     }
 
     pub(crate) fn tree(&self) -> Tree {
@@ -256,38 +291,47 @@ impl Gateway {
         self.child.hang_up();
     }
 
-    fn wait_until_ready(&mut self, group: Group) -> io::Result<()> {
+    /// Asks it until `judge` takes the answer.
+    fn wait_for<T>(
+        &mut self,
+        site: &Site<'_>,
+        patience: Duration,
+        judge: impl Fn(io::Result<()>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let start = Instant::now();
         loop {
-            let probed = if self.kind.has_tls() {
-                generate::probe(self.address, group)
+            let probed = if self.kind.has_tls(site.scenario) {
+                generate::probe(self.address, site.scenario.group, patience)
             } else {
                 TcpStream::connect(self.address).map(drop)
             };
-            let Err(error) = probed else { return Ok(()) };
+            let error = match judge(probed) {
+                Ok(reached) => return Ok(reached),
+                Err(error) => error,
+            };
             if self.child.ended() || start.elapsed() > START_PATIENCE {
-                let printed = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
-                let said =
-                    printed.lines().rev().find(|line| SERIOUS.iter().any(|w| line.contains(w)));
-                let said = said.or_else(|| printed.lines().next_back()).unwrap_or_default();
-                return Err(io::Error::other(format!(
-                    "does not serve: {error}; it says: {}",
-                    said.trim()
-                )));
+                return Err(self.obituary(&error));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    fn obituary(&self, error: &io::Error) -> io::Error {
+        let printed = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
+        let said = printed.lines().rev().find(|line| SERIOUS.iter().any(|w| line.contains(w)));
+        let said = said.or_else(|| printed.lines().next_back()).unwrap_or_default();
+        io::Error::other(format!("does not serve: {error}; it says: {}", said.trim()))
     }
 }
 
 fn filled(
     template: &str,
-    kind: Kind,
+    peer: &Peer,
     site: &Site<'_>,
     dir: &Path,
     port: u16,
 ) -> io::Result<String> {
-    let Scenario { key, group, hosts, workers, .. } = *site.scenario;
+    let Scenario { setup, key, group, hosts, workers, .. } = *site.scenario;
     let Certificate { certificate, key, bundle } = Certificate::below(site.dir, key);
     let group = match group {
         Group::X25519 => "X25519",
@@ -298,13 +342,20 @@ fn filled(
         Driver::Uring => "io_uring",
         Driver::Epoll => "epoll",
     };
-    let text = hosts::Text::of(kind, site.dir, &dir.join("resources"), hosts)?;
-    Ok(template
+    let text = hosts::Text::of(peer.kind, site.dir, &dir.join("resources"), hosts)?;
+    let port_of = |address: &SocketAddr| address.port().to_string();
+    let endpoints = site.endpoints().iter().map(port_of).collect();
+    let lists = [("ENDPOINT_PORT", endpoints), ("ROUTE", setup.routes())];
+    let choice = Choice { words: setup.words(), lists: &lists };
+    Ok(template::expanded(template, choice)
         .replace("{{HOSTS}}", &text.hosts)
         .replace("{{ROUTES}}", &text.routes)
         .replace("{{PORT}}", &port.to_string())
-        .replace("{{BACKEND}}", &site.backend.to_string())
-        .replace("{{BACKEND_PORT}}", &site.backend.port().to_string())
+        .replace("{{LAST_ROUTE}}", LAST_ROUTE)
+        .replace("{{LAST_PORT}}", &site.backend.http.last().map(port_of).unwrap_or_default())
+        .replace("{{BACKEND_NAME}}", certificate::BACKEND)
+        .replace("{{BACKEND_CA}}", &site.ca.display().to_string())
+        .replace("{{STREAM_MODULE}}", &stream_module(peer))
         .replace("{{CERTIFICATE}}", &certificate.display().to_string())
         .replace("{{KEY}}", &key.display().to_string())
         .replace("{{BUNDLE}}", &bundle.display().to_string())
@@ -314,6 +365,19 @@ fn filled(
         .replace("{{BALANCE}}", if workers.balance { "" } else { ", balance: off" })
         .replace("{{LOG}}", &dir.join("access.log").display().to_string())
         .replace("{{DIR}}", &dir.display().to_string()))
+}
+
+/// How nginx gets the module that passes on what is not HTTP, if it is not built in.
+fn stream_module(peer: &Peer) -> String {
+    let output = Command::new(&peer.program).arg("-V").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+    let text = text.unwrap_or_default();
+    let mut options = text.split_whitespace();
+    if peer.kind != Kind::Nginx || !options.any(|option| option == "--with-stream=dynamic") {
+        return String::new();
+    }
+    let modules = text.split_whitespace().find_map(|option| option.strip_prefix("--modules-path="));
+    format!("load_module {}/ngx_stream_module.so;", modules.unwrap_or("modules"))
 }
 
 /// Another process may take it before the gateway does; then the gateway says so and ends.
@@ -329,20 +393,38 @@ mod tests {
     #[test]
     fn nothing_is_left_to_fill_in() {
         let dir = tempfile::tempdir().unwrap();
-        let backend = "127.0.0.1:1".parse().unwrap();
-        for name in ["small-h1", "hosts-10"] {
-            let scenario = scenario::by_name(name).unwrap();
-            let site = Site { dir: dir.path(), backend, scenario, cpu: 0 };
+        let any = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let backend = Addresses { http: any.clone(), https: any.clone(), http2: any };
+        for scenario in scenario::ALL.iter().filter(|scenario| scenario.hosts <= 10) {
+            let site =
+                Site { dir: dir.path(), backend: &backend, ca: dir.path(), scenario, cpu: 0 };
             hosts::create_certificates(dir.path(), scenario.hosts).unwrap();
             for kind in Kind::ALL {
+                let (name, program, version) = (String::new(), PathBuf::new(), String::new());
+                let peer = Peer { kind, name, program, version };
                 for (name, template) in kind.templates() {
-                    let code = filled(template, kind, &site, dir.path(), 8443).unwrap();
+                    let code = filled(template, &peer, &site, dir.path(), 8443).unwrap();
                     let mut code = code.lines().filter(|line| !line.trim_start().starts_with('#'));
                     let left = code.find(|line| line.contains("{{") && !line.contains("{ {"));
-                    assert_eq!(left, None, "{name}");
+                    assert_eq!(left, None, "{name} for {}", scenario.name);
                 }
             }
         }
+    }
+
+    #[test]
+    fn templates_go_by_words_that_there_are() {
+        let known: Vec<_> = scenario::ALL.iter().flat_map(|s| s.setup.words()).collect();
+        let templates = Kind::ALL.into_iter().flat_map(Kind::templates);
+        let lines = templates.flat_map(|(_, template)| template.lines());
+        let conditions = lines.filter_map(|line| line.trim().strip_prefix("{{when "));
+        let words = conditions.flat_map(|words| words.trim_end_matches('}').split(' '));
+        let mut count = 0;
+        for word in words {
+            assert!(known.contains(&&word), "{word}");
+            count += 1;
+        }
+        assert!(count > 0);
     }
 
     #[test]

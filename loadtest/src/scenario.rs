@@ -1,9 +1,11 @@
 //! The scenarios: what is sent, by which generator, what one operation is, who is measured.
 
 use std::iter;
+use std::net::SocketAddr;
 
 use clap::builder::PossibleValue;
 
+use crate::backend::Addresses;
 use crate::certificate::Key;
 use crate::generate::Group;
 use crate::peer::Kind;
@@ -31,6 +33,19 @@ impl Generator {
     /// Whether it is `loadtest generate`, which says when the warm-up begins.
     pub(crate) fn is_own(self) -> bool {
         !matches!(self, Self::Wrk { .. } | Self::H2load { .. })
+    }
+
+    /// At a time.
+    pub(crate) fn connections(self) -> usize {
+        match self {
+            Self::Wrk { connections }
+            | Self::H2load { clients: connections, .. }
+            | Self::Own { connections }
+            | Self::Upload { connections, .. }
+            | Self::Handshake { connections, .. }
+            | Self::Rate { connections, .. }
+            | Self::Idle { connections, .. } => connections,
+        }
     }
 }
 
@@ -97,6 +112,69 @@ pub(crate) struct Workers {
     pub balance: bool,
 }
 
+/// What the gateway is set up to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// Requests go to one endpoint.
+    Plain,
+    /// The same inside TLS; the endpoint's certificate is checked.
+    BackendTls,
+    /// The same over HTTP/2 without TLS.
+    BackendH2,
+    /// Requests go to the less busy of two random ones of sixteen endpoints.
+    Balanced,
+    /// Requests go to one of sixteen endpoints by a consistent hash of `x-user`.
+    Hashed,
+    /// A thousand routes of one host; the last one leads to an endpoint of its own.
+    Routes,
+    /// TLS ends in the gateway, which passes on what is inside.
+    Tcp,
+    /// TLS is passed on as it is, to where the name in it says.
+    Passthrough,
+}
+
+impl Setup {
+    /// What holds in templates.
+    pub(crate) fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &["http", "plain"],
+            Self::BackendTls => &["http", "backend-tls"],
+            Self::BackendH2 => &["http", "backend-h2"],
+            Self::Balanced => &["http", "balanced"],
+            Self::Hashed => &["http", "hashed"],
+            Self::Routes => &["http", "routes"],
+            Self::Tcp => &["tcp"],
+            Self::Passthrough => &["passthrough"],
+        }
+    }
+
+    /// Where the gateway forwards to, but for the last one of many routes.
+    pub(crate) fn endpoints(self, backend: &Addresses) -> &[SocketAddr] {
+        match self {
+            Self::Plain | Self::Routes | Self::Tcp => &backend.http[..1],
+            Self::BackendTls | Self::Passthrough => &backend.https,
+            Self::BackendH2 => &backend.http2,
+            Self::Balanced | Self::Hashed => &backend.http,
+        }
+    }
+
+    /// Prefixes of paths, but for the last one: that is [`LAST_ROUTE`].
+    pub(crate) fn routes(self) -> Vec<String> {
+        let count = if self == Self::Routes { ROUTES - 1 } else { 0 };
+        // None is the beginning of another one.
+        (0..count).map(|number| format!("/route-{number:04}")).collect()
+    }
+
+    /// Whether the gateway sees no requests, only bytes.
+    pub(crate) fn is_relay(self) -> bool {
+        matches!(self, Self::Tcp | Self::Passthrough)
+    }
+}
+
+const ROUTES: usize = 1_000;
+/// The prefix of the last route.
+pub(crate) const LAST_ROUTE: &str = "/route-0999";
+
 /// One thing to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -107,6 +185,7 @@ pub(crate) struct Scenario {
     pub generator: Generator,
     pub figure: Figure,
     pub path: &'static str,
+    pub setup: Setup,
     pub key: Key,
     pub group: Group,
     /// Hosts beside `localhost`, each with a certificate and ten routes. One of them is asked for.
@@ -154,6 +233,7 @@ impl Scenario {
 const LARGE_BODY: u64 = 1 << 20;
 
 const GATEWAYS: &[Kind] = &[Kind::Haproxy, Kind::Nginx, Kind::Envoy];
+const RELAYS: &[Kind] = &[Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Relay];
 const ALL_HTTP1: &[Kind] = &[
     Kind::Haproxy,
     Kind::Nginx,
@@ -180,6 +260,7 @@ const BASE: Scenario = Scenario {
     generator: Generator::Own { connections: 64 },
     figure: Figure::Cpu,
     path: "/62",
+    setup: Setup::Plain,
     key: Key::Ecdsa,
     group: Group::X25519,
     hosts: 0,
@@ -187,6 +268,9 @@ const BASE: Scenario = Scenario {
     peers: GATEWAYS,
 };
 const RATE: Scenario = Scenario { figure: Figure::Tail, ..BASE };
+const SMALL: Scenario = Scenario { generator: Generator::Wrk { connections: 64 }, ..BASE };
+const LARGE: Scenario =
+    Scenario { generator: Generator::Own { connections: 8 }, path: "/1048576", ..BASE };
 /// A host in the middle of the others.
 const HOSTS: Scenario = Scenario { path: "/route-7/62", ..BASE };
 const WORKERS: Scenario = Scenario {
@@ -324,6 +408,79 @@ pub(crate) const ALL: &[Scenario] = &[
         generator: Generator::Idle { connections: 4_000, http2: true },
         figure: Figure::Memory,
         peers: ALL_HTTP2,
+        ..BASE
+    },
+    Scenario {
+        name: "backend-tls",
+        what: "as `small-h1`, with TLS to the backend, whose certificate is checked",
+        setup: Setup::BackendTls,
+        ..SMALL
+    },
+    Scenario {
+        name: "backend-tls-1m",
+        what: "as `bulk-1m`, with TLS to the backend, whose certificate is checked",
+        setup: Setup::BackendTls,
+        ..LARGE
+    },
+    Scenario {
+        name: "backend-h2",
+        what: "as `small-h1`, with HTTP/2 without TLS to the backend",
+        setup: Setup::BackendH2,
+        // nginx speaks HTTP/2 to gRPC services only.
+        peers: &[Kind::Haproxy, Kind::Envoy],
+        ..SMALL
+    },
+    Scenario {
+        name: "balanced",
+        what: "as `small-h1`, to the less busy of two random ones of 16 endpoints",
+        setup: Setup::Balanced,
+        ..SMALL
+    },
+    Scenario {
+        name: "hashed",
+        what: "as `small-h1`, to one of 16 endpoints by a consistent hash of a header",
+        setup: Setup::Hashed,
+        ..SMALL
+    },
+    Scenario {
+        name: "routes",
+        what: "as `small-h1`, by the last of 1,000 prefixes of one host",
+        path: "/route-0999/62",
+        setup: Setup::Routes,
+        ..SMALL
+    },
+    Scenario {
+        name: "tcp",
+        what: "TLS ended and bytes passed on: what `small-h1` sends",
+        setup: Setup::Tcp,
+        ..SMALL
+    },
+    Scenario {
+        name: "tcp-1m",
+        what: "TLS ended and bytes passed on: what `bulk-1m` sends",
+        setup: Setup::Tcp,
+        ..LARGE
+    },
+    Scenario {
+        name: "passthrough",
+        what: "TLS passed on by its SNI: what `small-h1` sends",
+        setup: Setup::Passthrough,
+        peers: RELAYS,
+        ..SMALL
+    },
+    Scenario {
+        name: "passthrough-1m",
+        what: "TLS passed on by its SNI: what `bulk-1m` sends",
+        setup: Setup::Passthrough,
+        peers: RELAYS,
+        ..LARGE
+    },
+    Scenario {
+        name: "passthrough-fresh",
+        what: "TLS passed on by its SNI: a connection for each request",
+        generator: Generator::Handshake { connections: 32, resume: false },
+        setup: Setup::Passthrough,
+        peers: RELAYS,
         ..BASE
     },
     Scenario {

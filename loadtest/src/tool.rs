@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::generate::{Group, Outcome};
 use crate::hosts;
 use crate::process::on_cpu;
-use crate::scenario::{Generator, Rate, Scenario};
+use crate::scenario::{Generator, Rate, Scenario, Setup};
 use crate::statistics::Latency;
 
 /// wrk prints no 99.9th percentile of its own accord; latencies are in microseconds.
@@ -20,6 +20,20 @@ done = function(summary, latency, requests)
   io.write(string.format("wrk requests=%d failures=%d p50=%d p99=%d p999=%d\n",
     summary.requests, e.connect + e.read + e.write + e.status + e.timeout,
     latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end
+"#;
+/// Each request is of another one of so many users.
+const WRK_USERS: &str = r#"
+local requests, last = {}, 0
+init = function()
+  for user = 1, 256 do
+    wrk.headers["x-user"] = "user-" .. user
+    requests[user] = wrk.format()
+  end
+end
+request = function()
+  last = last % 256 + 1
+  return requests[last]
 end
 "#;
 /// wrk has no options for it, but its OpenSSL reads this.
@@ -63,7 +77,8 @@ impl Tools {
     /// Writes what the tools need below `dir`, which is on tmpfs.
     pub(crate) fn new(own: PathBuf, dir: &Path, cpu: usize) -> io::Result<Self> {
         let tools = Self { own, dir: dir.to_owned(), cpu };
-        fs::write(tools.script(), WRK_SCRIPT)?;
+        fs::write(tools.script(false), WRK_SCRIPT)?;
+        fs::write(tools.script(true), [WRK_SCRIPT, WRK_USERS].concat())?;
         fs::write(tools.openssl(), OPENSSL_CONF)?;
         Ok(tools)
     }
@@ -83,7 +98,8 @@ impl Tools {
         match scenario.generator {
             Generator::Wrk { connections } => {
                 let mut command = on_cpu(self.cpu, "wrk");
-                command.env("OPENSSL_CONF", self.openssl()).arg("-s").arg(self.script());
+                command.env("OPENSSL_CONF", self.openssl()).arg("-s");
+                command.arg(self.script(scenario.setup == Setup::Hashed));
                 command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}"), &url]);
                 command
             }
@@ -129,35 +145,30 @@ impl Tools {
         if scenario.group == Group::X25519MlKem768 {
             command.arg("--group=x25519mlkem768");
         }
-        let connections = match scenario.generator {
-            Generator::Upload { connections, bytes } => {
+        match scenario.generator {
+            Generator::Upload { bytes, .. } => {
                 command.arg(format!("--upload={bytes}"));
-                connections
             }
-            Generator::Handshake { connections, resume } => {
+            Generator::Handshake { resume, .. } => {
                 command.arg("--fresh").args(resume.then_some("--resume"));
-                connections
             }
-            Generator::Rate { connections, rate } => {
-                if let Rate::Fixed(per_second) = rate {
-                    command.arg(format!("--rate={per_second}"));
-                }
-                connections
+            Generator::Rate { rate: Rate::Fixed(per_second), .. } => {
+                command.arg(format!("--rate={per_second}"));
             }
-            Generator::Idle { connections, http2 } => {
+            Generator::Idle { http2, .. } => {
                 command.arg("--idle").args(http2.then_some("--http2"));
-                connections
             }
-            Generator::Own { connections }
-            | Generator::Wrk { connections }
-            | Generator::H2load { clients: connections, .. } => connections,
-        };
-        command.arg(format!("--connections={connections}"));
+            Generator::Rate { .. }
+            | Generator::Own { .. }
+            | Generator::Wrk { .. }
+            | Generator::H2load { .. } => {}
+        }
+        command.arg(format!("--connections={}", scenario.generator.connections()));
         command
     }
 
-    fn script(&self) -> PathBuf {
-        self.dir.join("wrk.lua")
+    fn script(&self, users: bool) -> PathBuf {
+        self.dir.join(if users { "wrk-users.lua" } else { "wrk.lua" })
     }
 
     fn openssl(&self) -> PathBuf {

@@ -34,6 +34,23 @@ fn a_short_comparison_leaves_a_record() {
     assert!(record.path.join("overview.svg").exists());
 }
 
+/// What a gateway can be set up to do beyond forwarding to one endpoint: each measurement checks that
+/// it did that.
+#[test]
+fn each_setup_does_what_it_says() {
+    let Some(ringgate) = ringgate() else {
+        return println!("skipped: needs ringgate beside this test: cargo build");
+    };
+    let mut scenarios = vec!["backend-tls-1m", "tcp-1m", "passthrough-1m", "passthrough-fresh"];
+    if is_installed("wrk") {
+        scenarios.extend(["backend-tls", "backend-h2", "balanced", "hashed", "routes", "tcp"]);
+    }
+    let record = compare(&ringgate, "relay", &scenarios);
+    let relayed = scenarios.iter().filter(|name| name.starts_with("passthrough")).count();
+    assert_eq!(record.csv.lines().count(), 1 + scenarios.len() + relayed, "{}", record.csv);
+    check(&record.csv);
+}
+
 #[test]
 fn the_baselines_serve_all_that_they_are_measured_with() {
     if let Err(error) = io_uring::IoUring::new(1) {

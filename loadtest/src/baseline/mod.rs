@@ -16,13 +16,14 @@ mod proxy;
 mod relay;
 #[allow(unsafe_code, reason = "shares memory with the kernel")]
 mod ring;
-mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+
+use crate::tls;
 
 /// Which one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,7 @@
 //! One connection of the generator: a socket, TLS, and at most one request under way.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,6 +23,18 @@ pub(super) enum Protocol {
     /// One request.
     Http2,
 }
+
+/// An answer with another status than 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused(pub u16);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered with {}", self.0)
+    }
+}
+
+impl Error for Refused {}
 
 /// What [`Connection::drive`] reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,8 +232,9 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, u64)>> {
     let httparse::Status::Complete(size) = response.parse(bytes).map_err(io::Error::other)? else {
         return Ok(None);
     };
-    if response.code != Some(200) {
-        return Err(io::Error::other(format!("answered with {:?}", response.code)));
+    let code = response.code.unwrap_or(0);
+    if code != 200 {
+        return Err(io::Error::other(Refused(code)));
     }
     let length = response.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
     let length = length.and_then(|field| std::str::from_utf8(field.value).ok()?.parse().ok());

@@ -16,6 +16,7 @@ mod connection;
 mod http2;
 mod tls;
 
+pub(crate) use connection::Refused;
 pub(crate) use tls::Group;
 
 use std::collections::VecDeque;
@@ -121,11 +122,11 @@ fn say(word: &str) -> io::Result<()> {
 }
 
 /// One request on a connection of its own: whether the gateway serves.
-pub(crate) fn probe(address: SocketAddr, group: Group) -> io::Result<()> {
+pub(crate) fn probe(address: SocketAddr, group: Group, patience: Duration) -> io::Result<()> {
     let mut load = Load::once(address);
     load.group = group;
     let mut generator = Generator::new(&load)?;
-    generator.each_once(1, Duration::from_secs(2))?;
+    generator.each_once(1, patience)?;
     match generator.failure.take() {
         Some(failure) => Err(failure),
         None => Ok(()),

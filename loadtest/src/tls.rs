@@ -1,4 +1,5 @@
-//! TLS as the gateways under test speak it: version 1.3, one cipher suite, one group, tickets.
+//! TLS of servers as the gateways under test speak it: version 1.3, one cipher suite, one group,
+//! tickets. For the baselines and the backend.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// # Errors
 /// A file cannot be read or they do not belong together; the error names it.
-pub(super) fn server_config(
+pub(crate) fn server_config(
     certificate: &Path,
     key: &Path,
     protocols: &[&str],

@@ -791,6 +791,70 @@ fn a_cookie_that_http_2_has_split_is_whole_again() {
     assert!(seen.contains("x-a: 1\r\nx-a: 2\r\n"), "{seen}");
 }
 
+/// HEADERS of a whole request with these fields, byte for byte.
+fn h2_head(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        // A literal, never indexed; no Huffman code.
+        block.push(0x10);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text);
+        }
+    }
+    let length = u8::try_from(block.len()).unwrap();
+    [&[0, 0, length, 1, 5, 0, 0, 0, 1], &block[..]].concat()
+}
+
+#[test]
+fn no_byte_of_an_http_2_head_means_anything_else_in_http_1() {
+    const PATH: &[u8] = b":path";
+    const AUTHORITY: &[u8] = b":authority";
+    let cases: [(&[u8], &[u8], bool); 20] = [
+        (b"x", b"1", true),
+        (b"host", b"b.test", true),
+        (PATH, b"/a#b", true),
+        (PATH, b"/a b", false),
+        (PATH, b"/ HTTP/1.1\r\nx: y", false),
+        (PATH, b"/a\tb", false),
+        (PATH, b"/a\x80b", false),
+        (PATH, b"a", false),
+        (PATH, b"http://b.test/", false),
+        (AUTHORITY, b"a.test\r\nx: y", false),
+        (AUTHORITY, b"u@a.test", false),
+        (b"transfer-encoding", b"chunked", false),
+        (b"connection", b"close", false),
+        (b"content-length", b"5", false),
+        (b"x: y\r\nz", b"1", false),
+        (b"X-Upper", b"1", false),
+        (b"x y", b"1", false),
+        (b"x", b"1\r\ny: 2", false),
+        (b"x", b"1\ny: 2", false),
+        (b"x", b"a\0b", false),
+    ];
+    for (name, value, passes) in cases {
+        let rig = Rig::new();
+        let mut client = rig.open(Protocol::Http2);
+        write(&mut client, PREFACE);
+        let mut fields: Vec<(&[u8], &[u8])> =
+            vec![(b":method", b"GET"), (b":scheme", b"http"), (PATH, b"/"), (AUTHORITY, b"a.test")];
+        match fields.iter_mut().find(|field| field.0 == name) {
+            Some(field) => field.1 = value,
+            None => fields.push((name, value)),
+        }
+        write(&mut client, h2_head(&fields));
+        rig.world.idle();
+        let field =
+            format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        assert_eq!(rig.world.connects() == 1, passes, "{field}");
+        if passes {
+            let seen = read(&mut rig.world.accept().1);
+            assert!(seen.starts_with("GET /") && seen.contains("host: a.test\r\n"), "{seen}");
+            assert!(!seen.contains("b.test") && !seen.contains('#'), "{seen}");
+        }
+    }
+}
+
 #[test]
 fn a_mirror_gets_all_of_a_body_that_takes_its_time() {
     let rig = mirroring();

@@ -186,6 +186,9 @@ fn malformed_requests_are_400_and_never_reach_the_upstream() {
         "POST / HTTP/1.1\r\nhost: web.test\r\ncontent-length: +3\r\n\r\nabc",
         "POST / HTTP/1.1\r\nhost: web.test\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
         "BAD REQUEST LINE\r\nhost: web.test\r\n\r\n",
+        "CONNECT / HTTP/1.1\r\nhost: web.test\r\n\r\n",
+        "CONNECT http://web.test/ HTTP/1.1\r\nhost: web.test\r\n\r\n",
+        "CONNECT web.test:80 HTTP/1.1\r\nhost: web.test\r\n\r\n",
     ];
     for request in malformed {
         assert_eq!(raw(&gateway, request).status, 400, "{request:?}");

@@ -34,11 +34,15 @@ fn requests_and_bodies_pass_to_an_http1_upstream() {
             let answer = client.get("/status/418").await.unwrap();
             assert_eq!((answer.status, answer.body), (418, b"status 418".to_vec()));
             assert_eq!(answer.headers["server"], "istio-envoy");
-            let head = client.get("/head?q").await.unwrap().body;
+            let request = client.builder("GET", "/head?q").header("cookie", "a=1; b=2");
+            let request = request.header("cookie", "c=3").body(Frames::empty()).unwrap();
+            let head = client.send(request).await.unwrap().body;
             let head = String::from_utf8(head).unwrap().to_lowercase();
             assert!(head.starts_with("get /head?q http/1.1\r\n"), "{head}");
             assert!(head.contains("host: web.test\r\n"), "{head}");
             assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
+            // Browsers split it.
+            assert!(head.contains("cookie: a=1; b=2; c=3\r\n"), "{head}");
         });
     });
 }

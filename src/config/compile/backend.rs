@@ -72,6 +72,18 @@ struct Place<'a> {
     subject_alt_names: &'a [String],
 }
 
+impl<'a> Place<'a> {
+    /// Of which no more is known.
+    fn new(
+        host: &'a str,
+        port: u16,
+        protocol: UpstreamProtocol,
+        endpoints: Vec<Candidate<'a>>,
+    ) -> Self {
+        Self { host, namespace: None, port, protocol, endpoints, subject_alt_names: &[] }
+    }
+}
+
 /// One of a service's endpoints.
 pub(super) struct Candidate<'a> {
     pub(super) address: SocketAddr,
@@ -357,34 +369,25 @@ impl<'a> Backends<'a> {
     ) -> Option<Place<'s>> {
         let number = choose(wanted, service.ports.iter().map(|port| port.number), listener);
         let port = service.ports.iter().find(|port| port.number == number);
-        let namespace = Some(key.0);
-        if let Some(external) = &service.external_name {
-            let endpoints = at(self.resolve(&[external], names), number);
+        let (endpoints, protocol) = if let Some(external) = &service.external_name {
             let protocol = port.map_or(UpstreamProtocol::Http1, service_protocol);
-            let subject_alt_names = &[];
-            return Some(Place {
-                host,
-                namespace,
-                port: number,
-                protocol,
-                endpoints,
-                subject_alt_names,
-            });
-        }
-        let port = port?;
-        let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let endpoints = slices.iter().flat_map(|slice| self.slice_endpoints(key.0, slice, port));
-        let (endpoints, protocol) = (endpoints.collect(), service_protocol(port));
-        let subject_alt_names = &[];
-        Some(Place { host, namespace, port: number, protocol, endpoints, subject_alt_names })
+            (at(self.resolve(&[external], names), number), protocol)
+        } else {
+            let port = port?;
+            let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
+            let endpoints = slices.iter().flat_map(|slice| self.endpoints_of(key.0, slice, port));
+            (endpoints.collect(), service_protocol(port))
+        };
+        let place = Place::new(host, number, protocol, endpoints);
+        Some(Place { namespace: Some(key.0), ..place })
     }
 
-    fn slice_endpoints(
+    fn endpoints_of(
         &self,
         namespace: &str,
         slice: &'a EndpointSlice,
         port: &ServicePort,
-    ) -> impl Iterator<Item = Candidate<'a>> {
+    ) -> Vec<Candidate<'a>> {
         let pod = |name: &str| self.pods.get(&(namespace, name)).map(|pod| &pod.labels);
         let number = slice_port(slice, port);
         let endpoints = slice.endpoints.iter().filter_map(move |endpoint| {
@@ -394,7 +397,7 @@ impl<'a> Backends<'a> {
             let locality = Locality { zone, ..Locality::default() };
             Some(Candidate { address, weight: 1, labels, locality })
         });
-        endpoints.collect::<Vec<_>>().into_iter()
+        endpoints.collect()
     }
 
     fn place_of_entry<'s>(
@@ -417,9 +420,9 @@ impl<'a> Backends<'a> {
         } else {
             self.entry_endpoints(namespace, entry, port, names)
         };
-        let (namespace, protocol) = (Some(namespace), port.protocol);
-        let subject_alt_names = &entry.subject_alt_names;
-        Some(Place { host, namespace, port: number, protocol, endpoints, subject_alt_names })
+        let place = Place::new(host, number, port.protocol, endpoints);
+        let (namespace, subject_alt_names) = (Some(namespace), &entry.subject_alt_names[..]);
+        Some(Place { namespace, subject_alt_names, ..place })
     }
 
     /// Those that are written in `entry`, or that it selects.
@@ -453,9 +456,7 @@ impl<'a> Backends<'a> {
         names: &mut Vec<String>,
     ) -> Place<'s> {
         let endpoints = at(self.resolve(&[full, written], names), port);
-        let protocol = UpstreamProtocol::Http1;
-        let subject_alt_names = &[];
-        Place { host: full, namespace: None, port, protocol, endpoints, subject_alt_names }
+        Place::new(full, port, UpstreamProtocol::Http1, endpoints)
     }
 
     /// The addresses of the first of `candidates` that has any; all of them become `names`.

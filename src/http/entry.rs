@@ -230,6 +230,11 @@ impl Entry {
         self.downstream.activity.moved();
     }
 
+    /// How many bytes of both bodies have passed.
+    pub(crate) fn moved(&self) -> u64 {
+        self.bytes_received.get() + self.bytes_sent.get()
+    }
+
     fn authority(&self) -> &str {
         match (self.uri.authority(), &self.host) {
             (Some(authority), _) => authority.as_str(),

@@ -125,12 +125,13 @@ impl<N: Net> Forwarder<N> {
         self.switched.borrow_mut().take()
     }
 
-    /// Answers `request`. Never fails: what goes wrong becomes a response.
+    /// Answers `request`, which was begun with `responder`. Never fails: what goes wrong becomes a
+    /// response.
     pub(crate) async fn serve(
         &self,
         request: Request<Incoming>,
+        responder: Responder<N>,
     ) -> Result<Response<ResponseBody<N>>, Infallible> {
-        let responder = self.begin(&request);
         let view = Rc::clone(self.gateway.snapshots.borrow_mut().current());
         let (mut head, incoming) = request.into_parts();
         if let Err(refusal) = vet(&view, &head) {
@@ -199,7 +200,8 @@ impl<N: Net> Forwarder<N> {
         response
     }
 
-    fn begin(&self, request: &Request<Incoming>) -> Responder<N> {
+    /// `request` has arrived.
+    pub(crate) fn begin(&self, request: &Request<Incoming>) -> Responder<N> {
         let net = &self.gateway.net;
         let telemetry = Rc::clone(&self.gateway.telemetry);
         let downstream = Rc::clone(&self.downstream);

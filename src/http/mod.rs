@@ -36,6 +36,7 @@ mod pieces;
 mod respond;
 mod retry;
 mod serve;
+mod streams;
 mod tee;
 #[cfg(test)]
 mod tests;

@@ -23,13 +23,14 @@ use super::activity::Observed;
 use super::detect::{Peeked, detect};
 use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
+use super::streams::Streams;
 use super::{Downstream, Gateway, Protocol, hurry};
 use crate::drain::Watch;
 use crate::io::relay::{Broken, Moved, relay_active};
 use crate::io::{Net, Sleep, Stream, linger};
 use crate::snapshot::Limits;
 use crate::telemetry::request::{Flags, Record};
-use crate::upstream::adapt::{Adapted, Tasks};
+use crate::upstream::adapt::Adapted;
 
 /// Fields that hyper parses without allocating room for them.
 const HYPER_HEADER_FIELDS: usize = 100;
@@ -130,7 +131,8 @@ impl<N: Net> Serving<N> {
             let forwarder = Rc::clone(forwarder);
             // hyper wants to move it. Freed with the request: it is larger than all the rest.
             Box::pin(async move {
-                let mut answered = forwarder.serve(request).await;
+                let responder = forwarder.begin(&request);
+                let mut answered = forwarder.serve(request, responder).await;
                 if let Ok(response) = &mut answered {
                     forwarder.mark_last(response);
                 }
@@ -164,13 +166,18 @@ impl<N: Net> Serving<N> {
     fn http2<S: Stream>(self, stream: S) -> impl Future<Output = ()> {
         self.downstream.activity.multiplex();
         let forwarder = self.forwarder();
+        // The upstream's own timer has the same limit and a better answer: let it come first.
+        let limit = self.limits.stream_idle_timeout + self.limits.linger_timeout;
+        let streams = Streams::new(self.gateway.net.clone(), limit);
+        let builder = self.http2_builder(streams.clone());
         let service = service_fn(move |request| {
             let forwarder = Rc::clone(&forwarder);
+            let responder = forwarder.begin(&request);
+            streams.expect(&responder.entry);
             // hyper moves it into a stream and that into a task: a box is moved for less.
-            Box::pin(async move { forwarder.serve(request).await })
+            Box::pin(async move { forwarder.serve(request, responder).await })
         });
-        let mut connection =
-            self.http2_builder().serve_connection(Adapted::new(self.observe(stream)), service);
+        let mut connection = builder.serve_connection(Adapted::new(self.observe(stream)), service);
         async move {
             let mut guard = Guard::new(&self);
             // How it ended makes no difference: each request has logged its own end.
@@ -186,9 +193,9 @@ impl<N: Net> Serving<N> {
         }
     }
 
-    fn http2_builder(&self) -> http2::Builder<Tasks<N>> {
+    fn http2_builder(&self, streams: Streams<N>) -> http2::Builder<Streams<N>> {
         let limits = &self.limits;
-        let mut builder = http2::Builder::new(Tasks(self.gateway.net.clone()));
+        let mut builder = http2::Builder::new(streams);
         builder
             .max_concurrent_streams(limits.h2_streams_max)
             .initial_stream_window_size(limits.h2_stream_window_bytes)

@@ -344,6 +344,63 @@ fn a_stalled_http_2_stream_is_not_kept_alive_by_pings() {
     assert_eq!(rig.counters().requests_active.value(), 0);
 }
 
+/// WINDOW_UPDATE of the whole connection.
+const WIDE: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\x00\xff\xff\xff";
+
+/// What has come, be it text or not.
+fn taken(end: &mut End) -> Vec<u8> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut taken = Vec::new();
+    while let Poll::Ready(Ok(bytes)) = end.poll_fill(&mut cx)
+        && !bytes.is_empty()
+    {
+        taken.extend_from_slice(bytes);
+        let n = bytes.len();
+        end.consume(n);
+    }
+    taken
+}
+
+#[test]
+fn a_stalled_http_2_stream_ends_though_others_go_on() {
+    let rig = Rig::new();
+    let mut client = rig.open(Protocol::Http2);
+    write(&mut client, PREFACE);
+    write(&mut client, WIDE);
+    write(&mut client, h2_get("a.test"));
+    rig.world.idle();
+    let (_, mut endpoint) = rig.world.accept();
+    write(&mut endpoint, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
+    let mut stream = 1;
+    let mut go_on = |client: &mut End, rounds| {
+        for _ in 0..rounds {
+            stream += 2;
+            let mut get = h2_get("own.test");
+            get[8] = stream;
+            write(client, get);
+            rig.pass(rig.limits.stream_idle_timeout / 3);
+            assert!(taken(client).ends_with(b"hello"));
+        }
+    };
+    for _ in 0..20 {
+        endpoint.write(&[std::io::IoSlice::new(&[0; 16 * 1024])]).unwrap();
+        rig.world.idle();
+        taken(&mut client);
+    }
+    go_on(&mut client, 2);
+    assert_eq!(rig.counters().requests_active.value(), 1);
+    // A little more, for the last time.
+    write(&mut client, b"\0\0\x04\x08\0\0\0\0\x01\0\0\0\x01");
+    rig.world.idle();
+    go_on(&mut client, 2);
+    assert_eq!(rig.counters().requests_active.value(), 1, "it moved");
+    go_on(&mut client, 4);
+    assert_eq!(rig.counters().requests_active.value(), 0);
+    read(&mut endpoint);
+    assert!(is_closed(&mut endpoint));
+    assert_eq!(rig.drain.watches(), 1, "the connection goes on");
+}
+
 #[test]
 fn a_drain_closes_what_is_idle_and_lets_open_requests_finish() {
     let rig = Rig::new();

@@ -151,6 +151,12 @@ fn of_upstream(error: &upstream::Error) -> Answer {
             text: "upstream sent no valid HTTP",
         },
         Kind::Timeout => timed_out("response_timeout"),
+        Kind::SlowClient => Answer {
+            status: StatusCode::REQUEST_TIMEOUT,
+            flags: Flags::STREAM_IDLE_TIMEOUT,
+            details: "stream_idle_timeout",
+            text: "stream timeout",
+        },
         Kind::RequestBody => Answer {
             status: StatusCode::BAD_REQUEST,
             flags: Flags::DOWNSTREAM_TERMINATION,

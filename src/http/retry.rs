@@ -41,8 +41,12 @@ fn reasons(error: &Error) -> RetryOn {
             NO_RESPONSE | RetryOn::RESET_BEFORE_REQUEST
         }
         Kind::Reset(_) | Kind::BadResponse(_) => NO_RESPONSE,
-        // There is nobody to ask, the route's patience is spent, or the client is gone.
-        Kind::NoEndpoint | Kind::Overflow | Kind::Timeout | Kind::RequestBody => RetryOn::NONE,
+        // There is nobody to ask, the route's patience is spent, or the client is gone or slow.
+        Kind::NoEndpoint
+        | Kind::Overflow
+        | Kind::Timeout
+        | Kind::SlowClient
+        | Kind::RequestBody => RetryOn::NONE,
     }
 }
 

@@ -584,6 +584,40 @@ fn strict(endpoints: u16) -> Cluster {
     Cluster { traffic: Some(Box::new(traffic)), ..plain }
 }
 
+/// Takes the requests of the next connection, which speaks HTTP/2, and never answers.
+fn serve_nothing(world: &World) {
+    let never = |request: Request<Incoming>| async {
+        let _request = request;
+        std::future::pending::<hyper::Result<Response<Fed>>>().await
+    };
+    let server = server::Builder::new(Tasks(world.clone()));
+    let serving = server.serve_connection(Adapted::new(world.accept().1), service_fn(never));
+    world.spawn(async move { drop(serving.await) });
+}
+
+#[test]
+fn a_client_that_stops_sending_is_no_fault_of_the_endpoint() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let rig = Rig::of(Cluster { protocol, ..strict(1) }, None);
+        let mut client = rig.open(Protocol::Http1);
+        let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 6\r\n\r\nabc";
+        let _endpoint = match protocol {
+            UpstreamProtocol::Http1 => Some(rig.forwarded(&mut client, head)),
+            UpstreamProtocol::Http2 => {
+                write(&mut client, head);
+                rig.world.idle();
+                serve_nothing(&rig.world);
+                rig.world.idle();
+                None
+            }
+        };
+        rig.pass(rig.limits.stream_idle_timeout);
+        let answer = read(&mut client);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{protocol:?}: {answer}");
+        assert_eq!(rig.counters().outlier_ejections.value(), 0, "{protocol:?}");
+    }
+}
+
 #[test]
 fn who_waits_in_our_queue_is_no_fault_of_the_endpoint() {
     let rig = Rig::of(strict(1), impatient(0));

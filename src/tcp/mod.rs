@@ -232,6 +232,7 @@ fn flags(error: &Error) -> Flags {
         | Kind::Refused
         | Kind::BadResponse(_)
         | Kind::Timeout
+        | Kind::SlowClient
         | Kind::RequestBody => Flags::UPSTREAM_CONNECT_FAILURE | Flags::UPSTREAM_RETRY_LIMIT,
     }
 }

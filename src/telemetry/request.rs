@@ -144,11 +144,12 @@ impl Flags {
     pub const DELAY_INJECTED: Self = Self(1 << 11);
     /// `FI`: it was aborted on purpose.
     pub const FAULT_INJECTED: Self = Self(1 << 12);
-
     /// `UO`: the cluster has as much under way as it may have.
     pub const UPSTREAM_OVERFLOW: Self = Self(1 << 13);
+    /// `SI`: nothing of the request came for too long.
+    pub const STREAM_IDLE_TIMEOUT: Self = Self(1 << 14);
 
-    const NAMES: [(Self, &'static str); 14] = [
+    const NAMES: [(Self, &'static str); 15] = [
         (Self::NO_HEALTHY_UPSTREAM, "UH"),
         (Self::UPSTREAM_CONNECT_FAILURE, "UF"),
         (Self::UPSTREAM_OVERFLOW, "UO"),
@@ -163,6 +164,7 @@ impl Flags {
         (Self::UPSTREAM_RETRY_LIMIT, "URX"),
         (Self::DELAY_INJECTED, "DI"),
         (Self::FAULT_INJECTED, "FI"),
+        (Self::STREAM_IDLE_TIMEOUT, "SI"),
     ];
 
     /// Whether all of `flags` are in it.

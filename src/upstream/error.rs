@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     BadResponse(&'static str),
     /// Nothing moved for too long (`UT`).
     Timeout,
+    /// Nothing of the request's body came for too long: the client's fault (`SI`).
+    SlowClient,
     /// The request's own body failed: the client's fault (`DC`).
     RequestBody,
 }
@@ -79,6 +81,7 @@ impl Error {
             | Kind::Refused
             | Kind::BadResponse(_)
             | Kind::Timeout
+            | Kind::SlowClient
             | Kind::RequestBody => None,
         }
     }
@@ -101,6 +104,7 @@ impl fmt::Display for Error {
             Kind::Refused => f.write_str("the endpoint refused the stream"),
             Kind::BadResponse(reason) => write!(f, "the endpoint's response is invalid: {reason}"),
             Kind::Timeout => f.write_str("nothing moved for longer than stream_idle_timeout"),
+            Kind::SlowClient => f.write_str("the client sent nothing for stream_idle_timeout"),
             Kind::RequestBody => f.write_str("the client's request body ended early"),
         }?;
         self.remote.map_or(Ok(()), |remote| write!(f, " ({remote})"))

@@ -138,8 +138,7 @@ async fn answer<N: Net>(
                 Box::new(Failed { kind: watch.kind(&failed.into_error()), unsent })
             }));
         }
-        let spent = watch.poll_spent(cx);
-        spent.map(|()| Err(Box::new(Failed { kind: Kind::Timeout, unsent: None })))
+        watch.poll_spent(cx).map(|kind| Err(Box::new(Failed { kind, unsent: None })))
     })
     .await
 }
@@ -345,6 +344,7 @@ impl Connections {
             | Kind::Overflow
             | Kind::Refused
             | Kind::Timeout
+            | Kind::SlowClient
             | Kind::RequestBody => None,
         });
     }
@@ -431,6 +431,8 @@ impl std::error::Error for BodyFailed {}
 #[derive(Default)]
 struct Progress {
     frames: Cell<u64>,
+    /// The client is to send the next one.
+    is_awaited: Cell<bool>,
     /// hyper resets the stream then, and forgets why.
     failed: Cell<bool>,
 }
@@ -450,6 +452,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Observed<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.progress.is_awaited.set(frame.is_pending());
         if let Poll::Ready(frame) = &frame {
             self.progress.frames.set(self.progress.frames.get() + 1);
             self.progress.failed.set(matches!(frame, Some(Err(_))));
@@ -483,12 +486,15 @@ impl<N: Net> Watch<N> {
         if self.progress.failed.get() { Kind::RequestBody } else { kind(error) }
     }
 
-    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when nothing has moved for too long, with whose fault that is.
+    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<Kind> {
         if self.seen != self.progress.frames.get() {
             self.seen = self.progress.frames.get();
             self.patience.renew();
         }
-        self.patience.poll_spent(cx)
+        let is_awaited = self.progress.is_awaited.get();
+        let kind = if is_awaited { Kind::SlowClient } else { Kind::Timeout };
+        self.patience.poll_spent(cx).map(|()| kind)
     }
 }
 

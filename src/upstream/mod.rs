@@ -242,7 +242,7 @@ impl<N: Net> Upstreams<N> {
                 // Noted where it happened.
                 Kind::Connect(_) | Kind::Tls(_) | Kind::ConnectTimeout => return,
                 // No fault of the endpoint.
-                Kind::NoEndpoint | Kind::Overflow | Kind::RequestBody => return,
+                Kind::NoEndpoint | Kind::Overflow | Kind::SlowClient | Kind::RequestBody => return,
                 Kind::Reset(_) | Kind::Refused | Kind::BadResponse(_) | Kind::Timeout => {
                     (error.remote, Outcome::NoAnswer)
                 }

@@ -136,7 +136,7 @@ impl<N: Net, B: http_body::Body<Data = Bytes> + Unpin> Open<N, B> {
         if moved {
             self.patience.renew();
         }
-        self.patience.poll_spent(cx).map(|()| Err(Kind::Timeout))
+        self.patience.poll_spent(cx).map(|()| Err(self.upload.blame()))
     }
 
     /// The response has ended: keeps the connection, unless the request has not.

@@ -178,7 +178,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         if moved {
             patience.renew();
         }
-        patience.poll_spent(cx).map(|()| Err(Kind::Timeout))
+        patience.poll_spent(cx).map(|()| Err(self.upload.blame()))
     }
 
     /// Whether a request that got no answer may be sent again.

@@ -16,6 +16,7 @@ use crate::io::Stream;
 use crate::snapshot::Field;
 
 use super::super::adapt::WRITE_BYTES_MAX;
+use super::super::error::Kind;
 use super::head::forbidden_in_trailers;
 
 /// How a request body is framed.
@@ -128,6 +129,8 @@ pub(super) struct Upload<B> {
     pending: Bytes,
     /// Something was taken from the body: the request cannot be sent again.
     pub(super) touched: bool,
+    /// The client is to send the next frame.
+    is_awaited: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +147,8 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Upload<B> {
     pub(super) fn new(body: B, framing: Framing) -> Self {
         let empty = matches!(framing, Framing::None | Framing::Length(0));
         let state = if empty { State::Done } else { State::Open };
-        Self { body, framing, state, pending: Bytes::new(), touched: false }
+        let (pending, touched, is_awaited) = (Bytes::new(), false, false);
+        Self { body, framing, state, pending, touched, is_awaited }
     }
 
     pub(super) fn framing(&self) -> Framing {
@@ -154,6 +158,11 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Upload<B> {
     /// All of it is in the send buffer.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Whose fault it is that nothing moves.
+    pub(super) fn blame(&self) -> Kind {
+        if self.is_awaited { Kind::SlowClient } else { Kind::Timeout }
     }
 
     /// Moves what can be moved; ready when nothing is left to do. The flag says that bytes moved.
@@ -183,7 +192,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Upload<B> {
         stream: &mut impl Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BodyFailed>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.is_awaited = frame.is_pending();
+        let Some(frame) = ready!(frame) else {
             return Poll::Ready(self.finish(stream, &HeaderMap::new()));
         };
         self.touched = true;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::server::conn::http2 as server;
@@ -582,6 +582,37 @@ fn strict(endpoints: u16) -> Cluster {
     let plain = cluster(endpoints, UpstreamProtocol::Http1);
     let traffic = Traffic::new(policy, Box::default(), None).among(&plain.endpoints);
     Cluster { traffic: Some(Box::new(traffic)), ..plain }
+}
+
+/// Serves the next connection, which speaks HTTP/2: `/large` is a MiB, all else is `ok`.
+fn serve_by_size(world: &World) {
+    let answer = |request: Request<Incoming>| async move {
+        let is_large = request.uri().path() == "/large";
+        let body = if is_large { Bytes::from(vec![b'x'; 1 << 20]) } else { "ok".into() };
+        Ok::<_, std::convert::Infallible>(Response::new(Fed::whole([Frame::data(body)])))
+    };
+    let server = server::Builder::new(Tasks(world.clone()));
+    let serving = server.serve_connection(Adapted::new(world.accept().1), service_fn(answer));
+    world.spawn(async move { drop(serving.await) });
+}
+
+#[test]
+fn who_does_not_take_responses_holds_up_nobody_elses() {
+    let rig = Rig::of(cluster(1, UpstreamProtocol::Http2), None);
+    let mut one = rig.open(Protocol::Http1);
+    write(&mut one, FORWARDED);
+    rig.world.idle();
+    serve_by_size(&rig.world);
+    rig.world.idle();
+    assert!(read(&mut one).contains("\r\nok\r\n"), "in a chunk");
+    let mut slow: Vec<_> = (0..40).map(|_| rig.open(Protocol::Http1)).collect();
+    for client in &mut slow {
+        write(client, FORWARDED.replace("GET /", "GET /large"));
+        rig.world.idle();
+    }
+    assert_eq!((rig.counters().requests_active.value(), rig.world.connects()), (40, 1));
+    let answer = rig.ask(&mut one, FORWARDED);
+    assert!(answer.contains("\r\nok\r\n"), "{answer}");
 }
 
 /// Takes the requests of the next connection, which speaks HTTP/2, and never answers.

@@ -33,7 +33,7 @@ pub struct Limits {
     pub h2_streams_max: u32,
     /// Flow-control window of one HTTP/2 stream.
     pub h2_stream_window_bytes: u32,
-    /// Flow-control window of an HTTP/2 connection.
+    /// Flow-control window of a client's HTTP/2 connection.
     pub h2_connection_window_bytes: u32,
     /// Idle connections that one worker keeps for one endpoint.
     pub upstream_idle_max: usize,

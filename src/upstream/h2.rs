@@ -38,6 +38,11 @@ use super::{Bounds, Exchange, Reached, To};
 /// Shared connections of one worker to one endpoint.
 const CONNECTIONS_MAX: usize = 8;
 
+/// Window of a connection: more than all streams can have. Requests of many clients share it, and
+/// with a smaller one those of few who do not take their responses would hold up all others. What
+/// may lie here is what the windows of the streams allow.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+
 /// The request body, of one type for all requests of a connection.
 type Outgoing = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyFailed>>>;
 
@@ -230,7 +235,7 @@ async fn connect<N: Net>(
     let Lease { stream, life, .. } = pools.connect(active.again(), to, life).await?;
     let shaken = Builder::new(Tasks(net.clone()))
         .initial_stream_window_size(limits.h2_stream_window_bytes)
-        .initial_connection_window_size(limits.h2_connection_window_bytes)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
         .handshake(Adapted::new(stream))
         .await;

@@ -19,6 +19,12 @@ use crate::snapshot::Limits;
 /// busy one.
 const SELDOM: Duration = Duration::from_millis(10);
 
+/// A request that its client breaks off sooner, and without an answer, is premature.
+const PREMATURE: Duration = Duration::from_secs(1);
+
+/// So many premature requests are no accident, if they are more than half of all. Both are Envoy's.
+const PREMATURE_MAX: u32 = 250;
+
 /// What goes on on a connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
@@ -35,6 +41,11 @@ pub(crate) struct Activity {
     moved: Cell<bool>,
     /// No more requests are to come by this connection.
     retired: Cell<bool>,
+    /// Requests that are over, and those of them that were premature.
+    over: Cell<u32>,
+    premature: Cell<u32>,
+    /// When bytes came last.
+    heard: Cell<Instant>,
     /// The send buffer had no room when it was last asked.
     congested: Cell<bool>,
     /// Before the latest head nothing had gone on for [`SELDOM`].
@@ -52,6 +63,9 @@ impl Activity {
             multiplexed: Cell::new(false),
             moved: Cell::new(false),
             retired: Cell::new(false),
+            over: Cell::new(0),
+            premature: Cell::new(0),
+            heard: Cell::new(now),
             congested: Cell::new(false),
             seldom: Cell::new(false),
         }
@@ -72,7 +86,22 @@ impl Activity {
     /// A response is complete, or given up.
     pub(crate) fn request_ended(&self, now: Instant) {
         self.requests.set(self.requests.get() - 1);
+        self.over.set(self.over.get().saturating_add(1));
         self.latest.set(now);
+    }
+
+    /// A response was given up of which nothing was sent, to a request that came at `start`.
+    pub(crate) fn request_unanswered(&self, start: Instant) {
+        if self.heard.get().saturating_duration_since(start) < PREMATURE {
+            self.premature.set(self.premature.get().saturating_add(1));
+        }
+    }
+
+    /// Whether its client breaks off so many requests that it cannot want the answers: each costs
+    /// us and an endpoint more than it.
+    pub(crate) fn is_abused(&self) -> bool {
+        let premature = self.premature.get();
+        premature > PREMATURE_MAX && premature.saturating_mul(2) > self.over.get()
     }
 
     /// Whether many requests share the connection.
@@ -127,6 +156,7 @@ impl Activity {
     }
 
     fn bytes_arrived(&self, now: Instant) {
+        self.heard.set(now);
         if self.requests.get() == 0 && self.head_begun.get().is_none() && !self.multiplexed.get() {
             self.seldom.set(now.saturating_duration_since(self.latest.get()) >= SELDOM);
             self.head_begun.set(Some(now));

@@ -282,7 +282,11 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.telemetry.counters().requests_active.decrement();
-        self.downstream.activity.request_ended(self.latest.get());
+        let activity = &self.downstream.activity;
+        if self.outcome.get().status == 0 {
+            activity.request_unanswered(self.started);
+        }
+        activity.request_ended(self.latest.get());
         self.telemetry.record(&self.record());
     }
 }

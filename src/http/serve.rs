@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - A drain lets open requests finish: HTTP/1.1 closes after the response, HTTP/2 sends GOAWAY.
-//! - A connection that makes no progress by its deadline is closed.
+//! - A connection that makes no progress by its deadline is closed, and one whose client breaks off
+//!   most of its requests at once.
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
@@ -283,6 +284,8 @@ enum Ended {
     Failed(hyper::Error),
     /// It made no progress by its deadline.
     TooSlow,
+    /// Its client breaks off most requests as soon as they are under way.
+    Abused,
 }
 
 /// What can end a connection from outside: the drain, and its deadline.
@@ -350,6 +353,9 @@ impl<'a, N: Net> Guard<'a, N> {
         let Serving { downstream, gateway, .. } = self.serving;
         let now = gateway.net.now();
         let activity = &downstream.activity;
+        if activity.is_abused() {
+            return Poll::Ready(Ended::Abused);
+        }
         let after = if activity.asks_seldom() { Duration::ZERO } else { PAUSE_AFTER };
         let pause = activity.idle_since().map(|since| since + after);
         if pause.is_some_and(|pause| pause <= now) {

@@ -401,6 +401,49 @@ fn a_stalled_http_2_stream_ends_though_others_go_on() {
     assert_eq!(rig.drain.watches(), 1, "the connection goes on");
 }
 
+/// `frame` on the stream of the `n`-th request.
+fn on_stream(mut frame: Vec<u8>, n: u32) -> Vec<u8> {
+    frame[5..9].copy_from_slice(&(2 * n + 1).to_be_bytes());
+    frame
+}
+
+#[test]
+fn who_breaks_off_most_requests_at_once_is_cut_off() {
+    const RST_STREAM: &[u8] = b"\0\0\x04\x03\0\0\0\0\0\0\0\0\x08";
+    // Whether the last of each three requests is answered, the second, and how long the others are
+    // under way.
+    for (answered, after, is_cut) in [
+        ([false, false], Duration::ZERO, true),
+        ([true, false], Duration::ZERO, true),
+        ([true, true], Duration::ZERO, false),
+        ([false, false], 2 * SECOND, false),
+    ] {
+        let rig = Rig::new();
+        let mut client = rig.open(Protocol::Http2);
+        write(&mut client, PREFACE);
+        write(&mut client, WIDE);
+        let mut ends = Vec::new();
+        for n in 0..600 {
+            if n % 3 > 0 && answered[n as usize % 3 - 1] {
+                write(&mut client, on_stream(h2_get("own.test"), n));
+            } else {
+                write(&mut client, on_stream(h2_get("a.test"), n));
+                rig.world.idle();
+                rig.pass(after);
+                ends.extend((rig.world.connects() > ends.len()).then(|| rig.world.accept()));
+                write(&mut client, on_stream(RST_STREAM.to_vec(), n));
+            }
+            rig.world.idle();
+            taken(&mut client);
+            if rig.drain.watches() == 0 {
+                break;
+            }
+        }
+        assert_eq!(rig.drain.watches() == 0, is_cut, "{answered:?}, {after:?}");
+        assert_eq!(rig.counters().requests_active.value(), 0);
+    }
+}
+
 #[test]
 fn a_drain_closes_what_is_idle_and_lets_open_requests_finish() {
     let rig = Rig::new();

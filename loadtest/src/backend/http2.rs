@@ -47,12 +47,11 @@ impl Tally {
     }
 }
 
-/// Serves until the socket fails.
+/// Serves until the socket, which does not block, fails.
 ///
 /// # Errors
 /// The system refuses connections.
 pub(super) fn serve(listener: net::TcpListener, tally: &Arc<Tally>) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;

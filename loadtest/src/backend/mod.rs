@@ -175,24 +175,38 @@ fn bound(options: &Options) -> io::Result<(Addresses, Server)> {
     let any = SocketAddr::new(options.address.ip(), 0);
     let (mut addresses, mut ports) = (Addresses::default(), Vec::new());
     for number in 0..options.ports {
-        let listener = TcpListener::bind(if number == 0 { options.address } else { any })?;
+        let listener = listen(if number == 0 { options.address } else { any })?;
         addresses.http.push(listener.local_addr()?);
+        let listener = TcpListener::from_std(listener);
         ports.push(Port { listener, tls: None });
     }
     if let (Some(certificate), Some(key)) = (&options.certificate, &options.key) {
         let tls = Some(tls::server_config(certificate, key, &["http/1.1"])?);
-        let listener = TcpListener::bind(any)?;
+        let listener = listen(any)?;
         addresses.https.push(listener.local_addr()?);
+        let listener = TcpListener::from_std(listener);
         ports.push(Port { listener, tls });
     }
     let tally = Arc::new(Tally::default());
     if options.http2 {
-        let listener = net::TcpListener::bind(any)?;
+        let listener = listen(any)?;
         addresses.http2.push(listener.local_addr()?);
         let tally = Arc::clone(&tally);
         thread::spawn(move || http2::serve(listener, &tally));
     }
     Ok((addresses, Server::new(ports, tally)?))
+}
+
+/// Connections that wait to be accepted: thousands when a gateway opens one for each stream at once.
+/// A connection that finds no room is tried again by the kernel a second later.
+const BACKLOG: i32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<net::TcpListener> {
+    let listener = net::TcpListener::bind(address)?;
+    // The standard library's queue has room for 128.
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 #[cfg(test)]
@@ -203,6 +217,7 @@ mod tests {
     use rustls::pki_types::{CertificateDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
     use std::io::{Read, Write};
+    use std::time::Duration;
 
     const ASK: &[u8] = b"GET /-/counters HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -259,6 +274,15 @@ mod tests {
         expected.bytes = 2 * 62 + 3_000_000 + 5 + 1;
         expected.ports[0] = 4;
         assert_eq!(Counters::parse(&told), Some(expected));
+    }
+
+    #[test]
+    fn hundreds_of_connections_are_made_at_once() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let (address, patience) = (listener.local_addr().unwrap(), Duration::from_millis(900));
+        // Nobody accepts. Without room the kernel would try again after a second.
+        let connect = |_| net::TcpStream::connect_timeout(&address, patience).unwrap();
+        assert_eq!((0..600).map(connect).collect::<Vec<_>>().len(), 600);
     }
 
     #[test]

@@ -1,14 +1,24 @@
-//! Whether a gateway did what the scenario is about: what the backend saw has to fit it.
+//! Whether a measurement is of what the scenario is about.
+//!
+//! - What the backend saw has to fit it.
+//! - A latency has to be the gateway's, not that of a machine with other things to do.
 
 use std::io;
 
 use crate::backend::Counters;
 use crate::certificate::Authority;
+use crate::measure::Figures;
 use crate::peer::{Gateway, Kind, Peer, Site};
-use crate::scenario::{Scenario, Setup};
+use crate::scenario::{Figure, Scenario, Setup};
 
 /// A share of the requests that is too small to tell how they are spread.
 const TOO_FEW: u64 = 1_000;
+
+/// The generator's own part of a latency that is too large.
+const LATE: u32 = 4;
+/// Share of the gateway's CPU that others have. Up to a half of it are interrupts, and what it takes to
+/// wake the CPU, for tens of thousands of requests a second on a machine that does nothing else.
+const OTHERS_BUSY: f64 = 0.05;
 
 /// Where the backend's certificate is to be checked, starts the gateway with an authority that did
 /// not sign it.
@@ -62,10 +72,27 @@ fn spread_fault(setup: Setup, seen: &Counters) -> Option<String> {
     (!fits).then(fault)
 }
 
+/// What else than the gateway made the latencies that `scenario` is about, if anything.
+pub(crate) fn disturbance(scenario: &Scenario, figures: &Figures) -> Option<String> {
+    let Figures { others_busy, generator_late, latency, .. } = figures;
+    if scenario.figure != Figure::Tail {
+        return None;
+    }
+    if *generator_late * LATE > latency.p99 {
+        let (late, p99) = (generator_late.as_micros(), latency.p99.as_micros());
+        return Some(format!("disturbed: {late} of {p99} us are the generator's, which was late"));
+    }
+    let percent = 100.0 * others_busy;
+    (*others_busy > OTHERS_BUSY)
+        .then(|| format!("disturbed: others had {percent:.0} % of the gateway's CPU"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scenario;
+    use crate::statistics::Latency;
+    use std::time::Duration;
 
     fn fault(name: &str, kind: Kind, change: impl FnOnce(&mut Counters)) -> Option<String> {
         let scenario = scenario::by_name(name).unwrap();
@@ -119,5 +146,21 @@ mod tests {
         ] {
             assert!(fault.as_ref().is_some_and(|fault| fault.contains(said)), "{fault:?}: {said}");
         }
+    }
+
+    #[test]
+    fn latencies_that_are_not_the_gateways_are_told() {
+        let latency = Latency { p99: Duration::from_micros(400), ..Latency::default() };
+        let fault = |name: &str, others_busy: f64, late: u64| {
+            let generator_late = Duration::from_micros(late);
+            let figures = Figures { latency, others_busy, generator_late, ..Figures::default() };
+            disturbance(scenario::by_name(name).unwrap(), &figures)
+        };
+        assert_eq!(fault("latency", 0.05, 100), None);
+        assert_eq!(fault("small-h1", 0.9, 0), None);
+        let others = "disturbed: others had 30 % of the gateway's CPU";
+        assert_eq!(fault("connections-1", 0.3, 0).as_deref(), Some(others));
+        let late = "disturbed: 101 of 400 us are the generator's, which was late";
+        assert_eq!(fault("latency", 0.0, 101).as_deref(), Some(late));
     }
 }

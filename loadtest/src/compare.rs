@@ -21,12 +21,14 @@ use crate::peer::{Kind, Peer, Site};
 use crate::process::on_cpu;
 use crate::report::Record;
 use crate::results::Results;
-use crate::scenario::{self, Generator, Rate, Scenario};
+use crate::scenario::{self, Figure, Generator, Rate, Scenario};
 use crate::tool::{Timing, Tools};
 
 const RINGGATE: &str = "target/release/ringgate";
 /// Where gateways have their files and logs, so that no disk is measured.
 const TMPFS: &str = "/dev/shm";
+/// How often a measurement is made that is disturbed each time.
+const ATTEMPTS: usize = 3;
 /// Load before anything counts.
 const WARM_UP: Duration = Duration::from_millis(700);
 
@@ -112,8 +114,11 @@ impl Plan<'_> {
         let mut run = Run::start(self)?;
         let mut scenarios = self.scenarios.clone();
         for scenario in scenarios.iter_mut().filter(|scenario| scenario.needs_rate()) {
-            let once = self.able(scenario).map(|peer| run.measure(peer, scenario, 0)).collect();
-            fix_rate(scenario, once);
+            // As many requests as can be: latency means nothing then.
+            let flat_out = Scenario { figure: Figure::Cpu, ..*scenario };
+            let once = self.able(scenario).map(|peer| run.measure(peer, &flat_out, 0));
+            let once: Vec<_> = once.collect();
+            fix_rate(scenario, &once)?;
         }
         let mut measurements = Vec::new();
         for round in 1..=usize::from(self.options.rounds) {
@@ -122,7 +127,7 @@ impl Plan<'_> {
                     if is_hopeless(&measurements, peer, scenario) {
                         run.progress.all -= 1;
                     } else {
-                        measurements.push(run.measure(peer, scenario, round));
+                        measurements.push(run.measure_in_peace(peer, scenario, round));
                     }
                 }
             }
@@ -165,6 +170,18 @@ impl<'a> Run<'a> {
         Ok(Self { bench, progress: Progress::new(plan.count()), dir: plan.dir, cpu })
     }
 
+    /// Again, if the machine had other things to do; not for ever.
+    fn measure_in_peace(&mut self, peer: &Peer, scenario: &Scenario, round: usize) -> Measurement {
+        let mut measurement = self.measure(peer, scenario, round);
+        for _ in 1..ATTEMPTS {
+            if measurement.disturbed {
+                self.progress.all += 1;
+                measurement = self.measure(peer, scenario, round);
+            }
+        }
+        measurement
+    }
+
     fn measure(&mut self, peer: &Peer, scenario: &Scenario, round: usize) -> Measurement {
         let (backend, authority) =
             (self.bench.backend.addresses.clone(), Authority::below(self.dir));
@@ -192,14 +209,22 @@ fn create_certificates(dir: &Path, scenarios: &[Scenario]) -> io::Result<()> {
 }
 
 /// Replaces a share of what the slowest gateway can do by what that is.
-fn fix_rate(scenario: &mut Scenario, measured: Vec<Measurement>) {
+///
+/// # Errors
+/// No gateway can do anything.
+fn fix_rate(scenario: &mut Scenario, measured: &[Measurement]) -> io::Result<()> {
     let Generator::Rate { connections, rate: Rate::OfSlowest(share) } = scenario.generator else {
-        return;
+        return Ok(());
     };
-    let rates = measured.iter().filter_map(|m| Some(m.valid()?.per_second));
-    let rate = (share * rates.fold(f64::INFINITY, f64::min)).clamp(1.0, 1e6).round();
+    let rates = measured.iter().filter_map(|measurement| Some(measurement.valid()?.per_second));
+    let Some(slowest) = rates.reduce(f64::min) else {
+        let cause = format!("{}: no gateway could be measured to find out a rate", scenario.name);
+        return Err(io::Error::other(cause));
+    };
+    let rate = (share * slowest).max(1.0).round();
     eprintln!("{}: at {rate} requests a second", scenario.name);
     scenario.generator = Generator::Rate { connections, rate: Rate::Fixed(rate) };
+    Ok(())
 }
 
 /// Tells what was measured and how long the rest will take.
@@ -228,6 +253,7 @@ impl Progress {
             let busy = 100.0 * figures.generator_busy;
             eprint!("{:>9.1} {}", figures.value, scenario.figure.unit());
             eprint!(", {:.0}/s, generator {busy:.0} % busy", figures.per_second);
+            eprint!(", others {:.0} %", 100.0 * figures.others_busy);
             eprint!(", {} upstream connections", figures.upstream_connections);
         }
         match fault {

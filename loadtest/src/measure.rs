@@ -17,7 +17,7 @@ use crate::certificate::Authority;
 use crate::check;
 use crate::generate::{IDLE, Outcome, READY};
 use crate::peer::{Gateway, Peer, Site};
-use crate::process::{Child, Tree, on_cpu};
+use crate::process::{self, Child, Tree, on_cpu};
 use crate::reload;
 use crate::scenario::{Figure, Generator, Scenario};
 use crate::statistics::Latency;
@@ -41,10 +41,12 @@ pub(crate) struct Measurement {
     pub figures: Option<Figures>,
     /// Why it is invalid.
     pub fault: Option<String>,
+    /// Whether that is the machine's fault, so that it may be better at another time.
+    pub disturbed: bool,
 }
 
 /// The numbers of a measurement.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Figures {
     /// The scenario's [`Figure`].
     pub value: f64,
@@ -56,6 +58,10 @@ pub(crate) struct Figures {
     pub gateway_busy: f64,
     /// The same for the load generator: near 1, it is what limits throughput.
     pub generator_busy: f64,
+    /// Share of the time that anything but gateway and backend ran on their CPU.
+    pub others_busy: f64,
+    /// The 99th percentile of how late the generator was itself.
+    pub generator_late: Duration,
     /// Connections that the gateway made to the backend, with those of the warm-up.
     pub upstream_connections: u64,
     pub latency: Latency,
@@ -78,7 +84,9 @@ impl Measurement {
 #[derive(Debug)]
 pub(crate) struct Backend {
     /// Lives as long as the run.
-    _child: Child,
+    child: Child,
+    /// Where it runs, and the gateway.
+    cpu: usize,
     pub addresses: Addresses,
     pub authority: Authority,
     control: TcpStream,
@@ -100,7 +108,7 @@ impl Backend {
         let addresses = addresses.ok_or_else(|| io::Error::other("the backend does not start"))?;
         let control = TcpStream::connect(addresses.http[0])?;
         control.set_read_timeout(Some(CONTROL_PATIENCE))?;
-        Ok(Self { _child: child, addresses, authority, control })
+        Ok(Self { child, cpu, addresses, authority, control })
     }
 
     fn counters(&mut self) -> io::Result<Counters> {
@@ -135,7 +143,11 @@ impl Bench {
             Ok((figures, fault)) => (Some(figures), fault),
             Err(error) => (None, Some(error.to_string())),
         };
-        Measurement { scenario: scenario.name, peer: peer.name.clone(), round, figures, fault }
+        let disturbance = |figures: &Figures| check::disturbance(scenario, figures);
+        let disturbance = figures.as_ref().filter(|_| fault.is_none()).and_then(disturbance);
+        let (disturbed, fault) = (disturbance.is_some(), fault.or(disturbance));
+        let (scenario, peer) = (scenario.name, peer.name.clone());
+        Measurement { scenario, peer, round, figures, fault, disturbed }
     }
 
     fn try_measure(
@@ -167,6 +179,7 @@ impl Bench {
         let mut figures = Figures::between(&first, &last, scenario.large_body(), pss_kib);
         figures.upstream_connections = self.backend.counters()?.accepted - before.accepted;
         figures.latency = outcome.latency;
+        figures.generator_late = outcome.late;
         figures.started_in = gateway.started_in;
         if scenario.hosts > 0 {
             figures.reloaded_in = Some(reload::measure(&gateway, site)?);
@@ -218,6 +231,8 @@ impl Bench {
             workers: gateway.threads_cpu(WORKER_THREAD),
             seen: self.backend.counters()?,
             generator: generator.cpu(),
+            backend: self.backend.child.tree().cpu(),
+            idle: process::idle(self.backend.cpu),
             at: Instant::now(),
         })
     }
@@ -267,6 +282,9 @@ struct Sample {
     /// Of each worker thread of ringgate.
     workers: Vec<Duration>,
     generator: Duration,
+    backend: Duration,
+    /// The CPU of gateway and backend.
+    idle: Duration,
     /// What the backend saw so far.
     seen: Counters,
     at: Instant,
@@ -281,6 +299,8 @@ impl Figures {
         };
         let cpu = last.gateway.saturating_sub(first.gateway).as_secs_f64();
         let generator = last.generator.saturating_sub(first.generator).as_secs_f64();
+        let backend = last.backend.saturating_sub(first.backend).as_secs_f64();
+        let idle = last.idle.saturating_sub(first.idle).as_secs_f64();
         let cpu_micros = cpu * 1e6 / operations;
         Self {
             value: cpu_micros,
@@ -289,11 +309,9 @@ impl Figures {
             per_second: operations / seconds,
             gateway_busy: cpu / seconds,
             generator_busy: generator / seconds,
-            upstream_connections: 0,
-            latency: Latency::default(),
+            others_busy: (seconds - idle - cpu - backend).max(0.0) / seconds,
             pss_kib,
-            started_in: Duration::ZERO,
-            reloaded_in: None,
+            ..Self::default()
         }
     }
 }

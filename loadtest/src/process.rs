@@ -145,6 +145,20 @@ impl Tree {
     }
 }
 
+/// How long `cpu` had nothing to do since the machine's start. Its busy time would be wrong: what runs
+/// for less than a tick is not in it.
+pub(crate) fn idle(cpu: usize) -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    Duration::from_millis(10 * idle_ticks(&text, cpu).unwrap_or(0))
+}
+
+fn idle_ticks(stat: &str, cpu: usize) -> Option<u64> {
+    let name = format!("cpu{cpu} ");
+    let fields = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    // user, nice, system, idle, iowait.
+    fields.split(' ').skip(3).take(2).map(|field| field.parse::<u64>().ok()).sum()
+}
+
 fn threads(pid: u32) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{pid}/task"));
     let paths = entries.into_iter().flatten().flatten();
@@ -192,6 +206,15 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(30), "the grandchild was left behind");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn waiting_for_a_disk_is_idle() {
+        let stat = "cpu  9 9 9 9 9 9\ncpu0 1 2 3 100 200 4\ncpu1 1 1 1 7 9 1\ncpu10 1 1 1 1 1 1\n";
+        assert_eq!(idle_ticks(stat, 0), Some(300));
+        assert_eq!(idle_ticks(stat, 1), Some(16));
+        assert_eq!(idle_ticks(stat, 2), None);
+        assert!(idle(0) > Duration::ZERO);
     }
 
     #[test]

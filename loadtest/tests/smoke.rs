@@ -169,9 +169,10 @@ struct Record {
     _out: tempfile::TempDir,
 }
 
-/// The last column says why a measurement does not count.
+/// The last column says why a measurement does not count. Here that the machine has other things to do
+/// is none: the generator has the gateway's CPU.
 fn has_faults(csv: &str) -> bool {
-    csv.lines().skip(1).any(|line| !line.ends_with(",\"\""))
+    csv.lines().skip(1).any(|line| !line.ends_with(",\"\"") && !line.contains(",\"disturbed: "))
 }
 
 /// Every measurement counted something and has no fault.

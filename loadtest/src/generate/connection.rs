@@ -44,7 +44,9 @@ pub(super) enum Progress {
     /// The handshake is done and no request was to be sent.
     Ready,
     Answered {
-        /// Since the request was due.
+        /// When the request was due.
+        due: Instant,
+        /// Since then.
         latency: Duration,
     },
     /// The connection is of no further use.
@@ -101,6 +103,11 @@ impl Connection {
         self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Whether a request is under way.
+    pub(super) fn is_asked(&self) -> bool {
+        self.due.is_some()
+    }
+
     /// Sends a request that was due at `due`; before the handshake is done, it waits for that.
     pub(super) fn send(&mut self, request: &Rc<[u8]>, due: Instant) {
         self.due = Some(due);
@@ -136,9 +143,9 @@ impl Connection {
             };
             self.tls.process_new_packets().map_err(io::Error::other)?;
             if self.receive()? {
-                let due = self.due.take();
-                let latency = due.map(|due| due.elapsed()).unwrap_or_default();
-                return Ok(Progress::Answered { latency });
+                let now = Instant::now();
+                let due = self.due.take().unwrap_or(now);
+                return Ok(Progress::Answered { due, latency: now - due });
             }
             if !read {
                 return Ok(Progress::Waiting);

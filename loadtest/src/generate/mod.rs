@@ -2,7 +2,10 @@
 //!
 //! - Closed loop (without a rate): each connection sends its next request when it has the answer.
 //! - Open loop (with one): requests are due at fixed times whatever the server does, and latency
-//!   counts from the time a request was due. A server that stalls pays for the stall.
+//!   counts from the time a request was due. A server that stalls pays for the stall, be it at the
+//!   end: the generator waits for the answer to every request that was due.
+//! - The open loop also tells how late it was itself: a generator that does not get its CPU measures
+//!   that.
 //! - A connection may carry one request only, fully handshaken or resumed by a ticket.
 //! - TLS_AES_128_GCM_SHA256 only, and one key exchange group.
 //! - Anything but a complete answer with status 200 is a failure.
@@ -42,6 +45,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 const IDLE_AT_A_TIME: usize = 4;
 /// Fewer than any gateway takes for an attack.
 const AT_A_TIME: usize = 64;
+/// How long after the end the open loop waits for answers.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the closed loop looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -99,6 +104,8 @@ pub(crate) struct Outcome {
     pub full_handshakes: u64,
     pub resumed_handshakes: u64,
     pub latency: Latency,
+    /// Open loop: how long after requests were due the generator saw that, the 99th percentile.
+    pub late: Duration,
 }
 
 /// Loads the server and prints the [`Outcome`] as one line.
@@ -181,14 +188,15 @@ impl Outcome {
     fn line(self) -> String {
         let Latency { p50, p99, p999 } = self.latency;
         format!(
-            "requests={} failures={} full={} resumed={} p50={} p99={} p999={}",
+            "requests={} failures={} full={} resumed={} p50={} p99={} p999={} late={}",
             self.requests,
             self.failures,
             self.full_handshakes,
             self.resumed_handshakes,
             p50.as_nanos(),
             p99.as_nanos(),
-            p999.as_nanos()
+            p999.as_nanos(),
+            self.late.as_nanos()
         )
     }
 
@@ -207,6 +215,7 @@ impl Outcome {
                 p99: Duration::from_nanos(next()?),
                 p999: Duration::from_nanos(next()?),
             },
+            late: Duration::from_nanos(next()?),
         })
     }
 }
@@ -222,7 +231,8 @@ struct Generator {
     free: VecDeque<usize>,
     /// Open loop: when requests were due that found no free connection.
     waiting: VecDeque<Instant>,
-    counting_since: Option<Instant>,
+    /// Requests count that are due from then on.
+    counting_since: Instant,
     outcome: Outcome,
     samples: Vec<Duration>,
     failure: Option<io::Error>,
@@ -244,7 +254,7 @@ impl Generator {
             connections: Vec::with_capacity(load.connections),
             free: VecDeque::new(),
             waiting: VecDeque::new(),
-            counting_since: None,
+            counting_since: Instant::now(),
             outcome: Outcome::default(),
             samples: Vec::new(),
             failure: None,
@@ -257,7 +267,6 @@ impl Generator {
     }
 
     fn hold(&mut self) -> io::Result<()> {
-        self.counting_since = Some(Instant::now());
         self.each_once(IDLE_AT_A_TIME, CONNECT_PATIENCE)?;
         say(IDLE)?;
         // Ends when the other side closes it.
@@ -297,28 +306,56 @@ impl Generator {
         }
         say(READY)?;
         let start = Instant::now();
-        let counting = start + Duration::from_secs_f64(self.load.warm_up);
-        let end = counting + Duration::from_secs_f64(self.load.seconds);
-        let mut schedule = self.load.rate.map(|rate| Schedule::new(start, rate));
-        loop {
-            let now = Instant::now();
-            if now >= end {
-                return Ok(());
-            }
-            if now >= counting && self.counting_since.is_none() {
-                self.counting_since = Some(counting);
-            }
-            // The open loop has the CPU for itself and spins, to be on time.
-            let timeout = if schedule.is_some() { Duration::ZERO } else { TICK };
-            for (index, progress) in self.turn(Some(timeout))? {
+        self.counting_since = start + Duration::from_secs_f64(self.load.warm_up);
+        let end = self.counting_since + Duration::from_secs_f64(self.load.seconds);
+        match self.load.rate {
+            Some(rate) => self.open_loop(Schedule::new(start, end, rate), end + END_PATIENCE),
+            None => self.closed_loop(end),
+        }
+    }
+
+    fn closed_loop(&mut self, end: Instant) -> io::Result<()> {
+        while Instant::now() < end {
+            for (index, progress) in self.turn(Some(TICK))? {
                 self.count(index, progress);
-                self.go_on(index, progress, schedule.is_some())?;
-            }
-            if let Some(schedule) = &mut schedule {
-                schedule.due(Instant::now(), &mut self.waiting);
-                self.send_waiting();
+                match progress {
+                    Progress::Failed => self.connect(index)?,
+                    Progress::Answered { .. } if self.load.fresh => self.connect(index)?,
+                    Progress::Answered { .. } => {
+                        self.connections[index].send(&self.request, Instant::now());
+                    }
+                    Progress::Ready | Progress::Waiting => {}
+                }
             }
         }
+        Ok(())
+    }
+
+    /// It has the CPU for itself and spins, to be on time.
+    fn open_loop(&mut self, mut schedule: Schedule, patience: Instant) -> io::Result<()> {
+        while !(schedule.is_over() && self.unanswered() == 0) {
+            for (index, progress) in self.turn(Some(Duration::ZERO))? {
+                self.count(index, progress);
+                match progress {
+                    Progress::Failed => self.connect(index)?,
+                    Progress::Answered { .. } | Progress::Ready => self.free.push_back(index),
+                    Progress::Waiting => {}
+                }
+            }
+            let now = Instant::now();
+            schedule.due(now, &mut self.waiting);
+            self.send_waiting();
+            if now > patience {
+                self.outcome.failures += self.unanswered() as u64;
+                break;
+            }
+        }
+        self.outcome.late = schedule.late_since(self.counting_since);
+        Ok(())
+    }
+
+    fn unanswered(&self) -> usize {
+        self.waiting.len() + self.connections.iter().filter(|one| one.is_asked()).count()
     }
 
     /// What became of connections in one turn of the loop.
@@ -342,10 +379,8 @@ impl Generator {
 
     fn count(&mut self, index: usize, progress: Progress) {
         match progress {
-            Progress::Answered { latency } => {
-                if self.counting_since.is_none() {
-                    return;
-                }
+            Progress::Answered { due, .. } if due < self.counting_since => {}
+            Progress::Answered { latency, .. } => {
                 self.outcome.requests += 1;
                 self.samples.push(latency);
                 if self.load.fresh {
@@ -356,22 +391,6 @@ impl Generator {
             }
             Progress::Failed => self.outcome.failures += 1,
             Progress::Ready | Progress::Waiting => {}
-        }
-    }
-
-    fn go_on(&mut self, index: usize, progress: Progress, open: bool) -> io::Result<()> {
-        match progress {
-            Progress::Failed => self.connect(index),
-            Progress::Answered { .. } if self.load.fresh => self.connect(index),
-            Progress::Answered { .. } | Progress::Ready if open => {
-                self.free.push_back(index);
-                Ok(())
-            }
-            Progress::Answered { .. } => {
-                self.connections[index].send(&self.request, Instant::now());
-                Ok(())
-            }
-            Progress::Ready | Progress::Waiting => Ok(()),
         }
     }
 
@@ -406,25 +425,42 @@ impl Generator {
 /// When requests are due.
 struct Schedule {
     next: Instant,
+    end: Instant,
     interval: Duration,
+    /// When each was due, and how long after that it was seen.
+    late: Vec<(Instant, Duration)>,
 }
 
 impl Schedule {
-    fn new(start: Instant, rate: f64) -> Self {
-        Self { next: start, interval: Duration::from_secs_f64(1.0 / rate) }
+    fn new(start: Instant, end: Instant, rate: f64) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / rate);
+        Self { next: start, end, interval, late: Vec::new() }
     }
 
     fn due(&mut self, now: Instant, waiting: &mut VecDeque<Instant>) {
-        while self.next <= now {
+        while self.next <= now && !self.is_over() {
             waiting.push_back(self.next);
+            self.late.push((self.next, now - self.next));
             self.next += self.interval;
         }
+    }
+
+    /// The 99th percentile for what was due since then.
+    fn late_since(self, since: Instant) -> Duration {
+        let counting = self.late.into_iter().filter(|(due, _)| *due >= since);
+        let mut late: Vec<_> = counting.map(|(_, late)| late).collect();
+        Latency::of(&mut late).unwrap_or_default().p99
+    }
+
+    fn is_over(&self) -> bool {
+        self.next >= self.end
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn the_line_is_read_back() {
@@ -435,6 +471,7 @@ mod tests {
             full_handshakes: 2,
             resumed_handshakes: 3,
             latency,
+            late: TICK,
         };
         let text = format!("idle\n{}\n", outcome.line());
         assert_eq!(Outcome::parse(&text), Some(outcome));
@@ -444,10 +481,56 @@ mod tests {
     #[test]
     fn requests_are_due_whether_or_not_the_clock_was_looked_at() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(start, 100.0);
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut schedule = Schedule::new(start, after(55), 100.0);
         let mut waiting = VecDeque::new();
-        schedule.due(start + Duration::from_millis(35), &mut waiting);
+        schedule.due(after(35), &mut waiting);
         assert_eq!(waiting.len(), 4);
-        assert_eq!(waiting[3], start + Duration::from_millis(30));
+        assert_eq!(waiting[3], after(30));
+        assert_eq!(schedule.late[1], (after(10), Duration::from_millis(25)));
+        schedule.due(after(500), &mut waiting);
+        assert_eq!((waiting.len(), schedule.is_over()), (6, true));
+    }
+
+    /// Answers requests of one byte over TLS, and after `stall_after` of them only `stall` later.
+    fn stalling_server(stall_after: usize, stall: Duration) -> SocketAddr {
+        let dir = tempfile::tempdir().unwrap();
+        let files = crate::certificate::Authority::create(dir.path()).unwrap();
+        let tls = crate::tls::server_config(&files.certificate, &files.key, &["http/1.1"]).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let server = rustls::ServerConnection::new(tls).unwrap();
+            let mut stream = rustls::StreamOwned::new(server, stream);
+            for answered in 0.. {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    // The client has gone.
+                    let Ok(1) = stream.read(&mut byte) else { return };
+                    head.push(byte[0]);
+                }
+                if answered == stall_after {
+                    std::thread::sleep(stall);
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx").unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_stall_at_the_end_counts_for_each_request_that_was_due() {
+        let stall = Duration::from_millis(600);
+        let mut load = Load::once(stalling_server(10, stall));
+        (load.rate, load.seconds) = (Some(100.0), 0.3);
+        let mut generator = Generator::new(&load).unwrap();
+        generator.load().unwrap();
+        let outcome = generator.outcome();
+        assert_eq!((outcome.requests, outcome.failures), (30, 0));
+        // The eleventh was due 200 ms before the end, the last one 10 ms before it.
+        assert!(outcome.latency.p99 >= stall, "{outcome:?}");
+        assert!(outcome.latency.p50 >= stall / 2, "{outcome:?}");
     }
 }

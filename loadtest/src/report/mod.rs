@@ -135,11 +135,11 @@ impl Record {
     fn csv(&self) -> String {
         let mut text = String::from(CSV_HEAD);
         for measurement in &self.results.measurements {
-            let Measurement { scenario, peer, round, figures, fault } = measurement;
+            let Measurement { scenario, peer, round, figures, fault, .. } = measurement;
             write!(text, "{scenario},{peer},{round},").ok();
             match figures {
                 Some(figures) => text.push_str(&csv_figures(figures)),
-                None => text.push_str(",,,,,,,,,,,,"),
+                None => text.push_str(",,,,,,,,,,,,,,"),
             }
             let fault = fault.as_deref().unwrap_or_default().replace(['"', '\n'], " ");
             writeln!(text, ",\"{}\"", fault.trim()).ok();
@@ -191,6 +191,8 @@ const COLUMNS: &[Column] = &[
     ("busiest worker %", (1, |f| f.value), |scenario| scenario.figure == Figure::Busiest),
     ("gateway busy %", (0, |f| 100.0 * f.gateway_busy), is_load),
     ("generator busy %", (0, |f| 100.0 * f.generator_busy), is_load),
+    ("others busy %", (0, |f| 100.0 * f.others_busy), is_load),
+    ("generator late us", (0, |f| micros(f.generator_late)), |s| s.figure == Figure::Tail),
     ("upstream connections", (0, |f| f.upstream_connections as f64), is_load),
     ("PSS MiB", (1, |f| f.pss_kib as f64 / 1_024.0), |_| true),
     ("start ms", (0, |f| 1e3 * f.started_in.as_secs_f64()), |_| true),
@@ -207,7 +209,8 @@ fn micros(time: Duration) -> f64 {
 
 const CSV_HEAD: &str = "\
 scenario,gateway,round,value,cpu_micros,operations,per_second,p50_micros,p99_micros,p999_micros,\
-gateway_busy,generator_busy,upstream_connections,pss_kib,start_micros,reload_micros,fault
+gateway_busy,generator_busy,upstream_connections,pss_kib,start_micros,reload_micros,others_busy,\
+late_micros,fault
 ";
 
 fn csv_figures(figures: &Figures) -> String {
@@ -219,10 +222,12 @@ fn csv_figures(figures: &Figures) -> String {
     format!(
         "{value:.3},{cpu_micros:.3},{operations:.1},{per_second:.1},{:.1},{:.1},{:.1},\
          {gateway_busy:.3},{generator_busy:.3},{upstream_connections},{pss_kib},{started_in:.0},\
-         {reloaded_in}",
+         {reloaded_in},{:.3},{:.1}",
         micros(latency.p50),
         micros(latency.p99),
-        micros(latency.p999)
+        micros(latency.p999),
+        figures.others_busy,
+        micros(figures.generator_late)
     )
 }
 
@@ -254,6 +259,8 @@ mod tests {
             per_second: 1.0,
             gateway_busy: 0.5,
             generator_busy: 0.5,
+            others_busy: 0.0,
+            generator_late: Duration::ZERO,
             upstream_connections: 1,
             latency: crate::statistics::Latency::default(),
             pss_kib: 1,
@@ -261,7 +268,8 @@ mod tests {
             reloaded_in: None,
         };
         let (fault, peer) = (fault.map(str::to_owned), peer.to_owned());
-        Measurement { scenario: "small-h1", peer, round, figures: Some(figures), fault }
+        let figures = Some(figures);
+        Measurement { scenario: "small-h1", peer, round, figures, fault, disturbed: false }
     }
 
     fn record() -> Record {
@@ -330,7 +338,7 @@ mod tests {
         assert_ne!(first, second);
         let csv = fs::read_to_string(second.join("results.csv")).unwrap();
         let columns: Vec<_> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [17; 11]);
+        assert_eq!(columns, [19; 11]);
         assert!(second.join(OVERVIEW).exists());
     }
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - Every line ends in CR LF; a lone LF, a sign, `0x` or an empty size is an error.
-//! - Extensions are skipped, trailers collected, both up to a limit.
+//! - Extensions are skipped, trailers collected, up to a limit: those of each chunk, and the
+//!   trailers with those of the last. Servers that pad sizes do so for as long as a body lasts.
 
 use ::http::HeaderMap;
 use bytes::Bytes;
@@ -19,7 +20,9 @@ const SIZE_DIGITS_MAX: u32 = 15;
 /// Where a chunked body is.
 pub(super) struct Decoder {
     state: State,
-    /// Bytes of extensions and trailers that may still come.
+    /// Bytes of extensions and trailers that may come with a chunk.
+    bytes_max: usize,
+    /// How many of these are left.
     spare: usize,
     trailers: Vec<u8>,
     fields_max: usize,
@@ -46,10 +49,10 @@ enum State {
 }
 
 impl Decoder {
-    /// At the start of a body; extensions and trailers have `bytes_max` bytes in all.
+    /// At the start of a body; extensions and trailers have `bytes_max` bytes for each chunk.
     pub(super) fn new(bytes_max: usize, fields_max: usize) -> Self {
         let state = State::Size { size: 0, digits: 0 };
-        Self { state, spare: bytes_max, trailers: Vec::new(), fields_max }
+        Self { state, bytes_max, spare: bytes_max, trailers: Vec::new(), fields_max }
     }
 
     /// Bytes of data that come next; 0 when framing comes next.
@@ -61,6 +64,7 @@ impl Decoder {
     pub(super) fn took(&mut self, n: u64) {
         let left = self.data() - n;
         self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+        self.spare = self.bytes_max;
     }
 
     /// The body is complete.
@@ -181,6 +185,13 @@ mod tests {
                 assert_eq!(decode(input, step), Ok(Some((data.to_vec(), fields))), "{step}");
             }
         }
+    }
+
+    #[test]
+    fn sizes_may_be_padded_for_as_long_as_a_body_lasts() {
+        let body = "1     \r\na\r\n".repeat(1_000) + "0     \r\n\r\n";
+        let (data, _) = decode(body.as_bytes(), 100).unwrap().unwrap();
+        assert_eq!(data.len(), 1_000);
     }
 
     #[test]

@@ -52,8 +52,10 @@ pub(super) struct Connections {
     open: RefCell<Vec<Rc<Shared>>>,
     /// A connect is under way.
     connecting: Cell<bool>,
-    /// Who waits for it.
+    /// Who waits for it, each at its place.
     waiting: RefCell<Vec<Waker>>,
+    /// How often those who wait were woken: a place from before is none any more.
+    rounds: Cell<u64>,
     /// Connects that failed, for those who waited for one of them.
     failures: Cell<u64>,
     /// Why the last one failed; `None` for its timeout.
@@ -216,7 +218,8 @@ async fn open_stream<N: Net>(
         // Another request connects: this one waits as long for the endpoint.
         to.reach(Reached::Asked(active.remote));
         let failures = active.shared.failures.get();
-        poll_fn(|cx| active.shared.poll_connected(cx)).await;
+        let mut place = None;
+        poll_fn(|cx| active.shared.poll_connected(cx, &mut place)).await;
         // Waiting for one's own attempt would take as many timeouts as there are requests.
         if active.shared.failures.get() != failures {
             return Err(active.shared.failure(active.remote));
@@ -364,11 +367,21 @@ impl Connections {
         Error::unsent(Some(remote), kind)
     }
 
-    fn poll_connected(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when no connect is under way. Who waits keeps its `place`, however often it is polled.
+    fn poll_connected(&self, cx: &Context<'_>, place: &mut Option<(u64, usize)>) -> Poll<()> {
         if !self.connecting.get() {
             return Poll::Ready(());
         }
-        self.waiting.borrow_mut().push(cx.waker().clone());
+        let mut waiting = self.waiting.borrow_mut();
+        match *place {
+            Some((round, index)) if round == self.rounds.get() => {
+                waiting[index].clone_from(cx.waker());
+            }
+            Some(_) | None => {
+                *place = Some((self.rounds.get(), waiting.len()));
+                waiting.push(cx.waker().clone());
+            }
+        }
         Poll::Pending
     }
 }
@@ -392,6 +405,7 @@ impl<'a> Connecting<'a> {
 impl Drop for Connecting<'_> {
     fn drop(&mut self) {
         self.0.connecting.set(false);
+        self.0.rounds.set(self.0.rounds.get() + 1);
         self.0.waiting.take().into_iter().for_each(Waker::wake);
     }
 }
@@ -764,6 +778,22 @@ mod tests {
             assert!(matches!(error.kind, Kind::ConnectTimeout), "{error}");
         }
         assert_eq!(rig.world.connects(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_a_connect_waits_once_however_often_it_is_polled() {
+        let (connections, cx) = (Connections::default(), Context::from_waker(Waker::noop()));
+        let mut places = [None; 2];
+        for round in 0..3 {
+            let connecting = Connecting::begin(&connections).unwrap();
+            for n in 0..100 {
+                let place = &mut places[n % 2];
+                assert!(connections.poll_connected(&cx, place).is_pending());
+            }
+            assert_eq!(connections.waiting.borrow().len(), 2, "{round}");
+            drop(connecting);
+        }
+        assert!(connections.poll_connected(&cx, &mut places[0]).is_ready());
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl Results {
         }))
     }
 
+    /// Whether `spread` is of half of the rounds at least: few that count may be the lucky ones.
+    pub(crate) fn is_enough(&self, spread: &Spread) -> bool {
+        let rounds = self.measurements.iter().map(|measurement| measurement.round).max();
+        spread.count * 2 >= rounds.unwrap_or(0)
+    }
+
     /// Of all versions of `kind`, the one whose figure is the smallest by ringgate's, and that ratio.
     pub(crate) fn best_of(&self, scenario: &str, kind: Kind) -> Option<(&Peer, Spread)> {
         self.best(scenario, |peer| peer.kind == kind)
@@ -73,6 +79,7 @@ impl Results {
         let own = (scenario, self.own());
         let able = self.peers.iter().filter(|peer| among(peer));
         able.filter_map(|peer| Some((peer, self.ratio((scenario, &peer.name), own)?)))
+            .filter(|(_, ratio)| self.is_enough(ratio))
             .min_by(|(_, one), (_, other)| one.median.total_cmp(&other.median))
     }
 }

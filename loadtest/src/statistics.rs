@@ -32,6 +32,8 @@ pub(crate) struct Spread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
+    /// How many values there are.
+    pub count: usize,
 }
 
 impl Spread {
@@ -41,7 +43,8 @@ impl Spread {
         values.sort_unstable_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let (lower, upper) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Self { median: f64::midpoint(lower, upper), min, max })
+        let (median, count) = (f64::midpoint(lower, upper), values.len());
+        Some(Self { median, min, max, count })
     }
 }
 
@@ -49,7 +52,7 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(1);
-        let Self { median, min, max } = self;
+        let Self { median, min, max, .. } = self;
         write!(f, "{median:.digits$} ({min:.digits$}-{max:.digits$})")
     }
 }
@@ -73,7 +76,7 @@ mod tests {
     #[test]
     fn the_median_of_an_even_number_lies_between() {
         let spread = Spread::of([4.0, 1.0, 3.0, 2.0]).unwrap();
-        assert_eq!(spread, Spread { median: 2.5, min: 1.0, max: 4.0 });
+        assert_eq!(spread, Spread { median: 2.5, min: 1.0, max: 4.0, count: 4 });
         assert_eq!(spread.to_string(), "2.5 (1.0-4.0)");
         assert_eq!(format!("{spread:.2}"), "2.50 (1.00-4.00)");
         assert_eq!(Spread::of([7.0]).unwrap().median, 7.0);

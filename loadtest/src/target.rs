@@ -1,7 +1,7 @@
 //! The targets: what ringgate is to reach, and whether it does.
 //!
 //! - One against a peer counts against the version of it that does best.
-//! - The median over the rounds counts.
+//! - The median over the rounds counts, if half of them are valid at least.
 
 use crate::measure::Figures;
 use crate::peer::Kind;
@@ -143,7 +143,7 @@ pub(crate) fn comparisons(results: &Results) -> Vec<Comparison> {
 impl Target {
     fn verdict(&self, results: &Results) -> Verdict {
         let Self { scenario, what } = *self;
-        match what {
+        let verdict = match what {
             What::Over(kind, ratio) => {
                 let best = results.best_of(scenario, kind);
                 let measured = best.map(|(peer, ratio)| (ratio, peer.name.clone()));
@@ -169,7 +169,15 @@ impl Target {
                 at_most(format!("{scenario}: ringgate / floor"), ratio, "", measured)
             }
             What::Own(own) => own.verdict(results),
-        }
+        };
+        verdict.if_enough(results)
+    }
+}
+
+impl Verdict {
+    fn if_enough(self, results: &Results) -> Self {
+        let measured = self.measured.filter(|(spread, _)| results.is_enough(spread));
+        Self { met: self.met && measured.is_some(), measured, ..self }
     }
 }
 

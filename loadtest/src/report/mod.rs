@@ -288,7 +288,7 @@ mod tests {
         let measurements = vec![
             measurement("ringgate", 1, 10.0, None),
             measurement("nginx 1", 1, 30.0, None),
-            measurement("nginx 2", 1, 40.0, None),
+            measurement("nginx 2", 1, 15.0, None),
             measurement("floor", 1, 5.0, None),
             measurement("ringgate", 2, 20.0, None),
             measurement("nginx 1", 2, 50.0, None),
@@ -311,7 +311,7 @@ mod tests {
     fn ratios_are_within_rounds_and_leave_out_what_is_invalid() {
         let ratios = record().ratios();
         assert!(ratios.contains("| 15.0 (10.0-20.0) | CPU us/operation |"), "{ratios}");
-        assert!(ratios.contains("| 2.75 (2.50-3.00) | 4.00 (4.00-4.00) |"), "{ratios}");
+        assert!(ratios.contains("| 2.75 (2.50-3.00) | 1.50 (1.50-1.50) |"), "{ratios}");
         let readme = record().readme();
         assert!(readme.contains("Invalid: ringgate in round 3: 5 requests failed"), "{readme}");
         assert!(readme.contains("| took | 2 min |"), "{readme}");
@@ -320,6 +320,7 @@ mod tests {
     #[test]
     fn a_target_counts_against_the_best_version() {
         let targets = record().targets();
+        // The other one does better in one of three rounds and is invalid in the rest.
         let nginx =
             "| small-h1: nginx / ringgate | at least 2.2 | 2.75 (2.50-3.00) | nginx 1 | met |";
         assert!(targets.contains(nginx), "{targets}");

@@ -138,7 +138,7 @@ mod tests {
             scenario: "small-h1",
             figure: "CPU",
             peer: "nginx 1".to_owned(),
-            ratio: Spread { median, min: median, max: median },
+            ratio: Spread { median, min: median, max: median, count: 1 },
             wanted,
         };
         let comparisons = [comparison(2.0, 1.5), comparison(0.9, 1.1)];

@@ -53,7 +53,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn row(bar: &Bar<'_>, top: f64, scale: f64, colour: &str) -> String {
-    let Spread { median, min, max } = bar.spread;
+    let Spread { median, min, max, .. } = bar.spread;
     let tall = ROW - 8.0;
     let (middle, baseline) = (top + tall / 2.0, top + tall / 2.0 + 4.5);
     let at = |value: f64| LABELS + value * scale;
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_longest_bar_leaves_room_for_its_number() {
-        let spread = Spread { median: 80.0, min: 50.0, max: 100.0 };
+        let spread = Spread { median: 80.0, min: 50.0, max: 100.0, count: 3 };
         let svg = bars("a", "us", &[Bar { label: "b", spread }, Bar { label: "c", spread }]);
         assert!(svg.contains("M345.0 ") && svg.contains("H550.0"), "{svg}");
         assert_eq!(svg.matches("<rect").count(), 3);

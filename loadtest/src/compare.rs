@@ -84,6 +84,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     check_cpu("--generator-cpu", options.generator_cpu)?;
     let own = env::current_exe()?;
     let peers = peers(options, &own)?;
+    tell_what_is_lacking(&scenarios, &peers);
     let facts = machine::facts();
     let dir = tempfile::Builder::new().prefix("loadtest-").tempdir_in(TMPFS);
     let dir = dir.map_err(|error| io::Error::new(error.kind(), format!("{TMPFS}: {error}")))?;
@@ -136,7 +137,7 @@ impl Plan<'_> {
     }
 
     fn able(&self, scenario: &Scenario) -> impl Iterator<Item = &Peer> {
-        let able: Vec<_> = self.peers.iter().filter(|peer| peer.kind.takes(scenario)).collect();
+        let able: Vec<_> = self.peers.iter().filter(|peer| peer.takes(scenario)).collect();
         able.into_iter()
     }
 
@@ -276,6 +277,16 @@ fn runnable(scenarios: Vec<Scenario>) -> Vec<Scenario> {
         missing.is_none()
     });
     kept
+}
+
+fn tell_what_is_lacking(scenarios: &[Scenario], peers: &[Peer]) {
+    for scenario in scenarios {
+        for peer in peers.iter().filter(|peer| peer.kind.is_for(scenario)) {
+            if let Some(cause) = peer.lacks(scenario) {
+                eprintln!("{}: {} is left out, {cause}", scenario.name, peer.name);
+            }
+        }
+    }
 }
 
 /// Everything is bound to a CPU, so that both must be there.

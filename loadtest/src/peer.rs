@@ -91,8 +91,8 @@ impl Kind {
         self != Self::Relay || scenario.setup == Setup::Passthrough
     }
 
-    /// Whether it is measured in `scenario`.
-    pub(crate) fn takes(self, scenario: &Scenario) -> bool {
+    /// Whether it is to be measured in `scenario`.
+    pub(crate) fn is_for(self, scenario: &Scenario) -> bool {
         self == Self::Ringgate || scenario.peers.contains(&self)
     }
 
@@ -172,6 +172,8 @@ pub(crate) struct Peer {
     pub program: PathBuf,
     /// What it says about itself.
     pub version: String,
+    /// What its configuration begins with to pass on bytes; `None` if it cannot.
+    pub relay: Option<String>,
 }
 
 impl Peer {
@@ -192,7 +194,19 @@ impl Peer {
             Some(number) => format!("{} {number}", kind.name()),
             None => kind.name().to_owned(),
         };
-        Some(Self { kind, name, program, version })
+        let relay = if kind == Kind::Nginx { stream_module(&program) } else { Some(String::new()) };
+        Some(Self { kind, name, program, version, relay })
+    }
+
+    /// Whether it is measured in `scenario`.
+    pub(crate) fn takes(&self, scenario: &Scenario) -> bool {
+        self.kind.is_for(scenario) && self.lacks(scenario).is_none()
+    }
+
+    /// Why it cannot be measured in a scenario that it is for.
+    pub(crate) fn lacks(&self, scenario: &Scenario) -> Option<&'static str> {
+        let can = self.relay.is_some() || !scenario.setup.is_relay();
+        (!can).then_some("it has no stream module; Debian's is in libnginx-mod-stream")
     }
 }
 
@@ -355,7 +369,7 @@ fn filled(
         .replace("{{LAST_PORT}}", &site.backend.http.last().map(port_of).unwrap_or_default())
         .replace("{{BACKEND_NAME}}", certificate::BACKEND)
         .replace("{{BACKEND_CA}}", &site.ca.display().to_string())
-        .replace("{{STREAM_MODULE}}", &stream_module(peer))
+        .replace("{{STREAM_MODULE}}", peer.relay.as_deref().unwrap_or_default())
         .replace("{{CERTIFICATE}}", &certificate.display().to_string())
         .replace("{{KEY}}", &key.display().to_string())
         .replace("{{BUNDLE}}", &bundle.display().to_string())
@@ -367,17 +381,17 @@ fn filled(
         .replace("{{DIR}}", &dir.display().to_string()))
 }
 
-/// How nginx gets the module that passes on what is not HTTP, if it is not built in.
-fn stream_module(peer: &Peer) -> String {
-    let output = Command::new(&peer.program).arg("-V").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
-    let text = text.unwrap_or_default();
-    let mut options = text.split_whitespace();
-    if peer.kind != Kind::Nginx || !options.any(|option| option == "--with-stream=dynamic") {
-        return String::new();
+/// How nginx gets the module that passes on what is not HTTP: it is built in, a file, or not there.
+fn stream_module(nginx: &Path) -> Option<String> {
+    let output = Command::new(nginx).arg("-V").output().ok()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let options: Vec<_> = said.split_whitespace().collect();
+    if options.contains(&"--with-stream") {
+        return Some(String::new());
     }
-    let modules = text.split_whitespace().find_map(|option| option.strip_prefix("--modules-path="));
-    format!("load_module {}/ngx_stream_module.so;", modules.unwrap_or("modules"))
+    let modules = options.iter().find_map(|option| option.strip_prefix("--modules-path="))?;
+    let module = Path::new(modules).join("ngx_stream_module.so");
+    module.exists().then(|| format!("load_module {};", module.display()))
 }
 
 /// Another process may take it before the gateway does; then the gateway says so and ends.
@@ -401,7 +415,8 @@ mod tests {
             hosts::create_certificates(dir.path(), scenario.hosts).unwrap();
             for kind in Kind::ALL {
                 let (name, program, version) = (String::new(), PathBuf::new(), String::new());
-                let peer = Peer { kind, name, program, version };
+                let peer = Peer { kind, name, program, version, relay: None };
+                assert_eq!(peer.lacks(scenario).is_some(), scenario.setup.is_relay());
                 for (name, template) in kind.templates() {
                     let code = filled(template, &peer, &site, dir.path(), 8443).unwrap();
                     let mut code = code.lines().filter(|line| !line.trim_start().starts_with('#'));

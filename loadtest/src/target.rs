@@ -236,7 +236,7 @@ mod tests {
         let group = scenario::named(&["targets".to_owned()]);
         let is_there = |name: &str, kind: Option<Kind>| {
             let scenario = group.iter().find(|scenario| scenario.name == name);
-            scenario.is_some_and(|scenario| kind.is_none_or(|kind| kind.takes(scenario)))
+            scenario.is_some_and(|scenario| kind.is_none_or(|kind| kind.is_for(scenario)))
         };
         for Target { scenario, what } in TARGETS {
             let kind = match what {

@@ -161,7 +161,7 @@ impl Record {
     }
 
     fn able(&self, scenario: &Scenario) -> impl Iterator<Item = &Peer> {
-        self.results.peers.iter().filter(|peer| peer.kind.takes(scenario))
+        self.results.peers.iter().filter(|peer| peer.takes(scenario))
     }
 }
 
@@ -278,6 +278,7 @@ mod tests {
             name: name.to_owned(),
             program: PathBuf::new(),
             version: "1".to_owned(),
+            relay: None,
         };
         let peers = vec![
             peer(Kind::Ringgate, "ringgate"),

@@ -351,7 +351,7 @@ pub(super) fn listen(settings: &Settings) -> Listen {
 pub(super) fn gateway(settings: &Settings) -> GatewayIdentity {
     let gateway = settings.gateway.clone();
     let settings::Gateway { namespace, labels, locality } = gateway;
-    GatewayIdentity { namespace, labels, locality }
+    GatewayIdentity { namespace, labels, locality, admin: settings.admin.address }
 }
 
 fn rotation() -> tokio::time::Interval {

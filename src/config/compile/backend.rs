@@ -2,7 +2,7 @@
 //!
 //! What a name leads to is looked up once in a generation, and not at all while no backend changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,8 @@ struct Found {
     cluster: Option<Arc<Cluster>>,
     /// The DNS names that were asked for.
     names: Vec<String>,
+    /// It would lead to the gateway's own administration.
+    is_barred: bool,
 }
 
 /// Where a service is.
@@ -152,6 +154,8 @@ pub(super) struct Backends<'a> {
     /// Whether all in `before` still holds.
     is_current: bool,
     after: Clusters,
+    /// Services that would lead to the gateway's own administration.
+    barred: HashSet<ServiceName>,
 }
 
 impl<'a> Backends<'a> {
@@ -207,6 +211,7 @@ impl<'a> Backends<'a> {
             before,
             is_current,
             after,
+            barred: HashSet::new(),
         }
     }
 
@@ -228,6 +233,7 @@ impl<'a> Backends<'a> {
             before => self.look_up(&wanted.0, port, before),
         };
         let cluster = found.cluster.clone();
+        self.barred.extend(found.is_barred.then(|| wanted.0.clone()));
         self.after.0.insert(wanted, found);
         cluster
     }
@@ -240,13 +246,16 @@ impl<'a> Backends<'a> {
 
     fn look_up(&self, service: &ServiceName, port: u16, before: Option<Found>) -> Found {
         let mut names = Vec::new();
-        let place = self.place(service, port, &mut names);
+        let mut place = self.place(service, port, &mut names);
+        let is_barred = place.as_mut().is_some_and(|place| {
+            place.endpoints.extract_if(.., |e| self.gateway.is_admin(e.address)).count() > 0
+        });
         let old = before.and_then(|before| before.cluster);
         let subset = service.subset.as_deref();
         let new = place.and_then(|place| self.cluster(place, subset, old.as_deref()));
         // The same `Arc` for an equal cluster.
         let same = old.filter(|old| new.as_ref() == Some(&**old));
-        Found { cluster: same.or_else(|| new.map(Arc::new)), names }
+        Found { cluster: same.or_else(|| new.map(Arc::new)), names, is_barred }
     }
 
     fn place<'s>(
@@ -313,6 +322,13 @@ impl<'a> Backends<'a> {
     pub(super) fn unknown(&self, destination: &Destination, namespace: &str) -> Option<String> {
         self.unknown_port(destination, namespace)
             .or_else(|| self.unknown_subset(destination, namespace))
+    }
+
+    /// What to say of a destination with an endpoint that nobody is led to.
+    pub(super) fn barred(&self, destination: &Destination, namespace: &str) -> Option<String> {
+        let is_barred = self.barred.contains(&ServiceName::of(destination, namespace));
+        let (host, admin) = (&destination.host, self.gateway.admin);
+        is_barred.then(|| format!("{host} leads to the gateway's own administration at {admin}"))
     }
 
     fn unknown_port(&self, destination: &Destination, namespace: &str) -> Option<String> {

@@ -28,7 +28,7 @@ mod unit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -108,6 +108,18 @@ pub(crate) struct GatewayIdentity {
     pub(crate) labels: BTreeMap<String, String>,
     /// Where it is: `region/zone/subzone`, empty if that is not known.
     pub(crate) locality: String,
+    /// Where its administration listens, which nobody is led to: it takes commands.
+    pub(crate) admin: SocketAddr,
+}
+
+impl GatewayIdentity {
+    /// Whether a connection to `address` would be one to the administration.
+    fn is_admin(&self, address: SocketAddr) -> bool {
+        let (ip, own) = (address.ip().to_canonical(), self.admin.ip().to_canonical());
+        // An unspecified address leads to this host, and may be all that it is bound to.
+        let is_here = ip == own || ip.is_unspecified() || own.is_unspecified() && ip.is_loopback();
+        address.port() == self.admin.port() && is_here
+    }
 }
 
 /// What servers are bound to.

@@ -85,14 +85,19 @@ impl<'a> Router<'a> {
         rejections
     }
 
-    /// A warning if the service is known and lacks what is asked of it.
+    /// A warning if the service is known and lacks what is asked of it, or has an endpoint that
+    /// nobody is led to.
     fn report_unknown(
         &self,
         placed: &Placed,
         destination: &Destination,
         cause: &str,
     ) -> Option<Rejection> {
-        let what = self.backends.unknown(destination, &placed.resource.key.namespace)?;
+        let (backends, namespace) = (&self.backends, &placed.resource.key.namespace);
+        let (what, cause) = match backends.unknown(destination, namespace) {
+            Some(what) => (what, cause),
+            None => (backends.barred(destination, namespace)?, "that endpoint is left out"),
+        };
         let (line, field) = (destination.line, &*destination.field);
         Some(placed.reject(Severity::Warning, line, field, what, cause))
     }

@@ -156,7 +156,8 @@ fn server_config() -> rustls::ServerConfig {
 
 pub(crate) fn gateway() -> GatewayIdentity {
     let labels = BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
-    GatewayIdentity { namespace: "istio-system".into(), labels, locality: String::new() }
+    let (namespace, locality) = ("istio-system".into(), String::new());
+    GatewayIdentity { namespace, labels, locality, admin: "127.0.0.1:15000".parse().unwrap() }
 }
 
 pub(crate) fn listen() -> Listen {
@@ -332,6 +333,37 @@ fn clusters(forward: &crate::snapshot::Forward) -> Vec<String> {
     let name = |cluster: &Arc<Cluster>| format!("{} {:?}", cluster.name, cluster.endpoints);
     let target = |target: &crate::snapshot::Target| target.cluster.as_ref().map(name);
     forward.targets.iter().map(|t| target(t).unwrap_or_else(|| "none".into())).collect()
+}
+
+#[test]
+fn nobody_is_led_to_the_gateways_own_administration() {
+    let mut world = World::new(&[("own.yaml", include_str!("../../testdata/own-admin.yaml"))]);
+    let snapshot = world.compile();
+    let Serves::Http(table) = &snapshot.listeners[0].serves else { panic!("TLS") };
+    let routes = routes(table, "a.example.com");
+    let ends = ["[127.0.0.1:8000]", "[]", "[]", "[127.0.0.1:8000]"];
+    assert!(routes.iter().zip(ends).all(|(route, end)| route.ends_with(end)), "{routes:#?}");
+}
+
+#[test]
+fn an_address_leads_to_the_administration_if_a_connection_would() {
+    let is_admin = |admin: &str, address: &str| {
+        let gateway = GatewayIdentity { admin: admin.parse().unwrap(), ..gateway() };
+        gateway.is_admin(address.parse().unwrap())
+    };
+    for (admin, address, expected) in [
+        ("127.0.0.1:9", "127.0.0.1:9", true),
+        ("127.0.0.1:9", "[::ffff:127.0.0.1]:9", true),
+        ("127.0.0.1:9", "0.0.0.0:9", true),
+        ("127.0.0.1:9", "127.0.0.1:8", false),
+        ("127.0.0.1:9", "127.0.0.2:9", false),
+        ("127.0.0.1:9", "10.0.0.1:9", false),
+        ("0.0.0.0:9", "127.0.0.2:9", true),
+        ("[::]:9", "[::1]:9", true),
+        ("[::1]:9", "[::]:9", true),
+    ] {
+        assert_eq!(is_admin(admin, address), expected, "{admin} {address}");
+    }
 }
 
 #[test]

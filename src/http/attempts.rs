@@ -86,8 +86,11 @@ impl<N: Net> Attempts<'_, N> {
             let Some(deadline) = deadline else { return Poll::Pending };
             let passed = deadline.poll_passed(cx);
             passed.map(|()| {
-                let answer = Err(Failure::Timeout(self.note_late()));
-                Outcome { answer, spent: None }
+                let late = match deadline.is_clients() {
+                    true => self.reached.take().endpoint(),
+                    false => self.note_late(),
+                };
+                Outcome { answer: Err(Failure::Timeout(late)), spent: None }
             })
         })
         .await

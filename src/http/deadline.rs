@@ -13,13 +13,24 @@ pub(crate) struct Deadline<N: Net> {
     clock: N,
     limit: Duration,
     request: Replay,
+    /// It is the client that waits no longer, not the route: no endpoint is late by it.
+    is_clients: bool,
     /// Runs once the request is whole.
     sleep: Option<N::Sleep>,
 }
 
 impl<N: Net> Deadline<N> {
     pub(crate) fn new(clock: N, limit: Duration, request: Replay) -> Self {
-        Self { clock, limit, request, sleep: None }
+        Self { clock, limit, request, is_clients: false, sleep: None }
+    }
+
+    /// Says whether it is the client's, instead of the route's.
+    pub(crate) fn of_client(self, is_clients: bool) -> Self {
+        Self { is_clients, ..self }
+    }
+
+    pub(crate) fn is_clients(&self) -> bool {
+        self.is_clients
     }
 
     /// Ready when it has passed.

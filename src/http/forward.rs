@@ -373,14 +373,17 @@ impl<N: Net> Forwarder<N> {
         let retries = extras.and_then(|extras| extras.retries.as_ref());
         let per_try = retries.and_then(|policy| policy.per_try_timeout);
         let own = extras.and_then(|extras| extras.timeout);
-        let whole = own.into_iter().chain(asked_within(entry, head)).min();
+        let asked = asked_within(entry, head);
+        let whole = own.into_iter().chain(asked).min();
         let shortest = whole.into_iter().chain(per_try).min()?;
         headers::expect_within(&mut head.headers, shortest);
         if entry.is_grpc() {
             grpc::expect_within(&mut head.headers, shortest);
         }
         let clock = self.gateway.net.clone();
-        whole.map(|limit| Box::new(Deadline::new(clock, limit, body.clone())))
+        let is_clients = asked.is_some_and(|asked| own.is_none_or(|own| asked < own));
+        let deadline = |limit| Deadline::new(clock, limit, body.clone()).of_client(is_clients);
+        whole.map(|limit| Box::new(deadline(limit)))
     }
 
     /// Turns what came of a request into what the client gets.

@@ -693,6 +693,26 @@ fn a_client_that_stops_sending_is_no_fault_of_the_endpoint() {
 }
 
 #[test]
+fn what_a_client_allows_is_no_measure_of_the_endpoint() {
+    let own = |timeout| Some(Extras { timeout: Some(timeout), ..Extras::default() });
+    for (extras, asked, ejections) in
+        [(None, "1m", 0), (own(SECOND), "1m", 0), (own(SECOND), "9S", 1)]
+    {
+        let rig = Rig::of(strict(1), extras);
+        let mut client = rig.open(Protocol::Http1);
+        let call = format!(
+            "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/grpc\r\n\
+             grpc-timeout: {asked}\r\ncontent-length: 0\r\n\r\n"
+        );
+        let _endpoint = rig.forwarded(&mut client, &call);
+        rig.pass(SECOND);
+        let answer = read(&mut client);
+        assert!(answer.contains("grpc-status: 14\r\n"), "{answer}");
+        assert_eq!(rig.counters().outlier_ejections.value(), ejections, "{asked}");
+    }
+}
+
+#[test]
 fn who_waits_in_our_queue_is_no_fault_of_the_endpoint() {
     let rig = Rig::of(strict(1), impatient(0));
     let (mut first, mut second) = (rig.open(Protocol::Http1), rig.open(Protocol::Http1));

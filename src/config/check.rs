@@ -199,6 +199,41 @@ mod tests {
         assert!(cases >= 25, "{cases}");
     }
 
+    /// The decisions of [`ISTIO`] that are wrong here.
+    #[test]
+    fn istio_decides_alike() {
+        let (mut template, mut cases, mut wrong) = ("", 0, String::new());
+        for line in ISTIO.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let Some((decision, case)) = line.split_once(' ').filter(|_| !line.starts_with('['))
+            else {
+                template = line;
+                continue;
+            };
+            cases += 1;
+            let case = case.rsplit_once(" # ").map_or(case, |(case, _)| case).trim();
+            let (kind, spec) = template[1..].split_once("] ").unwrap();
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{ name: a }}\n\
+                 spec:\n  {}\n",
+                spec.replacen('%', case, 1)
+            );
+            let (good, said) = checked("a.yaml", text.as_bytes());
+            let is_right = match decision {
+                "accept" | "refuse!" => good,
+                "warn" => good && said.contains(": warning: "),
+                "refuse" | "accept!" => !good && said.contains(&format!("{kind} default/a: spec")),
+                other => panic!("`{other}` is none of the words of the table"),
+            };
+            if !is_right {
+                wrong += &format!("{decision} {case}\n{said}\n");
+            }
+        }
+        assert!(wrong.is_empty(), "\n{wrong}");
+        assert!(cases > 250, "{cases}");
+    }
+
+    const ISTIO: &str = include_str!("testdata/istio.txt");
+
     #[test]
     fn a_bomb_is_an_error() {
         let mut text = String::from("a: &a [x, x, x, x, x, x, x, x, x]\n");

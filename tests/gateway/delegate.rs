@@ -76,3 +76,21 @@ fn a_changed_delegate_is_served_at_once() {
     gateway.write_resource("shop.yaml", &delegate("shop", &rule("new")));
     crate::harness::eventually("the new rule", || client.get("/shop").text() == "new");
 }
+
+#[test]
+fn a_root_may_delegate_what_an_expression_matches() {
+    let root = ROOT.replace("prefix: /shop", "regex: \"/shop-[0-9]+.*\"");
+    let shop = format!(
+        "  - match: [ {{ uri: {{ prefix: /shop-1/x }} }} ]\n    {}\n  \
+           - match: [ {{ method: {{ exact: GET }} }} ]\n    {}\n",
+        answer("never"),
+        answer("shop")
+    );
+    let gateway = start(&shop);
+    gateway.write_resource("root.yaml", &yaml::virtual_service("root", "web", &[HOST], &root));
+    let mut client = Client::plain(gateway.address(80), HOST).unwrap();
+    crate::harness::eventually("the new root", || client.get("/shop-a").text() == "rest");
+    assert_eq!(client.get("/shop-1").text(), "shop");
+    // Whether a path lies within an expression cannot be told, so such a rule is left out.
+    assert_eq!(client.get("/shop-1/x").text(), "shop");
+}

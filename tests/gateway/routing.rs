@@ -55,9 +55,11 @@ fn exact_prefix_and_regex_choose_and_the_first_match_wins() {
         yaml::uri_to("regex: \"/name/[0-9]+\"", "c.test"),
         yaml::uri_to("prefix: /name/prefix-that-comes-too-late", "c.test"),
         yaml::uri_to("prefix: /name", "a.test"),
+        yaml::uri_to("prefix: \"\"", "b.test"),
     ];
     let gateway = with_rules(&backends, &rules.concat());
     let mut client = gateway.client("web.example.com");
+    assert_eq!(client.get("/echo").status, 200, "every path begins with an empty prefix");
     let expected = [
         ("/name/exact", "a"),
         ("/name/exact?query", "a"),

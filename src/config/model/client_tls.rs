@@ -124,12 +124,17 @@ fn read_certificates(
     accept_untrusted: bool,
     problems: &mut Problems,
 ) -> Option<ClientCertificates> {
-    let (certificate, key) = (tls.take("clientCertificate"), tls.take("privateKey"));
-    let (ca, crl) = (tls.take("caCertificates"), tls.take("caCrl"));
-    if let Some(name) = tls.take("credentialName") {
+    let certificate = tls.take_filled("clientCertificate");
+    let key = tls.take_filled("privateKey");
+    let (ca, crl) = (tls.take_filled("caCertificates"), tls.take_filled("caCrl"));
+    if let Some(name) = tls.take_filled("credentialName") {
         for file in [&certificate, &key, &ca, &crl].into_iter().flatten() {
             let cause = "the Secret has all of it";
             problems.error(file, "cannot stand beside `credentialName`", cause);
+        }
+        if accept_untrusted && !is_mutual {
+            let what = "cannot stand beside `insecureSkipVerify`, which checks nothing";
+            problems.error(&name, what, "remove one of them");
         }
         let name = read_secret_name(&name, problems)?;
         return Some(ClientCertificates::Secret { name, is_mutual });

@@ -133,6 +133,11 @@ impl<'a> Field<'a> {
         self.node.value == Value::Null
     }
 
+    /// Whether it is a text without a character.
+    fn is_empty(&self) -> bool {
+        matches!(&self.node.value, Value::String(text) if text.is_empty())
+    }
+
     /// The number that it has to be.
     pub(crate) fn number(
         &self,
@@ -167,6 +172,10 @@ impl<'a> Field<'a> {
             }
             Some(duration) if duration < Duration::from_millis(1) => {
                 problems.error(self, format!("must be at least 1ms, not `{text}`"), "");
+            }
+            Some(duration) if has_part_of_a_millisecond(duration) => {
+                let what = format!("must be a whole number of milliseconds, not `{text}`");
+                problems.error(self, what, "");
             }
             Some(_) => {}
         }
@@ -269,6 +278,11 @@ impl<'a> Fields<'a> {
             .map(|entry| self.field(entry))
     }
 
+    /// The same; a text without a character counts as absent, as in protobuf.
+    pub(crate) fn take_filled(&mut self, name: &'static str) -> Option<Field<'a>> {
+        self.take(name).filter(|field| !field.is_empty())
+    }
+
     /// The field `name`, which has to be there.
     pub(crate) fn require(
         &mut self,
@@ -276,10 +290,12 @@ impl<'a> Fields<'a> {
         problems: &mut Problems,
     ) -> Option<Field<'a>> {
         let found = self.take(name);
-        if found.is_none() {
-            problems.error(&self.parent, format!("`{name}` is missing"), "");
+        match &found {
+            None => problems.error(&self.parent, format!("`{name}` is missing"), ""),
+            Some(field) if field.is_empty() => problems.error(field, "must not be empty", ""),
+            Some(_) => return found,
         }
-        found
+        None
     }
 
     /// Every field, whatever its name.
@@ -344,6 +360,20 @@ fn parse_duration(text: &str) -> Option<Duration> {
     }
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     (!text.is_empty() && duration <= DURATION_MAX).then_some(duration)
+}
+
+/// Istio refuses such. Of longer times than this a float does not tell nanoseconds.
+fn has_part_of_a_millisecond(duration: Duration) -> bool {
+    duration < Duration::from_secs(1_000_000) && !duration.subsec_nanos().is_multiple_of(1_000_000)
+}
+
+/// Whether it is a DNS label (RFC 1123), as the name of a namespace or a port is.
+pub(crate) fn is_label(text: &str) -> bool {
+    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 63
+        && is_end(text.bytes().next())
+        && is_end(text.bytes().next_back())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// `A`, `A or B`, `A, B or C`.

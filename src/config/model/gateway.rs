@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::fields::{Field, Fields, Finding, Located, Problems, did_you_mean, not_supported};
+use super::fields::{
+    Field, Fields, Finding, Located, Problems, did_you_mean, is_label, not_supported,
+};
 use super::resource::{Key, is_error};
 use super::server_tls::{self, ServerTls, Tls, TlsReader};
 use crate::snapshot::HostPattern;
@@ -219,6 +221,16 @@ impl ServerReader<'_> {
             Some((namespace, name)) => (Some(namespace.into()), name),
         };
         match name.parse::<HostPattern>() {
+            Ok(HostPattern::Exact(short)) if !short.contains(['.', ':']) => {
+                let cause = "write the whole name, as clients do; Istio refuses short ones";
+                self.whole.error(item, format!("`{text}` is a short name"), cause);
+                None
+            }
+            Ok(_) if namespace.as_ref().is_some_and(|namespace| !is_label(namespace)) => {
+                let cause = "before `/` stands a namespace, `.` for the Gateway's own or `*`";
+                self.whole.error(item, format!("`{text}`: there is no such namespace"), cause);
+                None
+            }
             Ok(pattern) => {
                 Some(Located { line: item.line, value: ServerHost { namespace, pattern } })
             }

@@ -336,8 +336,10 @@ fn read_spec(
             virtual_service::read(&spec_of(fields, problems)?, &key.namespace, problems)
                 .map(|spec| whole(Spec::VirtualService(spec)))
         }
-        Kind::ServiceEntry => service_entry::read(&spec_of(fields, problems)?, problems)
-            .map(|spec| whole(Spec::ServiceEntry(spec))),
+        Kind::ServiceEntry => {
+            service_entry::read(&spec_of(fields, problems)?, &key.namespace, problems)
+                .map(|spec| whole(Spec::ServiceEntry(spec)))
+        }
         Kind::WorkloadEntry => {
             let labels = pod::labels(fields, problems);
             service_entry::read_workload(&spec_of(fields, problems)?, labels, problems)

@@ -1,7 +1,7 @@
 //! `tls` of a Gateway's server: with which certificate it serves, and which clients it takes.
 //!
-//! What would leave clients unchecked that somebody wanted checked is an error, also where Istio
-//! ignores it.
+//! What would leave clients unchecked that somebody wanted checked is an error, or at least a
+//! warning, also where Istio ignores it.
 
 use std::sync::Arc;
 
@@ -204,12 +204,20 @@ impl TlsReader<'_> {
         parent: &Field<'_>,
         tls: &mut Fields<'_>,
     ) -> Option<Vec<Credential>> {
-        let (certificate, key) = (tls.take("serverCertificate"), tls.take("privateKey"));
-        let (name, names) = (tls.take("credentialName"), tls.take("credentialNames"));
+        let certificate = tls.take_filled("serverCertificate");
+        let key = tls.take_filled("privateKey");
+        let (name, names) = (tls.take_filled("credentialName"), tls.take("credentialNames"));
         let pairs = tls.take("tlsCertificates");
-        let files = certificate.is_some() || key.is_some();
-        let sources = [&name, &names, &pairs];
-        if let Some(second) = sources.into_iter().flatten().nth(usize::from(!files)) {
+        let files = certificate.is_some() && key.is_some();
+        let sources = || [&name, &names, &pairs].into_iter().flatten();
+        if let Some(half) = certificate.as_ref().or(key.as_ref())
+            && !files
+            && sources().next().is_some()
+        {
+            let cause = "the other half is missing; certificate and key come from elsewhere";
+            self.whole.warn(half, "ignored, as by Istio", cause);
+        }
+        if let Some(second) = sources().nth(usize::from(!files)) {
             let what = "there may be `serverCertificate` and `privateKey`, or `credentialName`, or \
                         `credentialNames`, or `tlsCertificates`, but not two of them";
             self.whole.error(second, what, "");
@@ -283,12 +291,15 @@ impl TlsReader<'_> {
         mode: Mode,
         credential: Option<&Credential>,
     ) -> Option<Option<ClientAuth>> {
-        let (file, secret) = (tls.take("caCertificates"), tls.take("caCertCredentialName"));
-        let crl = tls.take("caCrl");
+        let file = tls.take_filled("caCertificates");
+        let secret = tls.take_filled("caCertCredentialName");
+        let crl = tls.take_filled("caCrl");
         let demands = self.read_demands(tls, mode);
         if mode == Mode::Simple {
+            let of_files = matches!(credential, None | Some(Credential::Files { .. }));
             self.warn_of_unused(file.into_iter().chain(secret));
-            if let Some(crl) = crl {
+            self.warn_of_unused(crl.iter().filter(|_| !of_files).cloned());
+            if let Some(crl) = crl.filter(|_| of_files) {
                 let cause = "write `mode: MUTUAL` to ask clients for certificates";
                 self.whole.error(&crl, "mode SIMPLE checks no client, so it has no CRL", cause);
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fields::{Field, Problems, not_supported};
+use super::fields::{Field, Problems, is_label, not_supported};
 use super::virtual_service::{Export, read_export};
 use crate::snapshot::{HostPattern, UpstreamProtocol};
 
@@ -66,17 +66,23 @@ pub(crate) struct EntryEndpoint {
     pub(crate) locality: Box<str>,
 }
 
-pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceEntry> {
+pub(super) fn read(
+    spec: &Field<'_>,
+    namespace: &str,
+    problems: &mut Problems,
+) -> Option<ServiceEntry> {
     let parent = spec.clone();
     let mut spec = spec.fields(problems)?;
     let hosts = spec.require("hosts", problems).map(|field| read_hosts(&field, problems));
-    let ports = spec.require("ports", problems).map(|field| read_ports(&field, problems));
-    let resolution = match spec.take("resolution") {
+    let ports = spec.take("ports").map(|field| read_ports(&field, problems));
+    let written_resolution = spec.take("resolution");
+    let resolution = match &written_resolution {
         Some(field) => field.one_of(&RESOLUTIONS, problems),
         None => Some(Resolution::None),
     };
     let written = spec.take("endpoints");
     let items = written.as_ref().map(|field| field.items(problems)).unwrap_or_default();
+    let written = written.filter(|_| !items.is_empty());
     let endpoints: Vec<_> =
         items.iter().filter_map(|item| read_endpoint(item, resolution?, problems)).collect();
     let selector = spec.take("workloadSelector");
@@ -87,19 +93,24 @@ pub(super) fn read(spec: &Field<'_>, problems: &mut Problems) -> Option<ServiceE
     if let Some(location) = spec.take("location") {
         location.one_of(&[("MESH_EXTERNAL", ()), ("MESH_INTERNAL", ())], problems);
     }
-    if let Some(addresses) = spec.take("addresses") {
-        read_addresses(&addresses, problems);
+    let addresses = spec.take("addresses").filter(|field| !field.items(problems).is_empty());
+    if let Some(addresses) = &addresses {
+        read_addresses(addresses, resolution, problems);
     }
-    let export = read_export(spec.take("exportTo"), problems);
+    if let Some(mode) = &written_resolution {
+        check_mode(mode, &hosts, &items, addresses.as_ref(), problems);
+    }
+    let export = read_export(spec.take("exportTo"), namespace, problems);
     let names = spec.take("subjectAltNames").map(|names| names.items(problems)).unwrap_or_default();
     let names: Vec<_> = names.iter().map(|n| n.string(problems).map(str::to_owned)).collect();
     spec.finish(problems);
     let selector = selector.map_or(Some(None), |selector| selector.map(Some))?;
-    let (hosts, ports, resolution) = (hosts?, ports?, resolution?);
+    let (hosts, ports, resolution) = (hosts?, ports.unwrap_or_default(), resolution?);
     let subject_alt_names = names.into_iter().collect::<Option<_>>()?;
     let entry =
         ServiceEntry { hosts, ports, resolution, endpoints, selector, export, subject_alt_names };
     entry.check(&parent, written.as_ref(), problems);
+    entry.check_ports(&items, problems);
     Some(entry)
 }
 
@@ -109,14 +120,34 @@ impl ServiceEntry {
         self.hosts.iter().any(|host| host.intersect(rule).is_some())
     }
 
+    /// Endpoints may only say where ports are that the entry has.
+    fn check_ports(&self, endpoints: &[Field<'_>], problems: &mut Problems) {
+        let written = endpoints.iter().zip(&self.endpoints);
+        for (field, endpoint) in written.filter(|_| endpoints.len() == self.endpoints.len()) {
+            let is_known = |name: &&String| self.ports.iter().any(|port| port.name == **name);
+            if let Some(name) = endpoint.ports.keys().find(|name| !is_known(name)) {
+                let cause = "write a name of `spec.ports`";
+                problems.error(field, format!("the entry has no port named `{name}`"), cause);
+            }
+        }
+    }
+
     /// What Istio asks of how its fields go together.
     fn check(&self, parent: &Field<'_>, endpoints: Option<&Field<'_>>, problems: &mut Problems) {
+        if self.ports.is_empty() && !problems.has_errors() {
+            let cause = "without any nothing can be sent to its hosts";
+            problems.warn(parent, "has no `ports`", cause);
+        }
         let has_none = endpoints.is_none() && self.selector.is_none();
         let is_wildcard = |host: &HostPattern| !matches!(host, HostPattern::Exact(_));
         match self.resolution {
             Resolution::Static if has_none && !problems.has_errors() => {
-                let what = "`endpoints` is missing: STATIC needs at least one address";
-                problems.error(parent, what, "");
+                let what = "has no `endpoints` yet";
+                problems.warn(
+                    parent,
+                    what,
+                    "with STATIC each is an address; without any it is 503",
+                );
             }
             Resolution::Dns if has_none && self.hosts.iter().any(is_wildcard) => {
                 let cause =
@@ -131,6 +162,31 @@ impl ServiceEntry {
                 }
             }
             Resolution::Static | Resolution::Dns => {}
+        }
+    }
+}
+
+/// What Istio asks where names are looked up in turn, or as they are asked for.
+fn check_mode(
+    mode: &Field<'_>,
+    hosts: &Option<Vec<HostPattern>>,
+    endpoints: &[Field<'_>],
+    addresses: Option<&Field<'_>>,
+    problems: &mut Problems,
+) {
+    let word = mode.string(problems);
+    if word == Some("DNS_ROUND_ROBIN") && endpoints.len() > 1 {
+        let cause = "write `resolution: DNS` for several";
+        problems.error(&endpoints[1], "DNS_ROUND_ROBIN has one endpoint", cause);
+    }
+    if word == Some("DYNAMIC_DNS") {
+        let is_exact = |host: &HostPattern| matches!(host, HostPattern::Exact(_));
+        if hosts.iter().flatten().any(is_exact) {
+            let cause = "write `resolution: DNS` for a name";
+            problems.error(mode, "DYNAMIC_DNS is for wildcard hosts", cause);
+        }
+        if let Some(addresses) = addresses {
+            problems.error(addresses, "cannot stand beside resolution DYNAMIC_DNS", "");
         }
     }
 }
@@ -151,22 +207,43 @@ fn read_host(item: &Field<'_>, problems: &mut Problems) -> Option<HostPattern> {
             let cause = "nor is it in Istio; `*.` and a suffix is one";
             problems.error(item, "`*` is no host of a ServiceEntry", cause);
         }
+        Err(_) if is_partial_wildcard(text) => {
+            let cause = "write `*.` and a suffix; this host is left out";
+            problems.warn(item, format!("`{text}` begins within a label"), cause);
+        }
         Err(_) => problems.error(item, format!("`{text}` is no DNS name"), ""),
     }
     None
 }
 
+/// `*` and the end of a name: Istio takes it for every name that ends so.
+fn is_partial_wildcard(text: &str) -> bool {
+    let rest = text.strip_prefix('*').map(str::parse);
+    matches!(rest, Some(Ok(HostPattern::Exact(_))))
+}
+
 fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
     let mut selector = field.fields(problems)?;
-    let labels = selector.require("labels", problems).map(|labels| labels.strings(problems));
+    let labels = selector.take("labels").map(|labels| labels.strings(problems));
     selector.finish(problems);
-    labels
+    if labels.as_ref().is_none_or(BTreeMap::is_empty) {
+        let cause = "it selects every workload of its namespace";
+        problems.warn(field, "has no `labels`", cause);
+    }
+    if labels.iter().flatten().any(|(name, value)| name.contains('*') || value.contains('*')) {
+        problems.error(field, "`*` is no wildcard in labels", "leave the label out");
+    }
+    Some(labels.unwrap_or_default())
 }
 
 /// Checks them: an address, or a network as `10.0.0.0/8`.
-fn read_addresses(field: &Field<'_>, problems: &mut Problems) {
+fn read_addresses(field: &Field<'_>, resolution: Option<Resolution>, problems: &mut Problems) {
     for item in field.items(problems) {
         let Some(text) = item.string(problems) else { continue };
+        if text.contains('/') && resolution == Some(Resolution::Dns) {
+            let cause = "networks are only for resolution NONE and STATIC";
+            problems.error(&item, format!("`{text}` is a network"), cause);
+        }
         let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
         let longest =
             address.parse().map(|address| if IpAddr::is_ipv4(&address) { 32 } else { 128 });
@@ -182,22 +259,43 @@ fn read_addresses(field: &Field<'_>, problems: &mut Problems) {
 
 fn read_ports(field: &Field<'_>, problems: &mut Problems) -> Vec<EntryPort> {
     let items = field.items(problems);
-    items.iter().filter_map(|item| read_port(item, problems)).collect()
+    let mut ports: Vec<EntryPort> = Vec::new();
+    for item in &items {
+        let Some(port) = read_port(item, problems) else { continue };
+        if ports.iter().any(|other| other.name == port.name) {
+            problems.error(item, format!("another port is named `{}`", port.name), "");
+        }
+        if ports.iter().any(|other| other.number == port.number) {
+            problems.error(item, format!("another port has the number {}", port.number), "");
+        }
+        ports.push(port);
+    }
+    ports
 }
 
 fn read_port(item: &Field<'_>, problems: &mut Problems) -> Option<EntryPort> {
     let mut port = item.fields(problems)?;
     let number = port.require("number", problems).and_then(|field| field.port(problems));
-    let name = port.require("name", problems).and_then(|field| field.string(problems));
+    let name = port.require("name", problems).and_then(|field| read_port_name(&field, problems));
     let target = port.take("targetPort").map(|field| field.port(problems));
-    let protocol = port.take("protocol").map(|field| read_protocol(&field, problems));
+    let protocol = port.take_filled("protocol").map(|field| read_protocol(&field, problems));
     port.finish(problems);
     Some(EntryPort {
-        name: name?.to_owned(),
+        name: name?,
         number: number?,
         target: target.unwrap_or(number)?,
         protocol: protocol.unwrap_or(Some(UpstreamProtocol::Http1))?,
     })
+}
+
+fn read_port_name(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
+    let name = field.string(problems)?;
+    if !is_label(name) {
+        let cause = "up to 63 letters, digits and `-`";
+        problems.error(field, format!("`{name}` is no name of a port"), cause);
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 fn read_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<UpstreamProtocol> {

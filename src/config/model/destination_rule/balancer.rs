@@ -44,6 +44,13 @@ pub(super) fn read(
     let hash = hash.map(|field| read_hash(&field, problems));
     let locality = fields.take("localityLbSetting");
     let locality = locality.map(|field| locality::read_rule(&field, has_outliers, problems));
+    if let Some(zones) = fields.take("zoneAwareLbSetting") {
+        if locality.is_some() {
+            problems.error(&zones, "cannot stand beside `localityLbSetting`", "");
+        }
+        let cause = "endpoints are chosen as without it; `localityLbSetting` is followed";
+        problems.warn(&zones, "`zoneAwareLbSetting` has no effect", cause);
+    }
     let warmup = fields.take("warmup").map(|field| read_warmup(&field, problems));
     let old = fields.take("warmupDurationSecs");
     let old = old.map(|field| {

@@ -103,8 +103,16 @@ pub(super) fn read(
     let mut spec = spec.fields(problems)?;
     let host = spec.require("host", problems);
     let host = host.and_then(|field| read_host(&field, namespace, problems));
-    let export = read_export(spec.take("exportTo"), problems);
+    let exported = spec.take("exportTo");
+    let export = read_export(exported.clone(), namespace, problems);
     let selector = spec.take("workloadSelector").map(|field| read_selector(&field, problems));
+    if let (Some(exported), Some(_)) = (&exported, &selector)
+        && !matches!(&export, Export::Own)
+        && !matches!(&export, Export::Named(names) if names[..] == [namespace])
+    {
+        let cause = "a rule with `workloadSelector` is for its own namespace: write `[ . ]`";
+        problems.error(exported, "exports the rule to other namespaces", cause);
+    }
     let policy = spec.take("trafficPolicy").map(|field| read_policy(&field, problems));
     let subsets = spec.take("subsets").map(|field| read_subsets(&field, problems));
     spec.finish(problems);
@@ -145,9 +153,8 @@ fn read_subsets(field: &Field<'_>, problems: &mut Problems) -> Vec<Subset> {
     for item in &items {
         let Some(subset) = read_subset(item, problems) else { continue };
         if !names.insert(subset.name.clone()) {
-            let cause = "the first one is used";
-            problems.warn(item, format!("the subset `{}` stands twice", subset.name), cause);
-            continue;
+            let cause = "give one of them another name, and use it in the routes";
+            problems.error(item, format!("the subset `{}` stands twice", subset.name), cause);
         }
         subsets.push(subset);
     }

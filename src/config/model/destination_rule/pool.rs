@@ -53,6 +53,9 @@ fn read_http(field: &Field<'_>, limits: &mut PoolLimits, problems: &mut Problems
     limits.retries_max = count(&mut http, "maxRetries", problems);
     limits.idle_timeout = duration(&mut http, "idleTimeout", problems);
     limits.streams_max = count(&mut http, "maxConcurrentStreams", problems);
+    if let Some(pings) = http.take("http2KeepAlive") {
+        read_pings(&pings, problems);
+    }
     let policies = [("DEFAULT", false), ("DO_NOT_UPGRADE", false), ("UPGRADE", true)];
     let upgrade = http.take("h2UpgradePolicy").and_then(|f| f.one_of(&policies, problems));
     let client = http.take("useClientProtocol");
@@ -68,6 +71,16 @@ fn read_http(field: &Field<'_>, limits: &mut PoolLimits, problems: &mut Problems
         }
     };
     http.finish(problems);
+}
+
+fn read_pings(field: &Field<'_>, problems: &mut Problems) {
+    let Some(mut pings) = field.fields(problems) else { return };
+    for name in ["interval", "timeout"] {
+        pings.require(name, problems).and_then(|field| field.duration(problems));
+    }
+    pings.finish(problems);
+    let cause = "no pings are sent; `tcp.tcpKeepalive` finds dead connections, too";
+    problems.warn(field, "`http2KeepAlive` has no effect", cause);
 }
 
 fn count(fields: &mut Fields<'_>, name: &'static str, problems: &mut Problems) -> Option<u32> {

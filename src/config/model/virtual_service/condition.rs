@@ -72,13 +72,6 @@ impl MatchBlock {
         };
         every_path && self.conditions.is_empty()
     }
-
-    /// Whether any of it is a regular expression.
-    pub(crate) fn has_regex(&self) -> bool {
-        let conditions = self.conditions.iter().map(|condition| &condition.text);
-        let mut texts = self.uri.iter().chain(conditions);
-        texts.any(|text| matches!(text, TextMatch::Regex(_)))
-    }
 }
 
 pub(super) fn read(
@@ -142,7 +135,7 @@ fn read_case(
 }
 
 fn read_uri(uri: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
-    let text = read_text(uri, problems)?;
+    let text = read_any_text(uri, problems)?;
     match &text {
         TextMatch::Present => {
             problems.error(uri, "needs exactly one of `exact`, `prefix` and `regex`", "");
@@ -155,7 +148,9 @@ fn read_uri(uri: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
 }
 
 fn warn_of_path(uri: &Field<'_>, path: &str, problems: &mut Problems) {
-    let cause = if !path.starts_with('/') {
+    let cause = if path.is_empty() {
+        return;
+    } else if !path.starts_with('/') {
         "every path starts with `/`"
     } else if path.contains('?') {
         "paths are compared without their query"
@@ -167,6 +162,15 @@ fn warn_of_path(uri: &Field<'_>, path: &str, problems: &mut Problems) {
 
 /// A `StringMatch`; without any of its fields, or with the regex `*`, it stands for presence.
 pub(super) fn read_text(field: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
+    let text = read_any_text(field, problems)?;
+    if matches!(&text, TextMatch::Prefix(prefix) if prefix.is_empty()) {
+        problems.error(field, "`prefix` must not be empty", "`{}` stands for any value");
+    }
+    Some(text)
+}
+
+/// The same, in which a prefix may be empty, as that of a path.
+fn read_any_text(field: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
     let mut fields = field.fields(problems)?;
     let found = (fields.take("exact"), fields.take("prefix"), fields.take("regex"));
     fields.finish(problems);
@@ -189,6 +193,10 @@ fn read_regex(field: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
     let pattern = field.string(problems)?;
     if pattern == "*" {
         return Some(TextMatch::Present);
+    }
+    if pattern.is_empty() {
+        problems.error(field, "must not be empty", "");
+        return None;
     }
     if pattern.len() > REGEX_BYTES_MAX {
         let what = format!("is longer than {REGEX_BYTES_MAX} bytes");

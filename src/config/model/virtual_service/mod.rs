@@ -17,7 +17,8 @@ pub(crate) use treatment::{Mirror, NewUri, Treatment};
 use std::sync::Arc;
 
 use super::Key;
-use super::fields::{Field, Located, Problems};
+use super::fields::{Field, Located, Problems, is_label};
+use crate::config::source::document::Value;
 use crate::crypto::Digest;
 use crate::snapshot::HostPattern;
 use tcp::Owner;
@@ -110,6 +111,7 @@ pub(super) fn read(
 ) -> Option<VirtualService> {
     let mut spec = spec.fields(problems)?;
     let gateways = spec.take("gateways").map(|field| field.items(problems)).unwrap_or_default();
+    let is_for_mesh = gateways.is_empty() || gateways.iter().any(is_mesh);
     let gateways: Vec<_> =
         gateways.iter().filter_map(|item| read_gateway(item, namespace, problems)).collect();
     let hosts = spec.take("hosts").map(|f| read_hosts(&f, namespace, problems));
@@ -119,7 +121,14 @@ pub(super) fn read(
         let cause = "without `hosts` it is a delegate, and those are bound by who names them";
         problems.error(&spec.parent, "has `gateways` but no `hosts`", cause);
     }
-    let export = read_export(spec.take("exportTo"), problems);
+    if let Some(any) = hosts.iter().find(|host| host.value == HostPattern::Any)
+        && is_for_mesh
+    {
+        let field = Field { line: any.line, ..spec.parent.clone() };
+        let cause = "in a mesh `*` is for no service; name Gateways in `gateways`, without `mesh`";
+        problems.error(&field, "the host `*` is only for Gateways", cause);
+    }
+    let export = read_export(spec.take("exportTo"), namespace, problems);
     let owner = Owner { namespace, hosts: &hosts };
     let (http, tls, tcp) = (spec.take("http"), spec.take("tls"), spec.take("tcp"));
     if http.is_none() && tls.is_none() && tcp.is_none() && !problems.has_errors() {
@@ -142,20 +151,38 @@ fn read_gateway(
     problems: &mut Problems,
 ) -> Option<Located<ResourceName>> {
     let text = item.string(problems)?;
-    if text == "mesh" {
+    if is_mesh(item) {
         return None;
     }
     let (namespace, name) = match text.split_once('/') {
-        None | Some((".", _)) => (namespace, text.trim_start_matches("./")),
+        None => read_dotted(item, text, problems).unwrap_or((namespace, text)),
+        Some((".", name)) => (namespace, name),
         Some(parts) => parts,
     };
-    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+    if !is_label(namespace) || !matches!(name.parse(), Ok(HostPattern::Exact(_))) {
         let what = format!("must be the name of a Gateway or `namespace/name`, not `{text}`");
         problems.error(item, what, "");
         return None;
     }
     let value = ResourceName { namespace: namespace.into(), name: name.into() };
     Some(Located { line: item.line, value })
+}
+
+fn is_mesh(gateway: &Field<'_>) -> bool {
+    matches!(&gateway.node.value, Value::String(text) if text == "mesh")
+}
+
+/// Namespace and name in the form of a Service's whole name, which Istio still reads.
+fn read_dotted<'a>(
+    item: &Field<'_>,
+    text: &'a str,
+    problems: &mut Problems,
+) -> Option<(&'a str, &'a str)> {
+    let (name, rest) = text.split_once('.')?;
+    let namespace = rest.split('.').next().filter(|namespace| !namespace.is_empty())?;
+    let what = format!("`{text}` means Gateway {name} in namespace {namespace}");
+    problems.warn(item, what, &format!("write `{namespace}/{name}`"));
+    Some((namespace, name))
 }
 
 fn read_hosts(
@@ -198,11 +225,27 @@ fn read_host(
     }
 }
 
-/// Reads `exportTo`.
-pub(super) fn read_export(field: Option<Field<'_>>, problems: &mut Problems) -> Export {
+/// Reads `exportTo` of a resource in namespace `own`.
+pub(super) fn read_export(field: Option<Field<'_>>, own: &str, problems: &mut Problems) -> Export {
     let Some(field) = field else { return Export::All };
     let items = field.items(problems);
-    let names: Vec<_> = items.iter().filter_map(|item| item.string(problems)).collect();
+    let mut names = Vec::new();
+    for item in &items {
+        let Some(name) = item.string(problems) else { continue };
+        if !matches!(name, "." | "*" | "~") && !is_label(name) {
+            let cause = "or `.` for its own, `*` for all";
+            problems.error(item, format!("must be a namespace, not `{name}`"), cause);
+        }
+        let is_own = |name: &str| name == "." || name == own;
+        if names.contains(&name) || is_own(name) && names.iter().any(|other| is_own(other)) {
+            problems.error(item, format!("`{name}` is listed twice"), "`.` is its own namespace");
+        }
+        names.push(name);
+    }
+    if names.len() > 1 && names.contains(&"*") {
+        let cause = "leave only `*`, or only the others";
+        problems.error(&field, "exports to all and to some", cause);
+    }
     match names[..] {
         [] => Export::All,
         ["."] => Export::Own,

@@ -12,8 +12,8 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<RetryPo
     let mut fields = field.fields(problems)?;
     let attempts = fields.take("attempts").map(|f| f.integer(0..=RETRIES_MAX, problems));
     let mut policy = RetryPolicy { retries: attempts.unwrap_or(Some(0))?, ..RetryPolicy::DEFAULT };
-    let others = ["perTryTimeout", "retryOn", "backoff", "retryIgnorePreviousHosts"];
-    let other = others.into_iter().filter_map(|name| fields.take(name)).next();
+    let others = ["perTryTimeout", "retryOn", "retryRemoteLocalities"];
+    let other = others.into_iter().find_map(|name| fields.take_filled(name));
     if let (0, Some(other)) = (policy.retries, other) {
         let cause = "`attempts` is 0 or missing, which turns retries off";
         problems.error(&other, "cannot stand there without attempts", cause);
@@ -46,7 +46,7 @@ fn read_on(field: &Field<'_>, policy: &mut RetryPolicy, problems: &mut Problems)
         let known = RetryOn::NAMES.iter().find(|(name, _)| *name == word);
         if let Some((_, reason)) = known {
             on = on | *reason;
-        } else if let Ok(status) = word.parse::<StatusCode>() {
+        } else if let Some(status) = word.parse::<StatusCode>().ok().filter(|s| s.as_u16() < 600) {
             policy.statuses.push(status);
             on = on | RetryOn::STATUSES;
         } else if word == "retriable-headers" {

@@ -12,7 +12,7 @@ use super::ResourceName;
 use super::condition::{self, MatchBlock};
 use super::headers::{self, Headers};
 use super::treatment::{self, Treatment};
-use crate::snapshot::{DirectResponse, HostPattern, RedirectPort};
+use crate::snapshot::{DirectResponse, HostPattern, RedirectPort, TextMatch};
 
 /// Longest body that the gateway answers with itself, as in Istio.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -106,10 +106,6 @@ pub(super) fn read_all(
             let cause = "this VirtualService is a delegate itself, because it has no hosts";
             problems.error(item, "cannot delegate", cause);
         }
-        if (is_delegate || delegates) && rule.matches.iter().any(MatchBlock::has_regex) {
-            let cause = "whether one lies within the other cannot be told";
-            problems.error(item, "regular expressions cannot be delegated", cause);
-        }
         rules.push(rule);
     }
     rules
@@ -119,10 +115,13 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
     let mut rule = item.fields(problems)?;
     let name = optional_string(&mut rule, "name", problems).unwrap_or_default();
     let matches = rule.take("match").map(|field| field.items(problems)).unwrap_or_default();
-    let matches =
+    let matches: Box<[_]> =
         matches.iter().filter_map(|block| condition::read(block, namespace, problems)).collect();
     let action = read_action(item, &mut rule, namespace, problems);
     let treatment = treatment::read(&mut rule, problems);
+    if let Some(RouteAction::Redirect(moved)) = &action {
+        check_prefix(item, moved, &matches, problems);
+    }
     match &action {
         Some(RouteAction::Redirect(_)) => treatment.report_unused("redirect", &mut rule, problems),
         Some(RouteAction::Respond(_)) => {
@@ -133,6 +132,16 @@ fn read_rule(item: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opti
     rule.finish(problems);
     let rule = HttpRoute { line: item.line, name, matches, action: action?, treatment: None };
     Some(rule.with(treatment))
+}
+
+/// Instead of a prefix something can only stand where a prefix was matched.
+fn check_prefix(item: &Field<'_>, moved: &Moved, matches: &[MatchBlock], problems: &mut Problems) {
+    let is_other = |uri: &TextMatch| !matches!(uri, TextMatch::Prefix(_));
+    let has_other = matches.iter().filter_map(|block| block.uri.as_ref()).any(is_other);
+    if moved.prefix.is_some() && has_other {
+        let cause = "write `uri: { prefix: … }` in `match`, or `uri` in `redirect`";
+        problems.error(item, "`prefixRewrite` needs a prefix that was matched", cause);
+    }
 }
 
 fn read_action(
@@ -257,16 +266,26 @@ fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<Arc<str>> {
 
 fn read_redirect(field: &Field<'_>, problems: &mut Problems) -> Option<Moved> {
     let mut fields = field.fields(problems)?;
-    let path = optional_string(&mut fields, "uri", problems);
-    let prefix = optional_string(&mut fields, "prefixRewrite", problems);
+    let text = |fields: &mut Fields<'_>, name, problems: &mut Problems| {
+        optional_string(fields, name, problems).filter(|text| !text.is_empty())
+    };
+    let path = text(&mut fields, "uri", problems);
+    let prefix = text(&mut fields, "prefixRewrite", problems);
     if path.is_some() && prefix.is_some() {
         problems.error(field, "there may be `uri` or `prefixRewrite`, not both", "");
     }
-    let authority = optional_string(&mut fields, "authority", problems);
+    let authority = text(&mut fields, "authority", problems);
     let scheme = fields
         .take("scheme")
         .map(|f| f.one_of(&[("http", "http"), ("https", "https")], problems).map(str::to_owned));
     let port = read_redirect_port(&mut fields, problems);
+    if [&path, &prefix, &authority].into_iter().all(Option::is_none)
+        && scheme.is_none()
+        && matches!(port, Some(RedirectPort::FromHost))
+    {
+        let what = "needs `uri`, `prefixRewrite`, `authority`, `scheme`, `port` or `derivePort`";
+        problems.error(field, what, "as it is it leads back to where it came from");
+    }
     let status = fields.take("redirectCode").map(|f| read_redirect_code(&f, problems));
     fields.finish(problems);
     Some(Moved {
@@ -299,6 +318,9 @@ fn read_redirect_port(fields: &mut Fields<'_>, problems: &mut Problems) -> Optio
 
 fn read_redirect_code(field: &Field<'_>, problems: &mut Problems) -> Option<StatusCode> {
     let code = field.integer(0..=u16::MAX, problems)?;
+    if code == 0 {
+        return Some(StatusCode::MOVED_PERMANENTLY);
+    }
     if !matches!(code, 301 | 302 | 303 | 307 | 308) {
         let what = format!("must be 301, 302, 303, 307 or 308, not {code}");
         problems.error(field, what, "");

@@ -1,5 +1,6 @@
 //! One entry of `tls` or `tcp`: for which connections, and where they go.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::fields::{Field, Fields, Problems};
@@ -157,6 +158,11 @@ fn read_name(item: &Field<'_>, owner: &Owner<'_>, problems: &mut Problems) -> Op
             return None;
         }
     };
+    if text.parse::<IpAddr>().is_ok() {
+        let cause = "clients name hosts there, never addresses; the rule is for no connection";
+        problems.warn(item, format!("`{text}` is an address"), cause);
+        return Some(name);
+    }
     // A short name is one of `hosts` if it is when it is completed like them.
     let full: Arc<str> = complete(&text.into(), owner.namespace);
     let is_covered = |host: &HostPattern| {

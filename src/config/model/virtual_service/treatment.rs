@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::http::StatusCode;
-use ::http::header::HeaderValue;
+use ::http::header::{HeaderName, HeaderValue};
 
 use super::super::fields::{Field, Fields, Problems};
 use super::condition::{not_a_regex, read_text};
@@ -80,6 +80,12 @@ pub(super) fn read(rule: &mut Fields<'_>, problems: &mut Problems) -> Treatment 
     let fault = rule.take("fault").and_then(|field| read_fault(&field, problems));
     let cors = rule.take("corsPolicy").and_then(|field| read_cors(&field, problems));
     let mirrors = read_mirrors(rule, problems);
+    if rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some())
+        && headers.as_ref().is_some_and(|headers| headers.authority.is_some())
+    {
+        let cause = "`rewrite.authority` and `headers.request` both set it; leave one of them";
+        problems.error(&rule.parent, "the host is set twice", cause);
+    }
     Treatment {
         headers,
         rewrite,
@@ -243,10 +249,10 @@ fn read_cors(field: &Field<'_>, problems: &mut Problems) -> Option<Cors> {
             texts.map(|text| TextMatch::Exact(text.to_owned())).collect()
         }
     };
-    let methods = read_list(fields.take("allowMethods"), problems);
-    let headers = read_list(fields.take("allowHeaders"), problems);
-    let exposed = read_list(fields.take("exposeHeaders"), problems);
-    let max_age = fields.take("maxAge").and_then(|age| age.duration(problems));
+    let methods = read_list(fields.take("allowMethods"), METHOD, problems);
+    let headers = read_list(fields.take("allowHeaders"), HEADER, problems);
+    let exposed = read_list(fields.take("exposeHeaders"), HEADER, problems);
+    let max_age = fields.take("maxAge").and_then(|age| read_max_age(&age, problems));
     let credentials = fields.take("allowCredentials").and_then(|c| c.boolean(problems));
     let unmatched = [("UNSPECIFIED", false), ("FORWARD", false), ("IGNORE", true)];
     let ignores = fields.take("unmatchedPreflights").and_then(|f| f.one_of(&unmatched, problems));
@@ -264,6 +270,9 @@ fn read_cors(field: &Field<'_>, problems: &mut Problems) -> Option<Cors> {
 
 fn read_origin(item: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
     let origin = read_text(item, problems)?;
+    if matches!(&origin, TextMatch::Exact(text) if text.is_empty()) {
+        problems.error(item, "must not be empty", "an origin is `https://` and a host");
+    }
     if matches!(origin, TextMatch::Present) {
         problems.error(item, "needs exactly one of `exact`, `prefix` and `regex`", "");
         return None;
@@ -271,11 +280,37 @@ fn read_origin(item: &Field<'_>, problems: &mut Problems) -> Option<TextMatch> {
     Some(origin)
 }
 
-/// The items as one value; `None` without any.
-fn read_list(field: Option<Field<'_>>, problems: &mut Problems) -> Option<HeaderValue> {
+/// Browsers are told whole seconds.
+fn read_max_age(field: &Field<'_>, problems: &mut Problems) -> Option<Duration> {
+    let age = field.duration(problems)?;
+    if age.subsec_millis() != 0 {
+        problems.error(field, "must be a whole number of seconds", "");
+    }
+    Some(age)
+}
+
+/// What the items of a list are, and whether one is.
+type Item = (&'static str, fn(&str) -> bool);
+
+/// Those that Istio takes.
+const METHODS: [&str; 10] =
+    ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "*"];
+
+const METHOD: Item = ("method", |text| METHODS.contains(&text));
+const HEADER: Item = ("name of a header", |text| HeaderName::from_bytes(text.as_bytes()).is_ok());
+
+/// The items as one value, each of them what it has to be; `None` without any.
+fn read_list(
+    field: Option<Field<'_>>,
+    (what, is_one): Item,
+    problems: &mut Problems,
+) -> Option<HeaderValue> {
     let field = field?;
     let items = field.items(problems);
     let texts: Vec<_> = items.iter().filter_map(|item| item.string(problems)).collect();
+    for (item, text) in items.iter().zip(&texts).filter(|(_, text)| !is_one(text)) {
+        problems.error(item, format!("`{text}` is no {what}"), "");
+    }
     let joined = HeaderValue::from_str(&texts.join(","));
     if joined.is_err() {
         problems.error(&field, "holds a character that no header may hold", "");

@@ -100,6 +100,7 @@ fn kubernetes_swaps_of_data_are_seen() {
     let gateway = builder(Driver::Auto, &a, &b).start();
     let directory = gateway.path("resources");
     gateway.remove_resource("route.yaml");
+    eventually("what leads to `a` is what is published", || name(&gateway) != "a");
     let publish = |version: &str, text: &str| {
         fs::create_dir(directory.join(version)).unwrap();
         fs::write(directory.join(version).join("mounted.yaml"), text).unwrap();

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! - A snapshot is held only while something is looked up in it, never as long as the connection.
-//! - What is over a limit is closed at once and counted: nobody waits for a slot.
+//! - What is over a limit is closed at once and counted: nobody waits for a slot. Of handshakes it
+//!   is the one that has taken longest.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -106,23 +106,21 @@ impl<N: Net> Connection<N> {
     async fn hear_of_client<S: Stream>(&mut self, stream: &mut S) -> Option<()> {
         let (limits, handshakes_max) = self.handshake_limits();
         let worker = Rc::clone(&self.worker);
-        let Some(_waiting) = Shaking::begin(&worker.handshakes, handshakes_max) else {
-            self.note(&Failure::TooManyHandshakes);
-            return None;
-        };
+        let waiting = worker.handshakes.begin(handshakes_max);
         let reading = proxy_protocol::read(stream);
-        let failure =
-            match http::hurry(&self.worker.gateway.net, &self.watch, limits, reading).await {
-                Ok(Ok(Header::Proxied { source, destination })) => {
-                    (self.remote, self.local) = (source, destination);
-                    return Some(());
-                }
-                Ok(Ok(Header::Own)) => return Some(()),
-                // As health checks do.
-                Ok(Err(ReadError::Unused)) => return None,
-                Ok(Err(ReadError::Closed | ReadError::Malformed)) => Failure::NoProxyHeader,
-                Err(_) => Failure::TooSlow,
-            };
+        let reading = http::hurry(&worker.gateway.net, &self.watch, limits, reading);
+        let failure = match waiting.run(Box::pin(reading)).await {
+            Some(Ok(Ok(Header::Proxied { source, destination }))) => {
+                (self.remote, self.local) = (source, destination);
+                return Some(());
+            }
+            Some(Ok(Ok(Header::Own))) => return Some(()),
+            // As health checks do.
+            Some(Ok(Err(ReadError::Unused))) => return None,
+            Some(Ok(Err(ReadError::Closed | ReadError::Malformed))) => Failure::NoProxyHeader,
+            Some(Err(_)) => Failure::TooSlow,
+            None => Failure::TooManyHandshakes,
+        };
         self.note(&failure);
         None
     }
@@ -198,19 +196,19 @@ impl<N: Net> Connection<N> {
     /// Reads the ClientHello and does what the server that it selects wants.
     async fn secure<S: Stream>(&self, stream: S) -> Result<Secured<S>, Failure> {
         let (limits, handshakes_max) = self.handshake_limits();
-        let Some(_shaking) = Shaking::begin(&self.worker.handshakes, handshakes_max) else {
-            return Err(Failure::TooManyHandshakes);
-        };
+        let shaking = self.worker.handshakes.begin(handshakes_max);
         let accepting = self.greet(stream);
-        match http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting).await {
-            Ok(Ok(secured)) => Ok(secured),
-            Ok(Err(Unaccepted { error, stream })) => {
+        let accepting = http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting);
+        match shaking.run(Box::pin(accepting)).await {
+            Some(Ok(Ok(secured))) => Ok(secured),
+            Some(Ok(Err(Unaccepted { error, stream }))) => {
                 if let Some(stream) = stream {
                     linger(&self.worker.gateway.net, limits.1, stream).await;
                 }
                 Err(Failure::Refused(error))
             }
-            Err(_) => Err(Failure::TooSlow),
+            Some(Err(_)) => Err(Failure::TooSlow),
+            None => Err(Failure::TooManyHandshakes),
         }
     }
 
@@ -373,7 +371,7 @@ type Served = Pin<Box<dyn Future<Output = ()>>>;
 enum Failure {
     /// `connections_max` others are open.
     TooManyConnections,
-    /// `handshakes_max` others are under way.
+    /// `handshakes_max` that came later are under way.
     TooManyHandshakes,
     /// It was not done in time.
     TooSlow,
@@ -410,28 +408,9 @@ impl<N: Net> Drop for Open<N> {
     }
 }
 
-/// A handshake within the limit, counted as [`Open`] is.
-#[must_use]
-struct Shaking<'a>(&'a Cell<usize>);
-
-impl<'a> Shaking<'a> {
-    fn begin(under_way: &'a Cell<usize>, max: usize) -> Option<Self> {
-        if under_way.get() >= max {
-            return None;
-        }
-        under_way.set(under_way.get() + 1);
-        Some(Self(under_way))
-    }
-}
-
-impl Drop for Shaking<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::handshakes::Handshakes;
     use super::*;
     use crate::drain::Drain;
     use crate::http::{Gateway, Mirrors};
@@ -440,7 +419,9 @@ mod tests {
     use crate::snapshot::{HostMap, Limits, Listener, Network, Policy, Publisher, Snapshot};
     use crate::upstream::Upstreams;
     use crate::upstream::world::{World, telemetry};
+    use std::cell::Cell;
     use std::net::{IpAddr, Ipv4Addr};
+    use std::task::{Context, Poll, Waker};
 
     const KEY: ListenerKey =
         ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), gateway_port: 443 };
@@ -465,7 +446,7 @@ mod tests {
             upstreams: Upstreams::new(world.clone(), Rc::clone(&telemetry)),
             telemetry,
         });
-        let (drain, handshakes) = (Drain::default(), Cell::new(0));
+        let (drain, handshakes) = (Drain::default(), Handshakes::default());
         Rc::new(Worker { gateway, drain, handshakes, balance: None })
     }
 
@@ -483,6 +464,11 @@ mod tests {
         near
     }
 
+    fn is_closed(end: &mut End) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(end.poll_fill(&mut cx), Poll::Ready(Ok([])))
+    }
+
     #[test]
     fn what_is_over_a_limit_is_closed_and_counted() {
         let proxies = Policy {
@@ -497,17 +483,21 @@ mod tests {
         ];
         for (limits, policy) in cases {
             let world = World::new(Chunking::UpTo(4096));
-            let worker = worker_with(&world, limits, policy);
+            let worker = worker_with(&world, limits.clone(), policy);
             // A listener holds a watch too: it is no connection.
             let _listening = worker.drain.watch();
             let counters = worker.gateway.telemetry.counters();
-            let first = open(&world, &worker);
-            let _second = open(&world, &worker);
+            let mut first = open(&world, &worker);
+            let mut second = open(&world, &worker);
             assert_eq!(counters.connections_active.value(), 1);
             assert_eq!(counters.connections_over_limit.value(), 1);
-            drop(first);
+            // Of handshakes the oldest gives way.
+            let is_first = worker.handshakes.len() > 0 && is_closed(&mut first);
+            assert_eq!(is_first, limits.handshakes_max == 1);
+            assert!(is_first || is_closed(&mut second));
+            drop((first, second));
             world.idle();
-            assert_eq!((counters.connections_active.value(), worker.handshakes.get()), (0, 0));
+            assert_eq!((counters.connections_active.value(), worker.handshakes.len()), (0, 0));
             let _third = open(&world, &worker);
             assert_eq!(counters.connections_active.value(), 1, "there is room again");
         }
@@ -532,14 +522,14 @@ mod tests {
         let world = World::new(Chunking::UpTo(4096));
         let worker = worker(&world, Limits::default());
         let open = Open::begin(&worker);
-        let shaking = Shaking::begin(&worker.handshakes, 1);
+        let shaking = worker.handshakes.begin(1);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _held = (open, shaking);
             panic!("a bug in a connection");
         }));
         assert!(caught.is_err());
         let counters = worker.gateway.telemetry.counters();
-        assert_eq!((counters.connections_active.value(), worker.handshakes.get()), (0, 0));
+        assert_eq!((counters.connections_active.value(), worker.handshakes.len()), (0, 0));
     }
 
     #[test]

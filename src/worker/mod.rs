@@ -17,6 +17,7 @@ mod balance;
 mod bind;
 mod connection;
 mod fleet;
+mod handshakes;
 mod thread;
 
 pub use crate::runtime::{
@@ -25,7 +26,6 @@ pub use crate::runtime::{
 };
 pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::drain::Drain;
@@ -34,14 +34,14 @@ use crate::io::Net;
 use crate::runtime::Accepted;
 use crate::snapshot::ListenerKey;
 use balance::Balance;
+use handshakes::Handshakes;
 
 /// What the tasks of one worker share.
 struct Worker<N: Net> {
     gateway: Rc<Gateway<N>>,
     /// Every connection holds a watch of it.
     drain: Drain,
-    /// TLS handshakes under way.
-    handshakes: Cell<usize>,
+    handshakes: Handshakes,
     /// None when it is the only worker, or they are not balanced.
     balance: Option<Rc<Balance<Fresh>>>,
 }

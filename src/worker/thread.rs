@@ -14,6 +14,7 @@ use crossbeam::channel;
 
 use super::balance::{Balance, Incoming};
 use super::connection::Connection;
+use super::handshakes::Handshakes;
 use super::{Fresh, Worker};
 use crate::drain::Drain;
 use crate::http::{Gateway, Mirrors};
@@ -104,7 +105,7 @@ impl Start {
         let worker = Rc::new(Worker {
             gateway: Rc::new(gateway),
             drain: Drain::default(),
-            handshakes: Cell::new(0),
+            handshakes: Handshakes::default(),
             balance: balance.map(Rc::new),
         });
         if let Some(incoming) = incoming {

@@ -94,23 +94,39 @@ fn a_host_is_found_in_every_form_of_it_and_in_no_other() {
 #[test]
 fn what_is_over_a_limit_of_connections_is_closed_and_logged() {
     let backend = Backend::start("a");
-    let limits = [("connections_max", "connection_limit"), ("handshakes_max", "handshake_limit")];
-    for (limit, details) in limits {
-        let settings = format!("limits: {{ {limit}: 1 }}\n");
-        let gateway = both_ports(&backend).workers(1).settings(&settings).start();
-        let silent = Client::plain(gateway.address(443), HOST).unwrap();
-        let line = format!("\"- - -\" 0 LR {details} - ");
-        eventually("one more is refused", || {
-            gateway.try_client(HOST).is_err() && gateway.access_log(1).join("\n").contains(&line)
-        });
-        drop(silent);
-        eventually("there is room again", || gateway.try_client(HOST).is_ok());
-        let metrics = gateway.admin_get("/stats/prometheus").text();
-        let overflows = metrics.lines().find_map(|line| {
-            line.strip_prefix("envoy_listener_downstream_cx_overflow ")?.parse::<u32>().ok()
-        });
-        assert!(overflows.unwrap() >= 1, "{limit}");
-    }
+    let settings = "limits: { connections_max: 1 }\n";
+    let gateway = both_ports(&backend).workers(1).settings(settings).start();
+    let silent = Client::plain(gateway.address(443), HOST).unwrap();
+    let line = "\"- - -\" 0 LR connection_limit - ";
+    eventually("one more is refused", || {
+        gateway.try_client(HOST).is_err() && gateway.access_log(1).join("\n").contains(line)
+    });
+    drop(silent);
+    eventually("there is room again", || gateway.try_client(HOST).is_ok());
+    assert!(overflows(&gateway) >= 1);
+}
+
+#[test]
+fn who_keeps_silent_keeps_nobody_else_from_a_handshake() {
+    let backend = Backend::start("a");
+    let settings = "limits: { handshakes_max: 3 }\n";
+    let gateway = both_ports(&backend).workers(1).settings(settings).start();
+    let mut silent: Vec<_> =
+        (0..3).map(|_| Client::plain(gateway.address(443), HOST).unwrap()).collect();
+    assert_eq!(gateway.client(HOST).get("/name").text(), "a");
+    assert_eq!(silent[0].read_to_close(), b"", "the oldest gives way");
+    let log = gateway.access_log(2).join("\n");
+    assert!(log.contains("\"- - -\" 0 LR handshake_limit - "), "{log}");
+    assert!(overflows(&gateway) >= 1);
+}
+
+/// Connections over a limit.
+fn overflows(gateway: &Gateway) -> u32 {
+    let metrics = gateway.admin_get("/stats/prometheus").text();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("envoy_listener_downstream_cx_overflow ")?.parse().ok());
+    line.unwrap()
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod readme;
 mod reload;
 mod retries;
 mod routing;
+mod samples;
 mod secrets;
 mod self_check;
 mod service_entry;

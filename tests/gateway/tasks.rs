@@ -13,7 +13,7 @@ use crate::harness::yaml;
 const HOST: &str = "reviews.example.com";
 
 /// A Service `name` whose endpoints have the label `version`, by slices of their own.
-fn service(name: &str, port: u16, versions: &[(&str, &Backend)]) -> String {
+pub fn service(name: &str, port: u16, versions: &[(&str, &Backend)]) -> String {
     let mut documents = vec![format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\n\
          spec: {{ ports: [ {{ name: http, port: {port} }} ], selector: {{ app: {name} }} }}\n"

@@ -38,6 +38,7 @@ mod outliers;
 mod page;
 mod passthrough;
 mod pool_limits;
+mod problems;
 mod proxy_protocol;
 mod readme;
 mod reload;

@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::{PATIENCE, within};
 
 /// The program, its Debian package, and what the test wants it for is in the test's name.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("chromium", "chromium"),
     ("curl", "curl"),
     ("h2load", "nghttp2-client"),
+    ("nginx", "nginx"),
     ("openssl", "openssl"),
     ("python3", "python3-venv"),
     ("strace", "strace"),

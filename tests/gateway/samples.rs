@@ -1,5 +1,5 @@
-//! Istio's samples that have a Gateway of their own, and what cert-manager needs, each with traffic; the
-//! resources are what the samples say, the services behind them are those of the harness.
+//! Istio's samples that have a Gateway of their own, and what cert-manager needs, each with
+//! traffic; the resources are what the samples say, the services behind are those of the harness.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 

@@ -28,9 +28,11 @@ fn a_host_is_a_name_or_a_wildcard() {
     let port = backend.port();
     let fixed = format!(
         "  hosts: [ \"*.far.test\", near.test ]\n  resolution: STATIC\n  ports: [ {{ number: 80, \
-         name: http }} ]\n  endpoints: [ {{ address: 127.0.0.1, ports: {{ http: {port} }} }} ]\n"
+         name: http }} ]\n  endpoints: [ {{ network: another }}, {{ address: 127.0.0.1, ports: {{ \
+         http: {port} }} }} ]\n"
     );
-    for host in ["a.far.test", "a.b.far.test", "near.test"] {
+    // A wildcard as destination is the entry's own.
+    for host in ["a.far.test", "a.b.far.test", "near.test", "\"*.far.test\""] {
         assert_eq!(get(&routed(&entry(&fixed), host), "/name").text(), "a", "{host}");
     }
     assert_eq!(get(&routed(&entry(&fixed), "else.test"), "/name").status, 503);

@@ -83,6 +83,16 @@ fn both_sides_may_speak_first_and_each_may_end_first() {
 }
 
 #[test]
+fn mongo_is_passed_on_as_tcp() {
+    let backend = Raw::echo("a");
+    let server = yaml::server(PORT, "MONGO", &["*"], "");
+    let gateway = to_backend(Driver::Auto, &backend)
+        .resource("gateway.yaml", &yaml::gateway("web", &server))
+        .start();
+    assert_eq!(first_line(gateway.address(PORT)), "a");
+}
+
+#[test]
 fn much_flows_both_ways_at_once() {
     on_each_driver(|driver| {
         let backend = Raw::mirror();

@@ -454,7 +454,8 @@ impl<'a> Backends<'a> {
             all.filter(|workload| policy::has_all(&workload.labels, labels))
         });
         let mut endpoints = Vec::new();
-        for endpoint in entry.endpoints.iter().chain(selected) {
+        let all = entry.endpoints.iter().chain(selected);
+        for endpoint in all.filter(|endpoint| !endpoint.address.is_empty()) {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
             let found = at(self.resolve(&[&endpoint.address], names), number).into_iter();
             let (weight, labels) = (endpoint.weight, &endpoint.labels);

@@ -183,9 +183,9 @@ impl ServerReader<'_> {
             "TLS" => return Some(PortKind::Tls),
             "TCP" => return Some(PortKind::Tcp),
             "MONGO" => {
-                let what = not_supported(&format!("protocol {text}"));
-                let cause = "write `TCP`: its bytes are the same; only this server is left out";
-                self.partial.error(field, what, cause);
+                let cause = "bytes are passed on; there are no statistics of Mongo's own";
+                self.whole.warn(field, format!("protocol {text} is taken for TCP"), cause);
+                return Some(PortKind::Tcp);
             }
             _ => {
                 let what = format!("must be HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, not `{text}`");

@@ -55,7 +55,7 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
 /// One endpoint of a ServiceEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EntryEndpoint {
-    /// An address, or with DNS a name.
+    /// An address, or with DNS a name; empty for one that cannot be reached from here.
     pub(crate) address: String,
     /// By the name of the entry's port.
     pub(crate) ports: BTreeMap<String, u16>,
@@ -333,8 +333,19 @@ fn read_endpoint(
     problems: &mut Problems,
 ) -> Option<EntryEndpoint> {
     let mut endpoint = item.fields(problems)?;
-    let address = endpoint.require("address", problems);
-    let address = address.and_then(|field| read_address(&field, resolution, problems));
+    let network = endpoint.take_filled("network");
+    let address = match endpoint.take_filled("address") {
+        Some(field) => read_address(&field, resolution, problems),
+        None if network.is_some() => {
+            let cause = "only the gateway of its network, in a mesh, leads to it; it is left out";
+            problems.warn(item, "has no `address`", cause);
+            Some(String::new())
+        }
+        None => {
+            problems.error(item, "`address` is missing", "");
+            None
+        }
+    };
     let ports = endpoint.take("ports").and_then(|field| field.fields(problems));
     let ports = ports.map(|ports| {
         let number = |(name, field): (&str, Field<'_>)| {

@@ -256,8 +256,11 @@ fn read_port(field: &Field<'_>, problems: &mut Problems) -> Option<u16> {
 
 fn read_name(field: &Field<'_>, problems: &mut Problems) -> Option<Arc<str>> {
     let text = field.string(problems)?;
-    if let Ok(HostPattern::Exact(name)) = text.parse() {
-        return Some(name);
+    match text.parse() {
+        Ok(HostPattern::Exact(name)) => return Some(name),
+        // That of a ServiceEntry with the same host.
+        Ok(wildcard @ HostPattern::Wildcard(_)) => return Some(wildcard.to_string().into()),
+        Ok(HostPattern::Any) | Err(_) => {}
     }
     let cause = "the name of a Service or of a ServiceEntry, or any DNS name; without port";
     problems.error(field, format!("`{text}` is no host name"), cause);

@@ -342,8 +342,12 @@ impl<'a> Backends<'a> {
             ("ServiceEntry", entry.ports.iter().map(|port| port.number).collect())
         };
         let list: Vec<_> = ports.iter().map(u16::to_string).collect();
-        (!ports.contains(&wanted))
-            .then(|| format!("{kind} {host} has no port {wanted}, only {}", list.join(", ")))
+        let others = if list.is_empty() {
+            "nor any".to_owned()
+        } else {
+            format!("only {}", list.join(", "))
+        };
+        (!ports.contains(&wanted)).then(|| format!("{kind} {host} has no port {wanted}, {others}"))
     }
 
     fn unknown_subset(&self, destination: &Destination, namespace: &str) -> Option<String> {

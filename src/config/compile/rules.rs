@@ -5,6 +5,7 @@
 //! - As in Istio, a rule that takes every request ends its VirtualService, and of several
 //!   VirtualServices on one host such rules go last.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use super::GatewayIdentity;
@@ -115,11 +116,77 @@ pub(super) fn report_unreachable(placed: &Placed, rejections: &mut Vec<Rejection
         rule.matches.is_empty() || blocks.any(|b| b.is_catch_all() && b.place.is_everywhere())
     };
     let end = rules.iter().position(takes_all).map_or(rules.len(), |index| index + 1);
+    report_taken(placed, &rules[..end], rejections);
     for (index, rule) in rules.iter().enumerate().skip(end) {
         let what = "is never reached".to_owned();
         let cause = "a rule before it takes every request; put that one last";
         let field = format!("spec.http[{index}]");
         rejections.push(placed.reject(Severity::Warning, rule.line, field, what, cause));
+    }
+}
+
+/// Warnings for blocks whose paths blocks before them take without further conditions.
+fn report_taken(placed: &Placed, rules: &[HttpRoute], rejections: &mut Vec<Rejection>) {
+    let mut taken = Taken::default();
+    for (index, rule) in rules.iter().enumerate() {
+        for (block, number) in rule.matches.iter().zip(0..) {
+            if let Some(by) = taken.find(block, index) {
+                let field = format!("spec.http[{index}].match[{number}]");
+                let what = "is never met".to_owned();
+                let cause =
+                    format!("`{by}` before it takes its requests; put the longer one first");
+                let warning = placed.reject(Severity::Warning, rule.line, field, what, &cause);
+                rejections.push(warning);
+            }
+            if !matches!(rule.action, RouteAction::Delegate(_)) {
+                taken.add(block, index);
+            }
+        }
+    }
+}
+
+/// The paths that blocks take, whatever else a request is, and the first rule of each.
+#[derive(Default)]
+struct Taken<'a> {
+    exact: HashMap<&'a str, usize>,
+    prefixes: HashMap<&'a str, usize>,
+    /// Of the prefixes.
+    lengths: BTreeSet<usize>,
+}
+
+impl<'a> Taken<'a> {
+    fn add(&mut self, block: &'a MatchBlock, rule: usize) {
+        if !block.conditions.is_empty() || !block.place.is_everywhere() {
+            return;
+        }
+        match &block.uri {
+            Some(TextMatch::Exact(path)) => {
+                self.exact.entry(path).or_insert(rule);
+            }
+            Some(TextMatch::Prefix(path)) => {
+                self.prefixes.entry(path).or_insert(rule);
+                self.lengths.insert(path.len());
+            }
+            Some(TextMatch::Present | TextMatch::Regex(_)) | None => {}
+        }
+    }
+
+    /// What takes all that `block` of `rule` is for, if that can be told. A path beside a prefix
+    /// of the same rule is no mistake, as in Istio.
+    fn find(&self, block: &'a MatchBlock, rule: usize) -> Option<&'a str> {
+        let (path, is_exact) = match &block.uri {
+            Some(TextMatch::Exact(path)) => (path.as_str(), true),
+            Some(TextMatch::Prefix(path)) => (path.as_str(), false),
+            Some(TextMatch::Present | TextMatch::Regex(_)) | None => return None,
+        };
+        if block.ignores_case {
+            return None;
+        }
+        let is_other = |by: &usize| !is_exact || *by != rule;
+        let mut starts = self.lengths.iter().filter_map(|length| path.get(..*length));
+        let by_prefix = starts.find(|start| self.prefixes.get(start).is_some_and(is_other));
+        let is_taken = is_exact && self.exact.contains_key(path);
+        by_prefix.or_else(|| is_taken.then_some(path))
     }
 }
 

@@ -318,9 +318,15 @@ impl<'a> Backends<'a> {
     }
 
     /// What to say of a destination that leads nowhere: its Service or ServiceEntry is known and
-    /// lacks its port, or no DestinationRule has its subset.
-    pub(super) fn unknown(&self, destination: &Destination, namespace: &str) -> Option<String> {
-        self.unknown_port(destination, namespace)
+    /// lacks its port, or no DestinationRule has its subset. `listeners` are the ports of all
+    /// Gateways.
+    pub(super) fn unknown(
+        &self,
+        destination: &Destination,
+        namespace: &str,
+        listeners: &BTreeSet<u16>,
+    ) -> Option<String> {
+        self.unknown_port(destination, namespace, listeners)
             .or_else(|| self.unknown_subset(destination, namespace))
     }
 
@@ -331,8 +337,12 @@ impl<'a> Backends<'a> {
         is_barred.then(|| format!("{host} leads to the gateway's own administration at {admin}"))
     }
 
-    fn unknown_port(&self, destination: &Destination, namespace: &str) -> Option<String> {
-        let wanted = destination.port?;
+    fn unknown_port(
+        &self,
+        destination: &Destination,
+        namespace: &str,
+        listeners: &BTreeSet<u16>,
+    ) -> Option<String> {
         let ServiceName { host, full, .. } = ServiceName::of(destination, namespace);
         let (kind, ports): (_, Vec<u16>) = if let Some((_, service)) = self.service(&full) {
             service.external_name.is_none().then_some(())?;
@@ -342,6 +352,12 @@ impl<'a> Backends<'a> {
             ("ServiceEntry", entry.ports.iter().map(|port| port.number).collect())
         };
         let list: Vec<_> = ports.iter().map(u16::to_string).collect();
+        let Some(wanted) = destination.port else {
+            // Without one it is the sole port, else that of the listener.
+            let is_lost = ports.len() > 1 && ports.iter().all(|port| !listeners.contains(port));
+            let list = list.join(" or ");
+            return is_lost.then(|| format!("name the port of {kind} {host}, which is {list}"));
+        };
         let others = if list.is_empty() {
             "nor any".to_owned()
         } else {

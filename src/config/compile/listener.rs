@@ -598,7 +598,7 @@ fn gateways_in_order(resources: &Resources) -> Vec<(&Placed, &Gateway)> {
 }
 
 /// The Gateway in `placed`.
-fn gateway(placed: &Placed) -> Option<&Gateway> {
+pub(super) fn gateway(placed: &Placed) -> Option<&Gateway> {
     match &placed.resource.spec {
         Spec::Gateway(gateway) => Some(gateway),
         Spec::VirtualService(_)

@@ -1,11 +1,12 @@
 //! From the VirtualServices of one server to its route table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::GatewayIdentity;
 use super::backend::Backends;
 use super::delegate;
+use super::listener::gateway;
 use super::rules::{self, Scope};
 use super::sources::{Placed, Resources};
 use super::tcp;
@@ -48,6 +49,8 @@ pub(super) struct Router<'a> {
     /// Who decides conditions on the source.
     pub(super) identity: &'a GatewayIdentity,
     pub(super) backends: Backends<'a>,
+    /// The ports of all Gateways.
+    listeners: BTreeSet<u16>,
     /// Those of the hosts so far, by what they are made of.
     routes: HashMap<Digest, Arc<RouteSet>>,
 }
@@ -59,7 +62,10 @@ impl<'a> Router<'a> {
         identity: &'a GatewayIdentity,
         backends: Backends<'a>,
     ) -> Self {
-        Self { resources, identity, backends, routes: HashMap::new() }
+        let gateways = resources.of_kind(Kind::Gateway);
+        let servers = gateways.filter_map(|(_, placed)| gateway(placed)).flat_map(|g| &g.servers);
+        let listeners = servers.map(|server| server.port).collect();
+        Self { resources, identity, backends, listeners, routes: HashMap::new() }
     }
 
     /// Warnings for rules beyond their own syntax.
@@ -94,7 +100,7 @@ impl<'a> Router<'a> {
         cause: &str,
     ) -> Option<Rejection> {
         let (backends, namespace) = (&self.backends, &placed.resource.key.namespace);
-        let (what, cause) = match backends.unknown(destination, namespace) {
+        let (what, cause) = match backends.unknown(destination, namespace, &self.listeners) {
             Some(what) => (what, cause),
             None => (backends.barred(destination, namespace)?, "that endpoint is left out"),
         };

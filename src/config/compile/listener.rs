@@ -18,6 +18,8 @@ use crate::snapshot::{HostPattern, ListenerKey, Origin, Rejection, Severity};
 pub(super) struct Plan {
     pub(super) listeners: ListenerPlans,
     pub(super) rejections: Vec<Rejection>,
+    /// The Gateways that select others than this one, as rejections name them.
+    pub(super) foreign: HashSet<String>,
 }
 
 /// The listeners by key.
@@ -125,6 +127,8 @@ pub(super) struct Planner<'a> {
     resources: &'a Resources,
     /// Namespace and name of the Gateways that select this gateway.
     selecting: HashSet<(&'a str, &'a str)>,
+    /// The others.
+    foreign: HashSet<String>,
     /// In order of precedence.
     services: Vec<&'a Placed>,
     /// The places in `services` of those that name a Gateway, by its namespace and name.
@@ -215,6 +219,7 @@ impl<'a> Planner<'a> {
             by_gateway: index(&services),
             bound: vec![Binding::default(); services.len()],
             selecting: HashSet::new(),
+            foreign: HashSet::new(),
             services,
             claims: HashMap::new(),
             patterns: HashSet::new(),
@@ -231,8 +236,8 @@ impl<'a> Planner<'a> {
             }
         }
         planner.report_unbound();
-        let Self { listeners, rejections, .. } = planner;
-        Plan { listeners, rejections }
+        let Self { listeners, rejections, foreign, .. } = planner;
+        Plan { listeners, rejections, foreign }
     }
 
     fn selects(&mut self, placed: &Placed, gateway: &Gateway) -> bool {
@@ -247,6 +252,7 @@ impl<'a> Planner<'a> {
             let line = placed.resource.line;
             let found = placed.reject(Severity::Warning, line, "spec.selector", what, &cause);
             self.rejections.push(found);
+            self.foreign.insert(placed.resource.key.to_string());
         }
         selects
     }

@@ -26,7 +26,7 @@ mod sources;
 mod tcp;
 mod unit;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -410,6 +410,8 @@ struct Site {
     certificates: Vec<Arc<Certificate>>,
     /// What is wrong with Gateways and VirtualServices beyond their own syntax.
     plan_rejections: Vec<Rejection>,
+    /// The Gateways that are for other gateways, as rejections name them.
+    foreign: HashSet<String>,
     rule_rejections: Vec<Rejection>,
 }
 
@@ -525,9 +527,10 @@ impl Compiler {
 
     /// Finds out which units there are to be; says whether a TLS server is new, moved or gone.
     fn plan(&mut self) -> bool {
-        let Plan { listeners, rejections } =
+        let Plan { listeners, rejections, foreign } =
             Planner::plan(&self.gateway, &self.listen, self.sources.resources());
         self.site.plan_rejections = rejections;
+        self.site.foreign = foreign;
         self.site.units.replan(listeners)
     }
 
@@ -608,6 +611,10 @@ impl Compiler {
     fn rejections(&self) -> Vec<Rejection> {
         let mut all = Vec::new();
         self.sources.report(&mut all);
+        // A server that is left out of a Gateway that is for others is nobody's loss here.
+        for found in all.iter_mut().filter(|found| self.site.foreign.contains(&found.resource)) {
+            found.severity = Severity::Warning;
+        }
         all.extend_from_slice(&self.site.plan_rejections);
         all.extend_from_slice(&self.site.rule_rejections);
         self.site.units.report(SystemTime::now(), &mut all);

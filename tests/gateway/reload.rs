@@ -272,7 +272,13 @@ fn no_request_fails_and_no_connection_is_cut_while_other_resources_come_and_go()
         &yaml::virtual_service("any", "any", &["*"], &yaml::all_to("a.test")),
     );
     let nameless = gateway.tls().without_sni();
-    eventually("any host is served", || Client::tls(&nameless, address, HOST).is_ok());
+    // The route may come after the Gateway: until then there is a certificate and a 404.
+    eventually("any host is served", || {
+        Client::tls(&nameless, address, HOST).is_ok_and(|mut client| {
+            client.send(b"GET /name HTTP/1.1\r\nhost: any.test\r\n\r\n").unwrap();
+            client.response("GET").is_ok_and(|answer| answer.status == 200)
+        })
+    });
     wrk.args(["-t1", "-c8", "-d3s", "-H", "Host: any.test", &format!("https://{address}/name")]);
     let mut kept = gateway.client(HOST);
     assert_eq!(kept.get("/name").status, 200);

@@ -34,10 +34,10 @@ fn listener(listener: &Listener) -> Value {
         }),
     };
     json!({
-        "name": listener_name(listener.key),
+        "name": listener_name(listener.key.address, listener.gateway_port),
         "address": listener.key.address.to_string(),
-        "gateway_port": listener.key.gateway_port,
-        "bind_port": listener.bind_port,
+        "gateway_port": listener.gateway_port,
+        "bind_port": listener.key.port.number(),
         "serves": serves,
     })
 }

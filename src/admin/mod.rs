@@ -86,6 +86,8 @@ pub struct Readiness {
 pub struct BoundListener {
     /// Of the listener in the snapshot.
     pub key: ListenerKey,
+    /// The port in the Gateway.
+    pub gateway_port: u16,
     /// Never with port 0.
     pub address: SocketAddr,
 }

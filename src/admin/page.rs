@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +12,7 @@ use serde_json::{Value, json};
 use super::scrape::Scraper;
 use super::{BoundListener, Command, State, certs, command, config_dump};
 use crate::snapshot::{
-    Action, Cluster, Forward, ListenerKey, RouteTable, Serves, Snapshot, TcpTable, TlsServer,
-    TlsServes,
+    Action, Cluster, Forward, RouteTable, Serves, Snapshot, TcpTable, TlsServer, TlsServes,
 };
 use crate::telemetry::{SharedCounters, prometheus, rfc3339};
 
@@ -117,7 +117,14 @@ impl Pages {
     fn listeners_text(&self) -> String {
         let mut text = String::new();
         for bound in (self.state.listeners)() {
-            line(&mut text, format_args!("{}::{}", listener_name(bound.key), bound.address));
+            line(
+                &mut text,
+                format_args!(
+                    "{}::{}",
+                    listener_name(bound.key.address, bound.gateway_port),
+                    bound.address
+                ),
+            );
         }
         text
     }
@@ -126,8 +133,8 @@ impl Pages {
         let listeners = (self.state.listeners)();
         let listener = |bound: &BoundListener| {
             json!({
-                "name": listener_name(bound.key),
-                "gateway_port": bound.key.gateway_port,
+                "name": listener_name(bound.key.address, bound.gateway_port),
+                "gateway_port": bound.gateway_port,
                 "local_address": bound.address.to_string(),
             })
         };
@@ -156,8 +163,8 @@ impl Pages {
 }
 
 /// Envoy's way to name a listener, `0.0.0.0_443`, with the Gateway's port.
-pub(super) fn listener_name(key: ListenerKey) -> String {
-    format!("{}_{}", key.address, key.gateway_port)
+pub(super) fn listener_name(address: IpAddr, gateway_port: u16) -> String {
+    format!("{address}_{gateway_port}")
 }
 
 /// The clusters that routes lead to, by name.

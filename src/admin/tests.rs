@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::snapshot::{
-    Action, Cluster, Forward, HostMap, Identity, Listener, Origin, PathMatch, Rejection, Route,
-    RouteTable, Serves, Severity, Target, TlsServer, TlsServes, UpstreamProtocol, VirtualHost,
+    Action, BindPort, Cluster, Forward, HostMap, Identity, Listener, Origin, PathMatch, Rejection,
+    Route, RouteTable, Serves, Severity, Target, TlsServer, TlsServes, UpstreamProtocol,
+    VirtualHost,
 };
 use crate::telemetry::Counters;
 use crate::telemetry::request::Record;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const KEY: ListenerKey = ListenerKey { address: LOOPBACK, gateway_port: 443 };
+const KEY: ListenerKey = ListenerKey { address: LOOPBACK, port: BindPort::Fixed(8443) };
 
 fn snapshot() -> Snapshot {
     let cluster = Arc::new(Cluster {
@@ -40,7 +41,7 @@ fn snapshot() -> Snapshot {
     };
     let mut servers = HostMap::default();
     servers.insert("httpbin.example.com".parse().unwrap(), Arc::new(server));
-    let listener = Listener { key: KEY, bind_port: 8443, serves: Serves::Tls(servers) };
+    let listener = Listener { key: KEY, gateway_port: 443, serves: Serves::Tls(servers) };
     let rejection = Rejection {
         severity: Severity::Warning,
         origin: Origin::Object { namespace: "default".into(), name: "mygateway".into() },
@@ -74,7 +75,11 @@ fn state() -> State {
         readiness: Box::new(|| Readiness { ready: true, reasons: Vec::new() }),
         command: Box::new(|_| ()),
         listeners: Box::new(|| {
-            vec![BoundListener { key: KEY, address: "127.0.0.1:8443".parse().unwrap() }]
+            vec![BoundListener {
+                key: KEY,
+                gateway_port: 443,
+                address: "127.0.0.1:8443".parse().unwrap(),
+            }]
         }),
         reporter: Box::new(|| Reporter::new("istio-system", |_| None)),
         started: UNIX_EPOCH,

@@ -494,7 +494,7 @@ spec:
     }
 
     fn listens(port: u16) -> impl Fn(&Snapshot) -> bool {
-        move |snapshot| snapshot.listeners.iter().any(|l| l.key.gateway_port == port)
+        move |snapshot| snapshot.listeners.iter().any(|l| l.gateway_port == port)
     }
 
     fn says(text: &str) -> impl Fn(&Snapshot) -> bool {

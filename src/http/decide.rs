@@ -78,7 +78,7 @@ pub(crate) fn decide<'a>(
         authority,
         uri: &head.uri,
         path,
-        listener_port: downstream.listener.gateway_port,
+        listener_port: listener.gateway_port,
     };
     if let Some(location) = https_redirect(&found, &asked) {
         let status = StatusCode::MOVED_PERMANENTLY;
@@ -264,8 +264,8 @@ mod tests {
     use crate::http::Tls;
     use crate::http::headers::{Peer, to_upstream};
     use crate::snapshot::{
-        HostMap, HostPattern, ListenerKey, PathMatch, Policy, TlsPolicy, TlsServer, TlsServes,
-        VirtualHost,
+        BindPort, HostMap, HostPattern, ListenerKey, PathMatch, Policy, TlsPolicy, TlsServer,
+        TlsServes, VirtualHost,
     };
     use ::http::Request;
     use rustls::server::ProducesTickets;
@@ -275,7 +275,7 @@ mod tests {
     use std::time::Instant;
 
     const KEY: ListenerKey =
-        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), gateway_port: 443 };
+        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
 
     /// A server for `pattern` with a route for `host`.
     fn server(pattern: &str, host: &str) -> (HostPattern, Arc<TlsServer>) {
@@ -304,7 +304,7 @@ mod tests {
             let (pattern, server) = server(pattern, host);
             servers.insert(pattern, server);
         }
-        let listener = Listener { key: KEY, bind_port: 443, serves: Serves::Tls(servers) };
+        let listener = Listener { key: KEY, gateway_port: 443, serves: Serves::Tls(servers) };
         Snapshot { listeners: vec![Arc::new(listener)], ..Snapshot::default() }
     }
 

@@ -21,17 +21,20 @@ use crate::drain::Drain;
 use crate::io::pipe::{self, Chunking, End, HIGH_WATER_BYTES};
 use crate::io::{Clock, Spawn, Stream};
 use crate::snapshot::{
-    Action, Cluster, DirectResponse, Extras, Forward, Limits, Listener, ListenerKey, Mirror,
-    OutlierDetection, PathMatch, PoolLimits, Publisher, RetryOn, RetryPolicy, Route, RouteTable,
-    Serves, Share, Snapshot, Target, Traffic, TrafficPolicy, UpstreamProtocol, VirtualHost,
+    Action, BindPort, Cluster, DirectResponse, Extras, Forward, Limits, Listener, ListenerKey,
+    Mirror, OutlierDetection, PathMatch, PoolLimits, Publisher, RetryOn, RetryPolicy, Route,
+    RouteTable, Serves, Share, Snapshot, Target, Traffic, TrafficPolicy, UpstreamProtocol,
+    VirtualHost,
 };
 use crate::telemetry::Counters;
 use crate::upstream::Upstreams;
 use crate::upstream::adapt::{Adapted, Tasks};
 use crate::upstream::world::{Fed, World, cluster, read, telemetry, write};
 
-const KEY: ListenerKey =
-    ListenerKey { address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), gateway_port: 80 };
+const KEY: ListenerKey = ListenerKey {
+    address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    port: BindPort::Fixed(80),
+};
 
 /// A gateway that answers `own.test` itself and forwards everything else.
 struct Rig {
@@ -133,7 +136,7 @@ fn snapshot(limits: &Limits, cluster: Cluster, extras: Option<Extras>) -> Snapsh
         let host_routes = VirtualHost::new(host.to_owned(), false, vec![route]);
         table.hosts.insert(host.parse().unwrap(), Arc::new(host_routes));
     }
-    let listener = Listener { key: KEY, bind_port: 80, serves: Serves::Http(Arc::new(table)) };
+    let listener = Listener { key: KEY, gateway_port: 80, serves: Serves::Http(Arc::new(table)) };
     let listeners = vec![Arc::new(listener)];
     Snapshot { listeners, limits: limits.clone(), ..Snapshot::default() }
 }

@@ -23,7 +23,7 @@ use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
 use ringgate::telemetry::prometheus::Reporter;
 use ringgate::telemetry::{AccessLog, LogFormat};
-use ringgate::worker::{self, Applied, Fleet, Running};
+use ringgate::worker::{self, Applied, Bound, Fleet, Running};
 
 use crate::orders::{Asked, LogLevel, Orders, start_log};
 
@@ -225,8 +225,10 @@ impl Gateway {
         let applied = self.fleet.apply(snapshot);
         log_applied(&applied);
         let listeners = self.fleet.listeners().iter();
-        let listeners =
-            listeners.map(|(key, address)| BoundListener { key: *key, address: *address });
+        let listeners = listeners.map(|(key, bound)| {
+            let Bound { gateway_port, address } = *bound;
+            BoundListener { key: *key, gateway_port, address }
+        });
         self.shared.listeners.store(Arc::new(listeners.collect()));
         let readiness = if self.is_retired { draining() } else { readiness(&applied) };
         self.shared.readiness.store(Arc::new(readiness));
@@ -309,14 +311,13 @@ fn announce_open_files(workers: usize, connections_max: usize) {
 }
 
 fn log_applied(applied: &Applied) {
-    for (key, address) in &applied.opened {
-        tracing::info!("listening on {address} for Gateway port {}", key.gateway_port);
+    for (_, Bound { gateway_port, address }) in &applied.opened {
+        tracing::info!("listening on {address} for Gateway port {gateway_port}");
     }
-    for (key, address) in &applied.closed {
-        tracing::info!("no longer on {address} for Gateway port {}", key.gateway_port);
+    for (_, Bound { gateway_port, address }) in &applied.closed {
+        tracing::info!("no longer on {address} for Gateway port {gateway_port}");
     }
-    for (key, address, error) in &applied.failed {
-        let port = key.gateway_port;
+    for (Bound { gateway_port: port, address }, error) in &applied.failed {
         let cure = cure(error);
         tracing::error!("cannot listen on {address} for Gateway port {port}: {error}; {cure}");
     }
@@ -354,7 +355,7 @@ fn readiness(applied: &Applied) -> Readiness {
     let mut reasons: Vec<String> = applied
         .failed
         .iter()
-        .map(|(_, address, error)| format!("cannot listen on {address}: {error}"))
+        .map(|(bound, error)| format!("cannot listen on {}: {error}", bound.address))
         .collect();
     if applied.stuck > 0 {
         reasons.push(format!("{} workers did not report in time", applied.stuck));

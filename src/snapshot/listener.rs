@@ -5,13 +5,37 @@ use std::sync::Arc;
 
 use super::{HostMap, Identity, RouteTable, TcpTable};
 
-/// What stays the same about a listener while its contents change.
+/// What stays the same about a listener while its contents change: what is bound, whoever asks for
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerKey {
     /// The address to bind.
     pub address: IpAddr,
-    /// The port in the Gateway, as clients of the Service know it.
-    pub gateway_port: u16,
+    /// The port to bind.
+    pub port: BindPort,
+}
+
+/// A port to bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BindPort {
+    /// This one.
+    Fixed(u16),
+    /// Whichever is free, another for each port of Gateways.
+    Free {
+        /// The port in the Gateway.
+        gateway_port: u16,
+    },
+}
+
+impl BindPort {
+    /// The port as the kernel is asked for it: 0 is one that is free.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Fixed(port) => port,
+            Self::Free { .. } => 0,
+        }
+    }
 }
 
 /// One address and port, and the servers of all Gateways that share it.
@@ -19,8 +43,9 @@ pub struct ListenerKey {
 pub struct Listener {
     /// Identifies the listener across generations.
     pub key: ListenerKey,
-    /// The port to bind; 0 asks the kernel for a free one.
-    pub bind_port: u16,
+    /// The port in the Gateway, as clients of the Service know it; of several Gateways with
+    /// different ones, that of the oldest.
+    pub gateway_port: u16,
     /// What happens with a connection.
     pub serves: Serves,
 }

@@ -42,7 +42,7 @@ pub use hashing::{HashTable, stable_hash};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};
-pub use listener::{Listener, ListenerKey, Serves, TlsServer, TlsServes};
+pub use listener::{BindPort, Listener, ListenerKey, Serves, TlsServer, TlsServes};
 pub use matching::{Condition, Field, FullRegex, Part, Subject, TextMatch};
 pub use network::{Network, NetworkError};
 pub use publish::{Publisher, Source, Subscription, View};

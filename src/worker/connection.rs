@@ -416,7 +416,9 @@ mod tests {
     use crate::http::{Gateway, Mirrors};
     use crate::io::Spawn;
     use crate::io::pipe::{self, Chunking, End};
-    use crate::snapshot::{HostMap, Limits, Listener, Network, Policy, Publisher, Snapshot};
+    use crate::snapshot::{
+        BindPort, HostMap, Limits, Listener, Network, Policy, Publisher, Snapshot,
+    };
     use crate::upstream::Upstreams;
     use crate::upstream::world::{World, telemetry};
     use std::cell::Cell;
@@ -424,7 +426,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     const KEY: ListenerKey =
-        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), gateway_port: 443 };
+        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
 
     /// A worker with one TLS listener.
     fn worker(world: &World, limits: Limits) -> Rc<Worker<World>> {
@@ -433,7 +435,7 @@ mod tests {
 
     fn worker_with(world: &World, limits: Limits, policy: Policy) -> Rc<Worker<World>> {
         let listener =
-            Listener { key: KEY, bind_port: 443, serves: Serves::Tls(HostMap::default()) };
+            Listener { key: KEY, gateway_port: 443, serves: Serves::Tls(HostMap::default()) };
         let listeners = vec![Arc::new(listener)];
         let mut publisher = Publisher::default();
         publisher.publish(Arc::new(Snapshot { listeners, limits, policy, ..Snapshot::default() }));

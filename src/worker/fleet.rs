@@ -35,7 +35,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Fleet {
     workers: Vec<Hand>,
-    listeners: BTreeMap<ListenerKey, SocketAddr>,
+    listeners: BTreeMap<ListenerKey, Bound>,
     /// No listener is opened any more.
     is_closed: bool,
 }
@@ -74,15 +74,24 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// Where a listener accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The Gateway port that it is for.
+    pub gateway_port: u16,
+    /// The address and port.
+    pub address: SocketAddr,
+}
+
 /// What became of a snapshot's listeners.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Now accepting, by their bound addresses.
-    pub opened: Vec<(ListenerKey, SocketAddr)>,
+    pub opened: Vec<(ListenerKey, Bound)>,
     /// No longer accepting.
-    pub closed: Vec<(ListenerKey, SocketAddr)>,
+    pub closed: Vec<(ListenerKey, Bound)>,
     /// Could not be bound. They are tried again with the next snapshot.
-    pub failed: Vec<(ListenerKey, SocketAddr, io::Error)>,
+    pub failed: Vec<(Bound, io::Error)>,
     /// Workers that did not report in time.
     pub stuck: usize,
 }
@@ -118,19 +127,22 @@ impl Fleet {
         let mut orders: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
         let wanted = if self.is_closed { &[][..] } else { &snapshot.listeners };
         for listener in wanted {
-            if self.listeners.contains_key(&listener.key) {
+            let gateway_port = listener.gateway_port;
+            if let Some(bound) = self.listeners.get_mut(&listener.key) {
+                bound.gateway_port = gateway_port;
                 continue;
             }
-            let address = SocketAddr::new(listener.key.address, listener.bind_port);
+            let address = SocketAddr::new(listener.key.address, listener.key.port.number());
             match bind(address, self.workers.len()) {
                 Ok(sockets) => {
                     let bound = sockets.first().and_then(|s| s.local_addr().ok());
-                    applied.opened.push((listener.key, bound.unwrap_or(address)));
+                    let address = bound.unwrap_or(address);
+                    applied.opened.push((listener.key, Bound { gateway_port, address }));
                     for (order, socket) in orders.iter_mut().zip(sockets) {
                         order.push((listener.key, socket));
                     }
                 }
-                Err(error) => applied.failed.push((listener.key, address, error)),
+                Err(error) => applied.failed.push((Bound { gateway_port, address }, error)),
             }
         }
         let gone = |(key, _): &(&ListenerKey, _)| snapshot.listener(**key).is_none();
@@ -147,7 +159,7 @@ impl Fleet {
     fn order_listeners(
         &self,
         orders: Vec<Vec<(ListenerKey, std::net::TcpListener)>>,
-        closed: &[(ListenerKey, SocketAddr)],
+        closed: &[(ListenerKey, Bound)],
         generation: u64,
     ) -> usize {
         let (done, reports) = channel::unbounded();
@@ -170,7 +182,7 @@ impl Fleet {
 
     /// Where each listener accepts.
     #[must_use]
-    pub fn listeners(&self) -> &BTreeMap<ListenerKey, SocketAddr> {
+    pub fn listeners(&self) -> &BTreeMap<ListenerKey, Bound> {
         &self.listeners
     }
 

@@ -24,7 +24,7 @@ pub use crate::runtime::{
     Backend, Config as RuntimeConfig, Running, forbid_huge_pages, give_back_memory, open_files_max,
     raise_open_files,
 };
-pub use fleet::{Applied, Config, Fleet, Scraper, StartError};
+pub use fleet::{Applied, Bound, Config, Fleet, Scraper, StartError};
 
 use std::rc::Rc;
 

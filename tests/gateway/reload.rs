@@ -14,7 +14,7 @@ use crate::harness::certificate::Leaf;
 use crate::harness::client::Client;
 use crate::harness::gateway::{Builder, Driver, Gateway, QUIET, on_each_driver};
 use crate::harness::load::Load;
-use crate::harness::{eventually, outside, yaml};
+use crate::harness::{eventually, free_port, outside, yaml};
 
 const HOST: &str = "web.test";
 
@@ -301,4 +301,73 @@ fn no_request_fails_and_no_connection_is_cut_while_other_resources_come_and_go()
         println!("{rounds} rounds of changes");
     });
     assert_eq!(kept.get("/name").status, 200, "on the connection that was opened first");
+}
+
+/// The inodes of the sockets that listen on `port` of this machine, as `/proc/net/tcp` tells.
+fn listening(port: u16) -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut inodes: Vec<_> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[1].ends_with(&format!(":{port:04X}")) && fields[3] == "0A")
+        .map(|fields| fields[9].to_owned())
+        .collect();
+    inodes.sort();
+    inodes
+}
+
+#[test]
+fn a_listener_that_two_ports_share_stays_when_the_one_that_came_first_goes() {
+    // Of two that were created at the same time, the one whose name sorts first is the older.
+    let older = |port| yaml::gateway("older", &yaml::https_server(port, &["older.test"], "older"));
+    on_each_driver(|driver| {
+        let (a, b) = (Backend::start("a"), Backend::start("b"));
+        let (port, mapped) = (free_port(), 443);
+        let settings = format!(
+            "workers: {{ count: 2, backend: {} }}\n\
+             listen: {{ address: 127.0.0.1, ports: {{ 443: {port} }} }}\n\
+             source: {{ directory: DIRECTORY/resources }}\n\
+             files: {{ root: DIRECTORY/root }}\n\
+             admin: {{ address: \"127.0.0.1:0\" }}\n\
+             status: {{ address: \"127.0.0.1:0\" }}\n\
+             metrics: {{ address: \"127.0.0.1:0\" }}\n",
+            if driver == Driver::Epoll { "epoll" } else { "io_uring" }
+        );
+        let gateway = builder(driver, &a, &b)
+            .certificate("older", &["older.test"])
+            .only_settings(&settings)
+            .resource(
+                "gateway.yaml",
+                &yaml::gateway("web", &yaml::https_server(port, &[HOST], "web")),
+            )
+            .resource("older.yaml", &older(mapped))
+            .start();
+        let address = gateway.address(mapped);
+        let sockets = listening(port);
+        assert_eq!(sockets.len(), 2, "one for each worker: {sockets:?}");
+        let load = Load::start(&gateway.tls(), address, HOST, "/name");
+        let mut kept = Client::tls(&gateway.tls(), address, HOST).unwrap();
+        assert_eq!(kept.get("/name").text(), "a");
+        let served = |host: &str| Client::tls(&gateway.tls(), address, host).is_ok();
+        assert!(served("older.test"));
+        for _ in 0..3 {
+            gateway.remove_resource("older.yaml");
+            eventually("its host is gone", || !served("older.test"));
+            load.wait_answered(20);
+            gateway.write_resource("older.yaml", &older(mapped));
+            eventually("its host is back", || served("older.test"));
+            load.wait_answered(20);
+        }
+        gateway.write_resource("older.yaml", &older(port));
+        eventually("the older one names the bound port itself", || {
+            gateway
+                .admin_get("/config_dump")
+                .text()
+                .contains(&format!("https.{port}.https-{port}-older.older"))
+        });
+        load.wait_answered(20);
+        load.finish();
+        assert_eq!(listening(port), sockets, "they are the sockets that were bound at first");
+        assert_eq!(kept.get("/name").text(), "a", "on the connection that was opened first");
+    });
 }

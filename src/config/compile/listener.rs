@@ -12,7 +12,7 @@ use crate::config::model::{
     Credential, Gateway, Key, Kind, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
     VirtualService,
 };
-use crate::snapshot::{HostPattern, ListenerKey, Origin, Rejection, Severity};
+use crate::snapshot::{BindPort, HostPattern, ListenerKey, Origin, Rejection, Severity};
 
 /// What the resources ask for, and what is wrong with that.
 pub(super) struct Plan {
@@ -27,7 +27,8 @@ pub(super) type ListenerPlans = BTreeMap<ListenerKey, ListenerPlan>;
 
 /// What is to be served on one address and port.
 pub(super) struct ListenerPlan {
-    pub(super) bind_port: u16,
+    /// The port in the oldest Gateway.
+    pub(super) gateway_port: u16,
     pub(super) serves: ServesPlan,
 }
 
@@ -259,47 +260,44 @@ impl<'a> Planner<'a> {
 
     fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server) {
         let address = server.bind.unwrap_or(self.listen.address);
-        let own = ListenerKey { address, gateway_port: server.port };
-        let bind_port = self.listen.ports.get(&server.port).copied().unwrap_or(server.port);
-        // As in Istio, ports that lead to the same one have one listener, that of the oldest.
-        let key = match self.port_taken(own, bind_port) {
-            None => own,
-            Some(other) if other.address == address => other,
-            Some(other) => {
-                let (what, cause) = overlapping(other, own, bind_port);
-                return self.refuse(gateway, server, "port", what, cause);
-            }
-        };
+        let key = ListenerKey { address, port: self.bind_port(server.port) };
+        if let Some(other) = self.overlapped(key) {
+            let (what, cause) = overlapping(other, key);
+            return self.refuse(gateway, server, "port", what, cause);
+        }
         match &server.protocol {
             ServerProtocol::Http { https_redirect } => {
-                self.add_http(key, bind_port, gateway, server, *https_redirect);
+                self.add_http(key, gateway, server, *https_redirect);
             }
             ServerProtocol::Https(_) | ServerProtocol::Tls(_) | ServerProtocol::Passthrough => {
-                self.add_tls(key, bind_port, gateway, place, server);
+                self.add_tls(key, gateway, place, server);
             }
-            ServerProtocol::Tcp => self.add_tcp(key, bind_port, gateway, server),
+            ServerProtocol::Tcp => self.add_tcp(key, gateway, server),
         }
     }
 
-    /// The other listener that is bound there already.
-    fn port_taken(&self, key: ListenerKey, bind_port: u16) -> Option<ListenerKey> {
+    /// What is bound for the port of a Gateway.
+    fn bind_port(&self, gateway_port: u16) -> BindPort {
+        match self.listen.ports.get(&gateway_port).copied().unwrap_or(gateway_port) {
+            0 => BindPort::Free { gateway_port },
+            port => BindPort::Fixed(port),
+        }
+    }
+
+    /// The listener on the same port of which `key` would be bound a part.
+    fn overlapped(&self, key: ListenerKey) -> Option<ListenerKey> {
         let overlaps = |other: &ListenerKey| {
-            other.address == key.address
-                || other.address.is_unspecified()
-                || key.address.is_unspecified()
+            other.address != key.address
+                && (other.address.is_unspecified() || key.address.is_unspecified())
         };
-        self.listeners
-            .iter()
-            .find(|(other, plan)| {
-                **other != key && bind_port != 0 && plan.bind_port == bind_port && overlaps(other)
-            })
-            .map(|(other, _)| *other)
+        let is_fixed = matches!(key.port, BindPort::Fixed(_));
+        let mut bound = self.listeners.keys().copied();
+        bound.find(|other| is_fixed && other.port == key.port && overlaps(other))
     }
 
     fn add_http(
         &mut self,
         key: ListenerKey,
-        bind_port: u16,
         gateway: &'a Placed,
         server: &'a Server,
         https_redirect: bool,
@@ -312,7 +310,7 @@ impl<'a> Planner<'a> {
             table.values_mut().for_each(|host| host.https_redirect = true);
         }
         let plan = self.listeners.entry(key).or_insert_with(|| ListenerPlan {
-            bind_port,
+            gateway_port: server.port,
             serves: ServesPlan::Http(BTreeMap::new()),
         });
         match &mut plan.serves {
@@ -325,20 +323,14 @@ impl<'a> Planner<'a> {
     }
 
     /// A TCP server is the only one on its port: nothing tells connections apart.
-    fn add_tcp(
-        &mut self,
-        key: ListenerKey,
-        bind_port: u16,
-        gateway: &'a Placed,
-        server: &'a Server,
-    ) {
+    fn add_tcp(&mut self, key: ListenerKey, gateway: &'a Placed, server: &'a Server) {
         let serves = self.bind_tcp(gateway, server);
         if let Some(plan) = self.listeners.get(&key) {
             let taken = plan.serves.words();
             return self.refuse_port(gateway, server, taken);
         }
         let serves = ServesPlan::Tcp(serves);
-        self.listeners.insert(key, ListenerPlan { bind_port, serves });
+        self.listeners.insert(key, ListenerPlan { gateway_port: server.port, serves });
     }
 
     fn refuse_port(&mut self, gateway: &Placed, server: &Server, taken: &str) {
@@ -346,20 +338,13 @@ impl<'a> Planner<'a> {
         self.refuse(gateway, server, "port", what, "the older Gateway wins");
     }
 
-    fn add_tls(
-        &mut self,
-        key: ListenerKey,
-        bind_port: u16,
-        gateway: &'a Placed,
-        place: usize,
-        server: &'a Server,
-    ) {
+    fn add_tls(&mut self, key: ListenerKey, gateway: &'a Placed, place: usize, server: &'a Server) {
         let routes = self.tls_routes(gateway, server);
         let conflict = self.conflict(key, server);
-        let plan = self
-            .listeners
-            .entry(key)
-            .or_insert_with(|| ListenerPlan { bind_port, serves: ServesPlan::Tls(Vec::new()) });
+        let plan = self.listeners.entry(key).or_insert_with(|| ListenerPlan {
+            gateway_port: server.port,
+            serves: ServesPlan::Tls(Vec::new()),
+        });
         if !matches!(plan.serves, ServesPlan::Tls(_)) {
             let taken = plan.serves.words();
             return self.refuse_port(gateway, server, taken);
@@ -668,10 +653,12 @@ fn unused(
 }
 
 /// Why `key` cannot be bound beside `other`, and what to do about it.
-fn overlapping(other: ListenerKey, key: ListenerKey, bind_port: u16) -> (String, &'static str) {
+fn overlapping(other: ListenerKey, key: ListenerKey) -> (String, &'static str) {
     let what = format!(
-        "port {bind_port} of {} overlaps that of {}, where another server is bound",
-        key.address, other.address
+        "port {} of {} overlaps that of {}, where another server is bound",
+        key.port.number(),
+        key.address,
+        other.address
     );
     (what, "write the same `bind` for both, or none, or give one of them another port")
 }

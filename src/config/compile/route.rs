@@ -196,9 +196,9 @@ impl HostUnit {
             Some(same) => Arc::clone(same.route_set()),
             None => Arc::new(RouteSet::new(rules::build(&reached, &clusters))),
         });
-        let same = same.filter(|same| same.https_redirect == plan.https_redirect);
+        let name = format!("{pattern}:{port}");
+        let same = same.filter(|s| s.https_redirect == plan.https_redirect && *s.name == *name);
         let host = same.map(Arc::clone).unwrap_or_else(|| {
-            let name = format!("{pattern}:{port}");
             Arc::new(VirtualHost::sharing(name, plan.https_redirect, Arc::clone(routes)))
         });
         let delegates = services().flat_map(|b| delegate::delegates(&b.service, resources));

@@ -25,7 +25,7 @@ use crate::snapshot::{
 pub(super) struct Units(BTreeMap<ListenerKey, ListenerUnit>);
 
 struct ListenerUnit {
-    bind_port: u16,
+    gateway_port: u16,
     serves: ServesUnit,
     /// `None` before it was built first.
     built: Option<Arc<Listener>>,
@@ -114,8 +114,8 @@ impl Units {
 
     /// Finds the way of every route.
     pub(super) fn route(&mut self, router: &mut Router<'_>) {
-        for (key, unit) in &mut self.0 {
-            let port = key.gateway_port;
+        for unit in self.0.values_mut() {
+            let port = unit.gateway_port;
             match &mut unit.serves {
                 ServesUnit::Http(table) => unit.is_stale |= table.refresh(port, router),
                 ServesUnit::Tcp(table) => unit.is_stale |= table.refresh(port, router),
@@ -185,7 +185,7 @@ impl ListenerUnit {
     /// The unit for `plan`, which takes over what it can of `old`; and whether a server is new,
     /// moved or gone.
     fn replanned(plan: ListenerPlan, old: Option<Self>) -> (Self, bool) {
-        let ListenerPlan { bind_port, serves } = plan;
+        let ListenerPlan { gateway_port, serves } = plan;
         let (old, built) = old.map(|old| (old.serves, old.built)).unzip();
         let (serves, differs) = match serves {
             ServesPlan::Http(plan) => {
@@ -213,7 +213,7 @@ impl ListenerUnit {
                 (ServesUnit::Tls(servers), differs)
             }
         };
-        (Self { bind_port, serves, built: built.flatten(), is_stale: true }, differs)
+        (Self { gateway_port, serves, built: built.flatten(), is_stale: true }, differs)
     }
 
     fn servers_mut(&mut self) -> &mut [ServerUnit] {
@@ -236,7 +236,7 @@ impl ListenerUnit {
             ServesUnit::Tls(servers) => Serves::Tls(host_map(servers)),
             ServesUnit::Tcp(table) => Serves::Tcp(Arc::clone(table.table())),
         };
-        let new = Listener { key, bind_port: self.bind_port, serves };
+        let new = Listener { key, gateway_port: self.gateway_port, serves };
         let same = self.built.take().filter(|built| is_same(built, &new));
         let built = same.unwrap_or_else(|| Arc::new(new));
         self.is_stale = false;
@@ -360,5 +360,5 @@ fn is_same(old: &Listener, new: &Listener) -> bool {
         (Serves::Tcp(old), Serves::Tcp(new)) => Arc::ptr_eq(old, new),
         (Serves::Http(_) | Serves::Tls(_) | Serves::Tcp(_), _) => false,
     };
-    same && old.bind_port == new.bind_port
+    same && old.gateway_port == new.gateway_port
 }

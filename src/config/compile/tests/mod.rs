@@ -6,8 +6,8 @@ mod trust;
 
 use super::*;
 use crate::snapshot::{
-    Action, Cluster, Identity, ListenerKey, RouteTable, Serves, TcpTable, TlsPolicy, TlsServer,
-    TlsServes,
+    Action, BindPort, Cluster, Identity, ListenerKey, RouteTable, Serves, TcpTable, TlsPolicy,
+    TlsServer, TlsServes,
 };
 use rustls::server::ProducesTickets;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -308,7 +308,7 @@ fn said(snapshot: &Snapshot) -> String {
 
 /// The TLS server for `host` on port 443.
 fn server<'a>(snapshot: &'a Snapshot, host: &str) -> &'a Arc<TlsServer> {
-    let key = ListenerKey { address: Ipv4Addr::UNSPECIFIED.into(), gateway_port: 443 };
+    let key = ListenerKey { address: Ipv4Addr::UNSPECIFIED.into(), port: BindPort::Fixed(8443) };
     match &snapshot.listener(key).unwrap().serves {
         Serves::Tls(servers) => servers.find(host).unwrap(),
         Serves::Http(_) | Serves::Tcp(_) => panic!("no TLS"),
@@ -373,7 +373,7 @@ fn the_page_compiles() {
     let snapshot = &output.snapshot;
     assert_eq!(said(snapshot), "");
     assert_eq!(snapshot.generation, 1);
-    assert_eq!(snapshot.listeners[0].bind_port, 8443);
+    assert_eq!(snapshot.listeners[0].gateway_port, 443);
     let server = server(snapshot, "httpbin.example.com");
     assert_eq!(server.name, "https.443.https.mygateway.default");
     assert!(matches!(server.identity().unwrap(), Identity::Ready(_)));
@@ -1294,7 +1294,7 @@ fn ports_that_lead_to_one_share_its_listener() {
         let snapshot = world.compile();
         assert_eq!(said(&snapshot), "");
         let [listener] = &*snapshot.listeners else { panic!("{:?}", snapshot.listeners) };
-        assert_eq!((listener.key.gateway_port, listener.bind_port), (ports.0, 8080));
+        assert_eq!((listener.gateway_port, listener.key.port), (ports.0, BindPort::Fixed(8080)));
         let Serves::Http(table) = &listener.serves else { panic!("{listener:?}") };
         for host in ["bookinfo.example.com", "httpbin.example.com"] {
             assert!(table.hosts.find(host).is_some(), "{host}");

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
+use super::body::Whole;
 use super::page::{Pages, TEXT};
 use super::{Command, State, command};
 
@@ -102,7 +103,7 @@ async fn answer(
     pages: &Pages,
     last: &Cell<Option<Command>>,
     request: Request<Incoming>,
-) -> Result<Response<String>, Infallible> {
+) -> Result<Response<Whole>, Infallible> {
     if port == Port::Admin && command::is_known(request.uri().path()) {
         return Ok(obey(pages, last, &request));
     }
@@ -125,7 +126,7 @@ fn obey(
     pages: &Pages,
     last: &Cell<Option<Command>>,
     request: &Request<Incoming>,
-) -> Response<String> {
+) -> Response<Whole> {
     if request.method() != Method::POST {
         return only("POST");
     }
@@ -148,15 +149,15 @@ fn obey(
 }
 
 /// For any other method than `methods`.
-fn only(methods: &'static str) -> Response<String> {
+fn only(methods: &'static str) -> Response<Whole> {
     let text = format!("only {methods}\n");
     let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     response
 }
 
-fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<String> {
-    let mut response = Response::new(text);
+fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<Whole> {
+    let mut response = Response::new(Whole::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

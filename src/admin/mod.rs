@@ -5,6 +5,8 @@
 //!   error at start.
 //! - One thread of its own serves them; it reads what workers count and asks them for copies, and
 //!   never makes one wait. A worker that does not answer is waited for a bounded time.
+//! - Pages are compressed for who takes gzip, one at a time on a second thread: a probe does not
+//!   wait for that.
 //! - What it shows is read by GET and HEAD, what it does is asked for by POST. Keys are never
 //!   shown.
 //!
@@ -16,6 +18,7 @@ mod body;
 mod certs;
 mod command;
 mod config_dump;
+mod gzip;
 mod page;
 mod scrape;
 mod serve;

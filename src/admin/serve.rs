@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,8 +19,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::body::Whole;
-use super::page::{Pages, TEXT};
-use super::{Command, State, command};
+use super::page::{Page, Pages, TEXT};
+use super::{Command, State, command, gzip};
 
 /// Of one port; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -42,7 +43,12 @@ pub(super) fn start(
     state: State,
     ended: watch::Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The other thread packs pages; a second would only take more from the workers.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("admin-gzip")
+        .max_blocking_threads(1)
+        .build()?;
     let ports = {
         let _entered = runtime.enter();
         let register = |(port, listener)| Ok((port, tokio::net::TcpListener::from_std(listener)?));
@@ -119,7 +125,28 @@ async fn answer(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(only("GET, HEAD"));
     }
-    Ok(response(page.status, page.content_type, page.text))
+    Ok(send(page, request.headers()).await)
+}
+
+/// `page` as the client wants it, who sent `headers`.
+async fn send(page: Page, headers: &HeaderMap) -> Response<Whole> {
+    let Page { status, content_type, text } = page;
+    if text.len() < gzip::WORTH_IT {
+        return response(status, content_type, text);
+    }
+    let is_gzip = gzip::is_accepted(headers);
+    let mut response = if is_gzip {
+        let packed = tokio::task::spawn_blocking(move || gzip::pack(text.as_bytes())).await;
+        response(status, content_type, packed.expect("packing does not panic"))
+    } else {
+        response(status, content_type, text)
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if is_gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
 }
 
 fn obey(
@@ -156,8 +183,12 @@ fn only(methods: &'static str) -> Response<Whole> {
     response
 }
 
-fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<Whole> {
-    let mut response = Response::new(Whole::from(text));
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    content: impl Into<Bytes>,
+) -> Response<Whole> {
+    let mut response = Response::new(Whole::from(content));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

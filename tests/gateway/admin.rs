@@ -1,5 +1,8 @@
 //! What operators look at: the admin, status and metrics addresses and the access log.
 
+use std::ffi::OsStr;
+use std::process::Command;
+
 use regex::Regex;
 
 use crate::harness::backend::Backend;
@@ -156,6 +159,54 @@ fn metrics_parse_and_count() {
     let admin = gateway.admin_get("/stats/prometheus").text();
     assert!(!parse_metrics(&admin).is_empty());
 }
+
+#[test]
+fn pages_come_in_gzip_for_who_takes_it_on_both_ports() {
+    let (Some(curl), Some(python)) = (outside::tool("curl"), outside::tool("python3")) else {
+        return;
+    };
+    let (curl, python) = (curl.get_program(), python.get_program());
+    let gateway = start(&Backend::start("a"));
+    let run = |program: &OsStr, arguments: &[&str]| {
+        let (code, text) = outside::output(Command::new(program).args(arguments));
+        assert_eq!(code, Some(0), "{arguments:?}: {text}");
+        text
+    };
+    for (address, path) in [
+        (gateway.admin(), "/stats/prometheus"),
+        (gateway.metrics(), "/stats/prometheus"),
+        (gateway.admin(), "/config_dump"),
+    ] {
+        let url = format!("http://{address}{path}");
+        let plain = run(curl, &["-sSi", &url]).to_lowercase();
+        assert!(plain.contains("vary: accept-encoding\r\n"), "{path}: {plain}");
+        assert!(!plain.contains("content-encoding"), "{path}: {plain}");
+        let sizes = |more: &[&str]| -> usize {
+            let common = ["-sS", "-o", "/dev/null", "-w", "%{size_download}", &url];
+            run(curl, &[&common, more].concat()).parse().unwrap()
+        };
+        let (all, packed) = (sizes(&[]), sizes(&["--compressed"]));
+        assert!(packed * 2 < all, "{path}: {packed} of {all}");
+        let refused = sizes(&["-H", "accept-encoding: gzip;q=0, *"]);
+        assert!(refused * 2 > all, "{path}: {refused} of {all}");
+        let unpacked = run(curl, &["-sSi", "--compressed", &url]).to_lowercase();
+        assert!(unpacked.contains("content-encoding: gzip\r\n"), "{path}: {unpacked}");
+        assert_eq!(run(python, &["-c", UNPACK, &url]).trim(), "gzip, and the page in it");
+    }
+    assert!(gateway.admin_get("/ready").header("vary").is_none(), "too short to be packed");
+}
+
+/// Asks for a page in gzip, and unpacks it with what is not ours; it must be whole.
+const UNPACK: &str = "
+import gzip, sys, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={'Accept-Encoding': 'gzip'})
+with urllib.request.urlopen(request) as answer:
+    assert answer.headers['Content-Encoding'] == 'gzip', answer.headers
+    text = gzip.decompress(answer.read()).decode()
+assert 'istio_build' in text or 'listeners' in text, text
+assert text.endswith('\\n'), text[-100:]
+print('gzip, and the page in it')
+";
 
 /// Name with labels, and value, of every sample; each line must be of the exposition format.
 fn parse_metrics(text: &str) -> Vec<(String, f64)> {

@@ -66,7 +66,7 @@ pub(crate) fn decide<'a>(
     head: &Parts,
     vouched: &Vouched,
 ) -> Result<Decision<'a>, Refusal> {
-    let listener = snapshot.listener(downstream.listener).ok_or(Refusal::NoRoute)?;
+    let listener = snapshot.listener_for(downstream.listener).ok_or(Refusal::NoRoute)?;
     let authority = authority(head)?;
     let normal = normal_path(&head.uri)?;
     let path = normal.as_ref().map_or_else(|| head.uri.path(), PathAndQuery::path);

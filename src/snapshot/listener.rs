@@ -15,6 +15,26 @@ pub struct ListenerKey {
     pub port: BindPort,
 }
 
+impl ListenerKey {
+    /// What a connection to `local` that it accepted is known by: tomorrow the address may be
+    /// another listener's. A free port is never another's.
+    #[must_use]
+    pub fn reached_at(self, local: IpAddr) -> Self {
+        let is_open_to_all =
+            self.address.is_unspecified() && matches!(self.port, BindPort::Fixed(_));
+        if is_open_to_all { Self { address: local, ..self } } else { self }
+    }
+
+    /// Whether the other is bound to the same port, and one of both to all addresses.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        matches!(self.port, BindPort::Fixed(_))
+            && self.port == other.port
+            && self.address != other.address
+            && (self.address.is_unspecified() || other.address.is_unspecified())
+    }
+}
+
 /// A port to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BindPort {
@@ -98,5 +118,54 @@ impl TlsServer {
             TlsServes::Http(_, routes) => Some(routes),
             TlsServes::Tcp(..) | TlsServes::Passthrough(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    fn key(address: &str, port: BindPort) -> ListenerKey {
+        ListenerKey { address: address.parse().unwrap(), port }
+    }
+
+    fn snapshot(keys: &[ListenerKey]) -> Snapshot {
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        let serves = || Serves::Http(Arc::default());
+        let listener = |key| Arc::new(Listener { key, gateway_port: 443, serves: serves() });
+        Snapshot { listeners: keys.into_iter().map(listener).collect(), ..Snapshot::default() }
+    }
+
+    /// Where it is found now what came to `local` by the listener at `accepted`.
+    fn found(now: &[ListenerKey], accepted: ListenerKey, local: &str) -> Option<ListenerKey> {
+        let local = accepted.reached_at(local.parse().unwrap());
+        snapshot(now).listener_for(local).map(|listener| listener.key)
+    }
+
+    #[test]
+    fn a_connection_is_of_the_listener_that_has_its_address_now() {
+        let at = |address| key(address, BindPort::Fixed(443));
+        let (one, other) = (at("10.0.0.1"), at("10.0.0.2"));
+        for all in ["0.0.0.0", "::"].map(at) {
+            assert_eq!(found(&[all], all, "10.0.0.1"), Some(all), "nothing changed");
+            assert_eq!(found(&[all], one, "10.0.0.1"), Some(all), "it is bound to all");
+            assert_eq!(found(&[other, one], all, "10.0.0.1"), Some(one), "it is bound to parts");
+            assert_eq!(found(&[other], all, "10.0.0.1"), None, "it is not bound there any more");
+            assert_eq!(found(&[key("10.0.0.1", BindPort::Fixed(80))], all, "10.0.0.1"), None);
+        }
+        assert_eq!(found(&[other], one, "10.0.0.1"), None);
+        assert_eq!(found(&[at("0.0.0.0")], at("::"), "10.0.0.1"), Some(at("0.0.0.0")));
+        assert_eq!(found(&[at("0.0.0.0")], at("::"), "fd00::1"), None, "that is IPv4 alone");
+    }
+
+    #[test]
+    fn a_free_port_is_of_one_listener_alone() {
+        let at = |address| key(address, BindPort::Free { gateway_port: 443 });
+        let (all, one) = (at("0.0.0.0"), at("10.0.0.1"));
+        assert_eq!(found(&[all, one], all, "10.0.0.1"), Some(all));
+        assert_eq!(found(&[all, one], one, "10.0.0.1"), Some(one));
+        assert_eq!(found(&[one], all, "10.0.0.1"), None);
     }
 }

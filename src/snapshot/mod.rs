@@ -59,6 +59,7 @@ pub use traffic::{
     ProtocolChoice, ProxyVersion, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,
 };
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Everything that one generation of the configuration says.
@@ -89,5 +90,21 @@ impl Snapshot {
             .binary_search_by_key(&key, |listener| listener.key)
             .ok()
             .map(|index| &self.listeners[index])
+    }
+
+    /// The listener that is for a connection now, by where it was [reached] and whichever accepted
+    /// it: connections outlive a change of what is bound.
+    ///
+    /// [reached]: ListenerKey::reached_at
+    #[must_use]
+    pub fn listener_for(&self, local: ListenerKey) -> Option<&Arc<Listener>> {
+        if matches!(local.port, BindPort::Free { .. }) {
+            return self.listener(local);
+        }
+        let at = |address| self.listener(ListenerKey { address, ..local });
+        // Most are bound to all addresses. Those of IPv6 include those of IPv4, not the other way
+        // round; there are never two that both are for a connection.
+        let all_of_v4 = || at(Ipv4Addr::UNSPECIFIED.into()).filter(|_| local.address.is_ipv4());
+        all_of_v4().or_else(|| at(Ipv6Addr::UNSPECIFIED.into())).or_else(|| at(local.address))
     }
 }

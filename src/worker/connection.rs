@@ -35,6 +35,7 @@ use crate::tls::{self, AcceptError, Hello, TlsStream, Unaccepted};
 /// A connection that has just been accepted.
 pub(super) struct Connection<N: Net> {
     pub(super) worker: Rc<Worker<N>>,
+    /// Which port it came to, and at which address.
     pub(super) listener: ListenerKey,
     pub(super) remote: SocketAddr,
     pub(super) local: SocketAddr,
@@ -134,7 +135,7 @@ impl<N: Net> Connection<N> {
 
     fn kind(&self) -> Option<Kind> {
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
-        let listener = snapshots.current().listener(self.listener)?;
+        let listener = snapshots.current().listener_for(self.listener)?;
         Some(match &listener.serves {
             Serves::Http(_) => Kind::Http,
             Serves::Tls(_) => Kind::Tls,
@@ -234,7 +235,7 @@ impl<N: Net> Connection<N> {
     /// usable certificate.
     fn choose(&self, hello: &Hello) -> Option<Choice> {
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
-        let listener = snapshots.current().listener(self.listener)?;
+        let listener = snapshots.current().listener_for(self.listener)?;
         let Serves::Tls(servers) = &listener.serves else {
             return None;
         };

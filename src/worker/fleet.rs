@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crossbeam::channel;
 
 use super::Fresh;
 use super::balance::{self, Balance, Incoming};
-use super::bind::bind;
+use super::bind::{bind, bind_beside_ours};
 use super::thread::{Order, Start};
 use crate::runtime;
 use crate::snapshot::{ListenerKey, Snapshot, Source};
@@ -121,7 +121,8 @@ impl Fleet {
     }
 
     /// Opens and closes listeners so that they are those of `snapshot`, which must have been
-    /// published. Listeners that stay are not touched.
+    /// published. Listeners that stay are not touched. What takes the place of another is bound
+    /// before that closes, so that the port is never without a socket.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Applied {
         let mut applied = Applied::default();
         let mut orders: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
@@ -133,7 +134,7 @@ impl Fleet {
                 continue;
             }
             let address = SocketAddr::new(listener.key.address, listener.key.port.number());
-            match bind(address, self.workers.len()) {
+            match self.bind(listener.key, address) {
                 Ok(sockets) => {
                     let bound = sockets.first().and_then(|s| s.local_addr().ok());
                     let address = bound.unwrap_or(address);
@@ -155,10 +156,16 @@ impl Fleet {
         applied
     }
 
+    fn bind(&self, key: ListenerKey, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+        let beside_ours = self.listeners.keys().any(|going| going.overlaps(key));
+        let bind = if beside_ours { bind_beside_ours } else { bind };
+        bind(address, self.workers.len())
+    }
+
     /// Sends the orders and waits for the reports; returns how many did not come.
     fn order_listeners(
         &self,
-        orders: Vec<Vec<(ListenerKey, std::net::TcpListener)>>,
+        orders: Vec<Vec<(ListenerKey, TcpListener)>>,
         closed: &[(ListenerKey, Bound)],
         generation: u64,
     ) -> usize {

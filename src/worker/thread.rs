@@ -274,6 +274,7 @@ fn serve(worker: &Rc<Worker<Handle>>, Fresh { listener, accepted }: Fresh) {
     // What the kernel refuses to set up is closed, and counted by the runtime.
     let Ok(stream) = accepted.open() else { return };
     let watch = worker.drain.watch();
+    let listener = listener.reached_at(local.ip());
     let connection = Connection { worker: Rc::clone(worker), listener, remote, local, watch };
     if let Some(serving) = connection.serve(stream) {
         worker.gateway.net.spawn(serving);

@@ -1,9 +1,11 @@
 //! Changes on disk while requests run: served soon, in order, and without a failed request.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -369,5 +371,109 @@ fn a_listener_that_two_ports_share_stays_when_the_one_that_came_first_goes() {
         load.finish();
         assert_eq!(listening(port), sockets, "they are the sockets that were bound at first");
         assert_eq!(kept.get("/name").text(), "a", "on the connection that was opened first");
+    });
+}
+
+/// What failed of one new connection after the other to `address`, each with a request.
+fn connect_until(stop: &AtomicBool, gateway: &Gateway, address: SocketAddr) -> Vec<io::Error> {
+    let tls = gateway.tls();
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        let answer = Client::tls(&tls, address, HOST)
+            .and_then(|mut client| client.request("GET", "/name", "", b""));
+        match answer {
+            Ok(answer) => assert_eq!(answer.status, 200),
+            Err(error) => failures.push(error),
+        }
+    }
+    failures
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_change_of_bind_leaves_the_port_open_and_cuts_nothing() {
+    const WORKERS: usize = 2;
+    const CHANGES: usize = 6;
+    on_each_driver(|driver| {
+        let (a, b) = (Backend::start("a"), Backend::start("b"));
+        let port = free_port();
+        let bound = |address: &str| {
+            let bind = format!("    bind: {address}\n    hosts:");
+            let moving = yaml::https_server(port, &[HOST], "web").replace("    hosts:", &bind);
+            yaml::gateway("web", &(moving + &yaml::https_server(443, &[HOST], "web")))
+        };
+        let gateway = builder(driver, &a, &b)
+            .workers(WORKERS)
+            .resource("gateway.yaml", &bound("0.0.0.0"))
+            .start();
+        let [own, other] = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], port)));
+        let load = Load::start(&gateway.tls(), gateway.address(443), HOST, "/name");
+        let [mut kept, mut elsewhere] =
+            [own, other].map(|address| Client::tls(&gateway.tls(), address, HOST).unwrap());
+        let stop = AtomicBool::new(false);
+        let kept_answers = |kept: &mut Client| {
+            let answer = kept.get("/name");
+            assert_eq!((answer.status, &*answer.text()), (200, "a"), "on the first connection");
+        };
+        let failures = thread::scope(|scope| {
+            let connecting = scope.spawn(|| connect_until(&stop, &gateway, own));
+            // An assertion that fails must not leave that thread waited for.
+            let stopping = StopAtEnd(&stop);
+            for turn in 0..CHANGES {
+                let is_narrow = turn % 2 == 0;
+                let address = if is_narrow { "127.0.0.1" } else { "0.0.0.0" };
+                gateway.write_resource("gateway.yaml", &bound(address));
+                eventually("it is bound there alone", || {
+                    let listeners = gateway.admin_get("/listeners").text();
+                    listeners.matches(&format!(":{port}")).count() == 1
+                        && listeners.contains(&format!("{address}:{port}"))
+                });
+                eventually("the other address is as it should be", || {
+                    TcpStream::connect(other).is_err() == is_narrow
+                });
+                kept_answers(&mut kept);
+                let expected = if is_narrow { 404 } else { 200 };
+                assert_eq!(elsewhere.get("/name").status, expected, "it came to {other}");
+                load.wait_answered(20);
+            }
+            drop(stopping);
+            connecting.join().unwrap()
+        });
+        load.finish();
+        // A connection that completes between the last accept and the close is reset by the kernel.
+        assert!(failures.len() <= CHANGES * WORKERS, "{failures:?}");
+        let refused = failures.iter().any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        assert!(!refused, "{failures:?}");
+        assert!(!gateway.logged("cannot listen on"));
+    });
+}
+
+#[test]
+fn a_port_that_another_process_has_is_named_when_bind_would_include_it() {
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let port = free_port();
+    let bound = |address: &str| {
+        let bind = format!("    bind: {address}\n    hosts:");
+        let server = yaml::https_server(port, &[HOST], "web").replace("    hosts:", &bind);
+        yaml::gateway("web", &server)
+    };
+    let taken = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port)).unwrap();
+    let gateway =
+        builder(Driver::Auto, &a, &b).resource("gateway.yaml", &bound("127.0.0.1")).start();
+    assert_eq!(gateway.address(port).port(), port);
+    gateway.write_resource("gateway.yaml", &bound("0.0.0.0"));
+    let what = format!("cannot listen on 0.0.0.0:{port} for Gateway port {port}: Address already");
+    eventually("it is named", || gateway.logged(&what));
+    drop(taken);
+    gateway.signal(Signal::HUP);
+    eventually("it is bound when that has gone", || {
+        gateway.logged(&format!("listening on 0.0.0.0:{port} for"))
     });
 }

@@ -286,13 +286,7 @@ impl<'a> Planner<'a> {
 
     /// The listener on the same port of which `key` would be bound a part.
     fn overlapped(&self, key: ListenerKey) -> Option<ListenerKey> {
-        let overlaps = |other: &ListenerKey| {
-            other.address != key.address
-                && (other.address.is_unspecified() || key.address.is_unspecified())
-        };
-        let is_fixed = matches!(key.port, BindPort::Fixed(_));
-        let mut bound = self.listeners.keys().copied();
-        bound.find(|other| is_fixed && other.port == key.port && overlaps(other))
+        self.listeners.keys().copied().find(|other| other.overlaps(key))
     }
 
     fn add_http(

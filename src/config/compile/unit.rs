@@ -104,7 +104,11 @@ impl Units {
         let mut before = std::mem::take(&mut self.0);
         let mut differs = false;
         for (key, plan) in plans {
-            let old = before.remove(&key);
+            let old = before.remove(&key).or_else(|| {
+                let moved = take_moved(&mut before, key);
+                differs |= moved.is_some();
+                moved
+            });
             let (unit, servers_differ) = ListenerUnit::replanned(plan, old);
             differs |= servers_differ;
             self.0.insert(key, unit);
@@ -179,6 +183,17 @@ impl Units {
         };
         self.0.values().map(hosts).sum()
     }
+}
+
+/// The unit whose port is `key`'s now. Its servers must stay the ones that their clients have made
+/// handshakes with: connections live on.
+fn take_moved(
+    before: &mut BTreeMap<ListenerKey, ListenerUnit>,
+    key: ListenerKey,
+) -> Option<ListenerUnit> {
+    // Of one generation no two overlap, so it is none that another plan has a claim to.
+    let from = before.keys().copied().find(|from| from.overlaps(key))?;
+    before.remove(&from).map(|unit| ListenerUnit { built: None, ..unit })
 }
 
 impl ListenerUnit {

@@ -337,7 +337,8 @@ fn cure(error: &io::Error) -> &'static str {
         ),
         (
             io::ErrorKind::PermissionDenied,
-            "ports below 1024 need CAP_NET_BIND_SERVICE; or map this one to a higher port in \
+            "ports below 1024 need CAP_NET_BIND_SERVICE or a lower sysctl \
+             net.ipv4.ip_unprivileged_port_start; or map this one to a higher port in \
              `listen.ports` and restart",
         ),
         (
@@ -376,9 +377,21 @@ fn start_access_log(settings: &Settings) -> Result<Option<AccessLog>, Failure> {
         settings::LogFormat::Json => LogFormat::Json,
     };
     let log = AccessLog::start(path, format).map_err(|error| {
-        Failure(format!("cannot write {}: {error}; change `access_log.path`", path.display()))
+        let cure = log_cure(&error);
+        Failure(format!("cannot write {}: {error}; {cure}change `access_log.path`", path.display()))
     })?;
     Ok(Some(log))
+}
+
+/// What an operator can do about a log that cannot be opened, other than to have another.
+fn log_cure(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound {
+        "make the directory that it is to be in, or "
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "let the user that ringgate runs as write it, or "
+    } else {
+        ""
+    }
 }
 
 fn fleet_config(workers: &settings::Workers) -> worker::Config {

@@ -142,6 +142,17 @@ fn a_process_whose_port_is_taken_says_which() {
 }
 
 #[test]
+fn a_process_without_the_directory_of_its_log_says_what_to_make() {
+    let settings = "source: { directory: DIRECTORY/resources }\n\
+                    access_log: { path: DIRECTORY/none/log }\n";
+    let mut gateway = Gateway::builder().only_settings(settings).spawn();
+    assert_eq!(gateway.wait().code(), Some(1));
+    let told = "/none/log: No such file or directory (os error 2); make the directory that it is \
+                to be in, or change `access_log.path`";
+    eventually("it says so", || gateway.logged(told));
+}
+
+#[test]
 fn metrics_parse_and_count() {
     let backend = Backend::start("a");
     let gateway = start(&backend);

@@ -292,7 +292,7 @@ impl Use {
                     "requests to its backends are answered with 503 until this is mended; no \
                      restart is needed then"
                 }
-                Part::Pair(_) => "the last good certificate stays in use",
+                Part::Pair(_) | Part::Key(_) => "the last good certificate stays in use",
                 Part::Clients => "backends are checked as before",
             };
             out.push(self.reject(*part, *severity, reason.clone(), cause));
@@ -325,6 +325,9 @@ impl Use {
             (ClientCertificates::Secret { name, .. }, _) => (name.line, ".credentialName"),
             (ClientCertificates::Files { own: Some([own, _]), .. }, Part::Pair(_)) => {
                 (own.line, ".clientCertificate")
+            }
+            (ClientCertificates::Files { own: Some([_, key]), .. }, Part::Key(_)) => {
+                (key.line, ".privateKey")
             }
             (ClientCertificates::Files { ca: Some(ca), .. }, _) => (ca.line, ".caCertificates"),
             (ClientCertificates::Files { .. }, _) => (self.tls.line, ""),
@@ -376,8 +379,8 @@ impl Unit {
         };
         let own = match wish.find_own(vault, self.good.own.as_ref()) {
             Ok(own) => own,
-            Err(unfit) => {
-                note(Part::Pair(0), unfit, absent);
+            Err((part, unfit)) => {
+                note(part, unfit, absent);
                 self.good.own.clone()
             }
         };
@@ -490,17 +493,23 @@ impl Wish {
         Ok(Some(ClientTrust { crl: crl.or(trust.crl), ..trust }))
     }
 
-    fn find_own(&self, vault: &mut Vault<'_>, good: Option<&Own>) -> Result<Option<Own>, Unfit> {
+    fn find_own(
+        &self,
+        vault: &mut Vault<'_>,
+        good: Option<&Own>,
+    ) -> Result<Option<Own>, (Part, Unfit)> {
+        let of_pair = |unfit| (Part::Pair(0), unfit);
         let [certificate, key] = match &self.own {
             None => return Ok(None),
             Some(OwnSource::Secret(name)) => {
-                let loaded = vault.find_in_secret("Secret", name, |secret| secret.pair.clone())?;
+                let loaded = vault.find_in_secret("Secret", name, |secret| secret.pair.clone());
+                let loaded = loaded.map_err(of_pair)?;
                 return Ok(Some(Own { loaded, files: None }));
             }
             Some(OwnSource::Files(files)) => files,
         };
-        let (chain, private) = (vault.look(certificate), vault.look(key));
-        let files = Some([chain?, private?]);
+        let chain = vault.look(certificate).map_err(of_pair)?;
+        let files = Some([chain, vault.look(key).map_err(|unfit| (Part::Key(0), unfit))?]);
         if let Some(same) = good.filter(|good| good.files == files) {
             return Ok(Some(same.clone()));
         }
@@ -509,15 +518,20 @@ impl Wish {
             let pair = PairPem { certificate: &chain, key: &key, staple: None };
             let wrong = |reason| format!("{}: {reason}", self.place(Part::Pair(0), vault));
             vault.identities.load(&pair).map_err(|reason| Unfit::wrong(wrong(reason)))
-        })?;
+        });
+        let loaded = loaded.map_err(of_pair)?;
         Ok(Some(Own { loaded, files }))
     }
 
     /// The files or the Secret of `part`.
     fn place(&self, part: Part, vault: &Vault<'_>) -> String {
         let files = match (part, &self.ca, &self.own) {
-            (Part::Pair(_), _, Some(OwnSource::Secret(name))) => return vault.secret_title(name),
-            (Part::Pair(_), _, Some(OwnSource::Files([own, key]))) => [Some(own), Some(key)],
+            (Part::Pair(_) | Part::Key(_), _, Some(OwnSource::Secret(name))) => {
+                return vault.secret_title(name);
+            }
+            (Part::Pair(_) | Part::Key(_), _, Some(OwnSource::Files([own, key]))) => {
+                [Some(own), Some(key)]
+            }
             (_, CaSource::Secret(name), _) => {
                 return vault.secret_title(&vault.ca_secret_of(name));
             }

@@ -164,13 +164,11 @@ impl IdentityUnit {
     fn good_pairs(
         &self,
         names: &[Arc<str>],
-        found: Vec<Result<Pair, Unfit>>,
+        found: Vec<Result<Pair, Fault>>,
         faults: &mut Vec<Fault>,
     ) -> Option<Box<[Pair]>> {
-        let each = names.iter().zip(found).enumerate().map(|(at, (name, found))| {
-            let found = found.map_err(|unfit| unfit.of(Part::Pair(at)));
-            or_kept(found, self.last_good(name), faults)
-        });
+        let each = names.iter().zip(found);
+        let each = each.map(|(name, found)| or_kept(found, self.last_good(name), faults));
         // Each of them, not only up to the first that is bad: every fault is told.
         let each: Vec<_> = each.collect();
         each.into_iter().collect()
@@ -228,15 +226,20 @@ impl Vault<'_> {
         let found: Vec<_> = servers
             .iter()
             .map(|(source, unit)| {
-                let credentials = source.credentials().iter();
-                credentials.map(|credential| self.find(credential, unit)).collect::<Vec<_>>()
+                let credentials = source.credentials().iter().enumerate();
+                credentials
+                    .map(|(at, credential)| self.find(at, credential, unit))
+                    .collect::<Vec<_>>()
             })
             .collect();
         let loaded = self.load(servers, &found);
         let each = servers.iter_mut().zip(found);
         each.map(|((source, unit), found)| {
-            let each = source.credentials().iter().zip(found);
-            let pairs = each.map(|(credential, found)| self.pair(credential, found?, &loaded));
+            let each = source.credentials().iter().zip(found).enumerate();
+            let pairs = each.map(|(at, (credential, found))| {
+                let pair = self.pair(credential, found?, &loaded);
+                pair.map_err(|unfit| unfit.of(Part::Pair(at)))
+            });
             let pairs = pairs.collect();
             self.settle(source, unit, pairs)
         })
@@ -264,7 +267,7 @@ impl Vault<'_> {
     fn load(
         &mut self,
         servers: &[(&ServerSource, &mut IdentityUnit)],
-        found: &[Vec<Result<Found, Unfit>>],
+        found: &[Vec<Result<Found, Fault>>],
     ) -> HashMap<FilePair, Result<LoadedPair, String>> {
         let mut contents = HashMap::new();
         let credentials = servers.iter().flat_map(|(source, _)| source.credentials());
@@ -299,7 +302,7 @@ impl Vault<'_> {
         &mut self,
         source: &ServerSource,
         unit: &mut IdentityUnit,
-        found: Vec<Result<Pair, Unfit>>,
+        found: Vec<Result<Pair, Fault>>,
     ) -> bool {
         let names: Vec<_> = source.credentials().iter().map(|one| self.name(one)).collect();
         let mut faults = Vec::new();
@@ -470,18 +473,26 @@ impl Vault<'_> {
         }
     }
 
-    fn find(&mut self, credential: &Credential, unit: &IdentityUnit) -> Result<Found, Unfit> {
+    /// What `credential` names, which is the server's at that place.
+    fn find(
+        &mut self,
+        at: usize,
+        credential: &Credential,
+        unit: &IdentityUnit,
+    ) -> Result<Found, Fault> {
+        let of_pair = |unfit: Unfit| unfit.of(Part::Pair(at));
         match credential {
             Credential::Files { certificate, key } => {
-                let (chain, key) = (self.look(&certificate.value), self.look(&key.value));
-                let files = (chain?, key?);
+                let chain = self.look(&certificate.value).map_err(of_pair)?;
+                let key = self.look(&key.value).map_err(|unfit| unfit.of(Part::Key(at)))?;
+                let files = (chain, key);
                 let mut served = unit.served.iter().flat_map(|served| &served.pairs);
                 let same = served.find(|pair| pair.files == Some(files));
                 Ok(same.map_or(Found::Files(files), |pair| Found::Pair(pair.clone())))
             }
             Credential::Secret(name) => {
                 let pair = |secret: &Secret| secret.pair.clone();
-                let loaded = self.find_in_secret("Secret", &name.value, pair)?;
+                let loaded = self.find_in_secret("Secret", &name.value, pair).map_err(of_pair)?;
                 Ok(Found::Pair(Pair { loaded, files: None }))
             }
         }
@@ -557,7 +568,7 @@ impl Vault<'_> {
         match (part, &tls.clients) {
             (Part::Clients, Some(clients)) => self.ca_place(clients),
             (Part::Clients, None) => self.pair_place(&tls.credentials[0]),
-            (Part::Pair(at), _) => self.pair_place(&tls.credentials[at]),
+            (Part::Pair(at) | Part::Key(at), _) => self.pair_place(&tls.credentials[at]),
         }
     }
 
@@ -670,6 +681,9 @@ impl Vault<'_> {
 fn unreadable(path: &str, error: &io::Error) -> Unfit {
     if error.kind() == io::ErrorKind::NotFound {
         Unfit::absent(format!("{path} does not exist"))
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        let cure = "let the user that ringgate runs as read it";
+        Unfit::wrong(format!("{path} cannot be read: {error}; {cure}"))
     } else {
         Unfit::wrong(format!("{path} cannot be read: {error}"))
     }
@@ -694,11 +708,12 @@ fn rules(tls: &Tls, trust: Option<&ClientTrust>) -> TlsRules {
 /// Line and name of the field that names `part`.
 fn field(tls: &Tls, part: Part) -> (u64, &'static str) {
     let ca = tls.clients.as_ref().map(|clients| &clients.ca);
-    let at = if let Part::Pair(at) = part { at } else { 0 };
+    let at = if let Part::Pair(at) | Part::Key(at) = part { at } else { 0 };
     match (part, ca, &tls.credentials[at]) {
         (Part::Clients, Some(ClientCa::File(path)), _) => (path.line, "caCertificates"),
         (Part::Clients, Some(ClientCa::Secret(name)), _) => (name.line, "caCertCredentialName"),
         (_, _, Credential::Secret(name)) => (name.line, "credentialName"),
+        (Part::Key(_), _, Credential::Files { key, .. }) => (key.line, "privateKey"),
         (_, _, Credential::Files { certificate, .. }) => (certificate.line, "serverCertificate"),
     }
 }
@@ -717,12 +732,12 @@ fn finding(
 
 fn complaint(source: &ServerSource, severity: Severity, fault: &Fault, kept: bool) -> Rejection {
     let cause = match fault.part {
-        Part::Pair(_) if kept => "the last good certificate stays in use",
+        Part::Pair(_) | Part::Key(_) if kept => "the last good certificate stays in use",
         Part::Clients if kept => "clients are checked as before",
-        Part::Pair(_) | Part::Clients if fault.absent => {
+        Part::Pair(_) | Part::Key(_) | Part::Clients if fault.absent => {
             "its hosts are closed until it appears; no restart is needed then"
         }
-        Part::Pair(_) | Part::Clients => {
+        Part::Pair(_) | Part::Key(_) | Part::Clients => {
             "its hosts are closed until this is mended; no restart is needed then"
         }
     };

@@ -316,8 +316,10 @@ pub(crate) struct Refusal {
 /// What of a request can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Certificate or key of the pair at this place.
+    /// The certificate of the pair at this place, or that and its key together.
     Pair(usize),
+    /// The key alone of the pair at this place.
+    Key(usize),
     /// What clients are checked with.
     Clients,
 }

@@ -186,6 +186,8 @@ struct Seen {
 #[derive(Clone, Default)]
 struct Pem {
     files: BTreeMap<String, Vec<u8>>,
+    /// Files that are there and may not be read.
+    denied: BTreeSet<String>,
     wanted: BTreeSet<Arc<str>>,
     taken: usize,
 }
@@ -197,6 +199,9 @@ impl PemFiles for Pem {
 
     fn look(&self, path: &str) -> io::Result<Digest> {
         assert!(self.wanted.contains(path), "{path} was not asked for");
+        if self.denied.contains(path) {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
         self.files.get(path).map(|bytes| Digest::of(bytes)).ok_or_else(not_found)
     }
 
@@ -442,6 +447,21 @@ fn a_missing_certificate_closes_only_its_host_until_it_appears() {
         Identity::Ready(_)
     ));
     assert_eq!(said(&snapshot), "");
+}
+
+#[test]
+fn a_key_that_may_not_be_read_is_told_of_at_its_own_field() {
+    let mut world = World::page();
+    let key = "/etc/istio/ingressgateway-certs/tls.key";
+    world.now.pem.denied.insert(key.to_owned());
+    let line = 1 + PAGE.lines().position(|line| line.contains("privateKey:")).unwrap();
+    let said = said(&world.compile());
+    let place = format!("page.yaml:{line}: error: ");
+    let what = format!(
+        "tls.privateKey: {key} cannot be read: Permission denied (os error 13); let the user \
+         that ringgate runs as read it (its hosts are closed until this is mended"
+    );
+    assert!(said.contains(&place) && said.contains(&what), "{said}");
 }
 
 #[test]

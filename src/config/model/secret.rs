@@ -106,12 +106,14 @@ pub(super) fn choose_trust(
     keys: &BTreeMap<String, Vec<u8>>,
 ) -> Option<Result<ClientTrust, String>> {
     let known = [("cacert", "crl"), ("ca.crt", "ca.crl")];
-    let (name, ca, crl) =
-        known.iter().find_map(|(ca, crl)| Some((ca, keys.get(*ca)?, keys.get(*crl))))?;
+    let (name, ca) = known.iter().find_map(|(ca, _)| Some((*ca, keys.get(*ca)?)))?;
     if ca.is_empty() {
         return Some(Err(format!("found key \"{name}\", but it was empty")));
     }
-    let crl = crl.map(|crl| crl.as_slice().into());
+    // A list whose own CA is not there is meant for the one that is: Istio leaves it out.
+    let meant = known.iter().filter(|(own, _)| *own == name || !keys.contains_key(*own));
+    let lists: Vec<_> = meant.filter_map(|(_, crl)| keys.get(*crl)).map(Vec::as_slice).collect();
+    let crl = (!lists.is_empty()).then(|| lists.join(&b'\n').into());
     Some(Ok(ClientTrust { ca: ca.as_slice().into(), crl }))
 }
 

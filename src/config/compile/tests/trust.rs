@@ -70,6 +70,22 @@ fn a_bad_list_leaves_the_last_good_one_or_nobody() {
 }
 
 #[test]
+fn a_list_by_the_other_name_counts_where_its_own_ca_is_not_there() {
+    let pair = [("tls.crt", "good 1"), ("tls.key", "key 1")];
+    let checked = |trust: Keys<'_>| {
+        let mut world = world();
+        world.mount("cred", &[&pair, trust].concat());
+        checked_with(&world.compile())
+    };
+    // That a list without a list in it lets nobody in shows that it was read.
+    assert_eq!(checked(&[("ca.crt", "good ca 1"), ("crl", "")]), both("-"));
+    assert_eq!(checked(&[("cacert", "good ca 1"), ("ca.crl", "")]), both("-"));
+    assert_eq!(checked(&[("ca.crt", "good ca 1"), ("crl", "good crl")]), both("good ca 1"));
+    let two = [("cacert", "good ca 1"), ("ca.crt", "good ca 2"), ("ca.crl", "")];
+    assert_eq!(checked(&two), both("good ca 1"), "the list of a CA that is not used");
+}
+
+#[test]
 fn a_list_that_is_taken_away_is_taken_away() {
     let mut world = world();
     world.mount("cred", LISTED);

@@ -116,8 +116,11 @@ pub trait Connect: Clone + 'static {
     fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static;
 }
 
-/// A stream that something is said to the kernel about.
+/// A connection that the kernel has, which it is told and asked about.
 pub trait Probed {
+    /// The address of its own end, known since it was connected.
+    fn local(&self) -> Option<SocketAddr>;
+
     /// Has a silent peer probed, so that a connection to one that is gone breaks.
     ///
     /// # Errors

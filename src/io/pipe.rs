@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -73,6 +74,10 @@ impl End {
 }
 
 impl Probed for End {
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
+
     fn probe(&self, _: Probes) -> io::Result<()> {
         Ok(())
     }

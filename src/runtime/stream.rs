@@ -31,6 +31,8 @@ pub struct TcpStream {
     socket: Rc<Socket>,
     /// The piece on loan. Invariant: not empty.
     lent: Option<Chunk>,
+    /// Our address, of a connection that we made. Boxed: most were accepted.
+    local: Option<Box<SocketAddr>>,
 }
 
 impl TcpStream {
@@ -38,17 +40,19 @@ impl TcpStream {
     pub(super) fn adopt(engine: &Rc<Engine>, fd: OwnedFd) -> io::Result<Self> {
         let socket = Socket::new(fd);
         engine.driver.adopt(&socket)?;
-        Ok(Self { engine: Rc::clone(engine), socket, lent: None })
+        Ok(Self { engine: Rc::clone(engine), socket, lent: None, local: None })
     }
 
     /// Connects to `to`.
     pub(super) async fn connect(engine: Rc<Engine>, to: SocketAddr) -> io::Result<Self> {
         let fd = engine.driver.stream_socket(to)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
-        let stream = Self::adopt(&engine, fd)?;
+        let mut stream = Self::adopt(&engine, fd)?;
         engine.supplies.count(|counters| counters.connects += 1);
         engine.driver.connect(&stream.socket, to)?;
         std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
+        let local = rustix::net::getsockname(&stream.socket.fd)?;
+        stream.local = SocketAddr::try_from(local).ok().map(Box::new);
         Ok(stream)
     }
 
@@ -106,6 +110,10 @@ impl TcpStream {
 }
 
 impl Probed for TcpStream {
+    fn local(&self) -> Option<SocketAddr> {
+        self.local.as_deref().copied()
+    }
+
     fn probe(&self, probes: Probes) -> io::Result<()> {
         let fd = &self.socket.fd;
         // The kernel counts in whole seconds, from one.

@@ -30,6 +30,7 @@ pub(super) struct Entry<N: Net> {
     started: Instant,
     cluster: OnceCell<Arc<Cluster>>,
     upstream: Cell<Option<SocketAddr>>,
+    upstream_local: Cell<Option<SocketAddr>>,
     outcome: Cell<Outcome>,
     /// Why there is no connection to an endpoint.
     failure: OnceCell<String>,
@@ -63,6 +64,7 @@ impl<N: Net> Entry<N> {
             started: shared.net.now(),
             cluster: OnceCell::new(),
             upstream: Cell::new(None),
+            upstream_local: Cell::new(None),
             // Stands until something better is known: the gateway gave it up.
             outcome: Cell::default(),
             failure: OnceCell::new(),
@@ -95,8 +97,9 @@ impl<N: Net> Entry<N> {
         let _: Result<(), _> = self.failure.set(failure);
     }
 
-    /// It is joined to an endpoint.
-    pub(super) fn connected(&self) {
+    /// It is joined to an endpoint, from the address `local` of ours.
+    pub(super) fn connected(&self, local: Option<SocketAddr>) {
+        self.upstream_local.set(local);
         let counts = self.telemetry.tcp(self.service(), Flags::NONE);
         counts.opened();
         // Once, as above.
@@ -162,6 +165,7 @@ impl<N: Net> Entry<N> {
             bytes_received: self.moved.forth.get(),
             bytes_sent: self.moved.back.get(),
             upstream_host: self.upstream.get(),
+            upstream_local: self.upstream_local.get(),
             upstream_cluster: self.cluster.get().map_or("", |cluster| &cluster.name),
             upstream_service: self.service(),
             downstream_local: Some(self.local),

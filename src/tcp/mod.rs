@@ -170,7 +170,7 @@ impl<N: Net> Joining<N> {
         let limits = terms.limits;
         let Opened { stream: mut far, remote, active } = opened;
         entry.tried(Some(remote));
-        entry.connected();
+        entry.connected(far.local());
         let written = far.write(&[IoSlice::new(taken)]);
         entry.moved().forth.set(taken.len() as u64);
         let times = (entry.idle_timeout(&limits), entry.age_max());

@@ -89,6 +89,11 @@ impl<S: Stream> TlsStream<S> {
         }
     }
 
+    /// The stream below.
+    pub(crate) fn below(&self) -> &S {
+        &self.inner
+    }
+
     /// The protocol that was agreed on, `h2` or `http/1.1`; `None` when there is none.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.agreed.alpn.as_deref()

@@ -72,6 +72,8 @@ enum Failure {
 /// One connection.
 struct Shared {
     sender: SendRequest<Outgoing>,
+    /// The address of our end.
+    local: Option<SocketAddr>,
     streams: Cell<usize>,
     /// The peer's limit, as far as it is known.
     streams_max: Rc<Cell<usize>>,
@@ -105,10 +107,11 @@ where
         match answered.map_err(|failed| *failed) {
             Ok(response) => {
                 stream.shared.expires.set(pools.net.now() + stream.shared.idle_timeout);
+                let local = stream.shared.local;
                 let incoming =
                     |body| Incoming { body, _stream: stream, patience, active, ended: false };
                 let response = response.map(|body| Body::http2(incoming(body)));
-                return Ok(Exchange { response, remote, local: None });
+                return Ok(Exchange { response, remote, local });
             }
             // hyper gave it back: the connection was going away and none of it was sent.
             Err(Failed { unsent: Some(again), .. }) if !fresh => {
@@ -236,6 +239,7 @@ async fn connect<N: Net>(
     let net = &pools.net;
     let life = active.life(cluster, net.now());
     let Lease { stream, life, .. } = pools.connect(active.again(), to, life).await?;
+    let local = stream.local();
     let shaken = Builder::new(Tasks(net.clone()))
         .initial_stream_window_size(limits.h2_stream_window_bytes)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -248,7 +252,7 @@ async fn connect<N: Net>(
     net.spawn(drive(connection, Rc::clone(&streams_max)));
     let idle_timeout = Bounds::new(to).idle_timeout;
     let (expires, streams) = (Cell::new(net.now() + idle_timeout), Cell::new(0));
-    Ok(Rc::new(Shared { sender, streams, streams_max, expires, idle_timeout, life }))
+    Ok(Rc::new(Shared { sender, local, streams, streams_max, expires, idle_timeout, life }))
 }
 
 /// Runs `connection` until it ends and keeps `streams_max` up to date.

@@ -15,7 +15,7 @@ use ::http::request::Parts;
 use bytes::{Buf, Bytes};
 use rustls::pki_types::ServerName;
 
-use crate::io::{Stream, Take};
+use crate::io::{Probed, Stream, Take};
 use crate::snapshot::BackendTls;
 use crate::tls::{self, TlsStream};
 
@@ -85,6 +85,16 @@ pub(super) fn host_name(head: &Parts) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(name.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(name))
+}
+
+impl<S: Probed + Stream> Transport<S> {
+    /// The address of our end.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.local(),
+            Self::Tls(stream) => stream.below().local(),
+        }
+    }
 }
 
 impl<S: Stream> Stream for Transport<S> {

@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::harness::backend::Backend;
 use crate::harness::certificate::Leaf;
 use crate::harness::gateway::{Gateway, QUIET};
+use crate::harness::h2::H2cBackend;
 use crate::harness::{eventually, outside, within, yaml};
 
 const HOST: &str = "web.test";
@@ -244,13 +245,26 @@ fn the_access_log_has_envoys_columns() {
     let expected = [
         r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "POST /body\?q=1 HTTP/1\.1" 200 - "#,
         r#"via_upstream - "-" 5 5 \d+ \d+ "127\.0\.0\.1" "me" "[0-9a-f-]{36}" "web\.test" "#,
-        r#""127\.0\.0\.1:BACKEND" outbound\|80\|\|backend\.test \S+ "#,
+        r#""127\.0\.0\.1:BACKEND" outbound\|80\|\|backend\.test 127\.0\.0\.1:\d+ "#,
         r"127\.0\.0\.1:GATEWAY 127\.0\.0\.1:\d+ web\.test \S+$",
     ]
     .concat()
     .replace("BACKEND", &backend.port().to_string())
     .replace("GATEWAY", &gateway.address(443).port().to_string());
     assert!(Regex::new(&expected).unwrap().is_match(&line), "{line}\n{expected}");
+}
+
+#[test]
+fn the_access_log_has_our_end_of_an_http2_connection_to_an_endpoint() {
+    let backend = H2cBackend::start();
+    let resources = yaml::backend_h2c("backend.test", backend.port());
+    let gateway = Gateway::builder().serving(HOST, &resources).start();
+    let mut client = gateway.client(HOST);
+    (0..2).for_each(|_| assert_eq!(client.get("/").status, 200));
+    let ours = Regex::new(r" outbound\|80\|\|backend\.test (127\.0\.0\.1:\d+) ").unwrap();
+    let lines = gateway.access_log(2);
+    let of = |at: usize| ours.captures(&lines[at]).map(|found| found[1].to_owned());
+    assert!(of(0).is_some() && of(0) == of(1), "{lines:?}");
 }
 
 #[test]
@@ -274,6 +288,8 @@ fn the_access_log_can_be_json() {
     assert!(request["user_agent"].as_str().unwrap().starts_with("\"me\""), "{request}");
     assert_eq!(request["upstream_host"], format!("127.0.0.1:{}", backend.port()));
     assert!(request["upstream_service_time"].is_string(), "{request}");
+    let local = request["upstream_local_address"].as_str().unwrap();
+    assert!(local.starts_with("127.0.0.1:"), "{request}");
     let refused = lines.iter().find(|line| line["method"].is_null()).unwrap();
     assert_eq!(refused["response_code_details"], "filter_chain_not_found");
     assert_eq!(refused["response_flags"], "NR");

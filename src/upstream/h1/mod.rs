@@ -205,13 +205,13 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         lease: Lease<N>,
         head: Head,
     ) -> Exchange<N, B> {
-        let remote = lease.active.remote;
+        let (remote, local) = (lease.active.remote, lease.stream.local());
         let (parts, ()) = head.response.into_parts();
         let mut incoming =
             Incoming::new(pools, lease, self.upload, (head.framing, head.keep), self.bounds);
         incoming.settle();
         let response = Response::from_parts(parts, Body::http1(incoming));
-        Exchange { response, remote, local: None }
+        Exchange { response, remote, local }
     }
 }
 

@@ -24,9 +24,8 @@ use super::counters::Counters;
 use super::slot::Key;
 use super::wake::Waiter;
 
-/// With this many bytes unsent, a writer has to wait. One received piece above it makes 64 KB, the
-/// most that TCP hands down in one piece: larger sends cost more, and find less in the cache.
-pub(super) const HIGH_WATER_BYTES: usize = 48 * 1024;
+/// With this many bytes unsent, a writer has to wait.
+pub(super) const HIGH_WATER_BYTES: usize = 128 * 1024;
 /// Received pieces that wait for a reader who is not keeping up.
 const PIECES_MAX: usize = 4;
 /// Received pieces that may pile up within one turn, before any reader could have run.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::route::{Bound, HostPlan, TablePlan, virtual_service};
 use super::rules::Scope;
+use super::server_hosts::ServerHosts;
 use super::sources::{Placed, Resources};
 use super::tcp::{self, List, TcpPlan};
 use super::{GatewayIdentity, Listen};
@@ -144,6 +145,10 @@ pub(super) struct Planner<'a> {
     bound: Vec<Binding>,
 }
 
+/// The hosts that a server has in common with VirtualServices, the narrower of each two, by the
+/// place of the VirtualService in order of precedence.
+type Met = BTreeMap<usize, BTreeSet<HostPattern>>;
+
 /// What servers have of a VirtualService.
 #[derive(Debug, Clone, Copy, Default)]
 struct Binding {
@@ -231,8 +236,9 @@ impl<'a> Planner<'a> {
             if planner.selects(placed, gateway) {
                 let key = &placed.resource.key;
                 planner.selecting.insert((&key.namespace, &key.name));
-                for (place, server) in gateway.servers.iter().enumerate() {
-                    planner.add(placed, place, server);
+                let met = planner.meet(placed, gateway);
+                for ((place, server), met) in gateway.servers.iter().enumerate().zip(met) {
+                    planner.add(placed, place, server, met);
                 }
             }
         }
@@ -258,7 +264,26 @@ impl<'a> Planner<'a> {
         selects
     }
 
-    fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server) {
+    /// What each server of `gateway` has in common with the VirtualServices that name it.
+    fn meet(&self, placed: &Placed, gateway: &Gateway) -> Vec<Met> {
+        let hosts = ServerHosts::of(&gateway.servers);
+        let mut met = vec![Met::new(); gateway.servers.len()];
+        let key = &placed.resource.key;
+        let named = self.by_gateway.get(&(&*key.namespace, &*key.name));
+        for &index in named.into_iter().flatten() {
+            let placed = self.services[index];
+            let Some(service) = virtual_service(placed) else { continue };
+            let namespace = &placed.resource.key.namespace;
+            for host in &service.hosts {
+                for (server, shared) in hosts.shared(namespace, &host.value) {
+                    met[server].entry(index).or_default().insert(shared);
+                }
+            }
+        }
+        met
+    }
+
+    fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server, met: Met) {
         let address = server.bind.unwrap_or(self.listen.address);
         let key = ListenerKey { address, port: self.bind_port(server.port) };
         if let Some(other) = self.overlapped(key) {
@@ -267,12 +292,12 @@ impl<'a> Planner<'a> {
         }
         match &server.protocol {
             ServerProtocol::Http { https_redirect } => {
-                self.add_http(key, gateway, server, *https_redirect);
+                self.add_http(key, gateway, server, met, *https_redirect);
             }
             ServerProtocol::Https(_) | ServerProtocol::Tls(_) | ServerProtocol::Passthrough => {
-                self.add_tls(key, gateway, place, server);
+                self.add_tls(key, gateway, place, server, met);
             }
-            ServerProtocol::Tcp => self.add_tcp(key, gateway, server),
+            ServerProtocol::Tcp => self.add_tcp(key, gateway, server, met),
         }
     }
 
@@ -294,9 +319,10 @@ impl<'a> Planner<'a> {
         key: ListenerKey,
         gateway: &'a Placed,
         server: &'a Server,
+        met: Met,
         https_redirect: bool,
     ) {
-        let mut table = self.bind(gateway, server);
+        let mut table = self.bind(gateway, server, met);
         if https_redirect {
             for host in &server.hosts {
                 table.entry(host.value.pattern.clone()).or_default();
@@ -317,8 +343,8 @@ impl<'a> Planner<'a> {
     }
 
     /// A TCP server is the only one on its port: nothing tells connections apart.
-    fn add_tcp(&mut self, key: ListenerKey, gateway: &'a Placed, server: &'a Server) {
-        let serves = self.bind_tcp(gateway, server);
+    fn add_tcp(&mut self, key: ListenerKey, gateway: &'a Placed, server: &'a Server, met: Met) {
+        let serves = self.bind_tcp(gateway, server, met);
         if let Some(plan) = self.listeners.get(&key) {
             let taken = plan.serves.words();
             return self.refuse_port(gateway, server, taken);
@@ -332,8 +358,15 @@ impl<'a> Planner<'a> {
         self.refuse(gateway, server, "port", what, "the older Gateway wins");
     }
 
-    fn add_tls(&mut self, key: ListenerKey, gateway: &'a Placed, place: usize, server: &'a Server) {
-        let routes = self.tls_routes(gateway, server);
+    fn add_tls(
+        &mut self,
+        key: ListenerKey,
+        gateway: &'a Placed,
+        place: usize,
+        server: &'a Server,
+        met: Met,
+    ) {
+        let routes = self.tls_routes(gateway, server, met);
         let conflict = self.conflict(key, server);
         let plan = self.listeners.entry(key).or_insert_with(|| ListenerPlan {
             gateway_port: server.port,
@@ -357,14 +390,14 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn tls_routes(&mut self, gateway: &'a Placed, server: &'a Server) -> TlsRoutesPlan {
+    fn tls_routes(&mut self, gateway: &'a Placed, server: &'a Server, met: Met) -> TlsRoutesPlan {
         match server.protocol {
             ServerProtocol::Passthrough => {
-                TlsRoutesPlan::Passthrough(self.bind_tcp(gateway, server))
+                TlsRoutesPlan::Passthrough(self.bind_tcp(gateway, server, met))
             }
-            ServerProtocol::Tls(_) => TlsRoutesPlan::Tcp(self.bind_tcp(gateway, server)),
+            ServerProtocol::Tls(_) => TlsRoutesPlan::Tcp(self.bind_tcp(gateway, server, met)),
             ServerProtocol::Https(_) | ServerProtocol::Http { .. } | ServerProtocol::Tcp => {
-                TlsRoutesPlan::Http(self.bind(gateway, server).into_iter().collect())
+                TlsRoutesPlan::Http(self.bind(gateway, server, met).into_iter().collect())
             }
         }
     }
@@ -422,9 +455,14 @@ impl<'a> Planner<'a> {
     }
 
     /// The virtual hosts that the VirtualServices make on `server`.
-    fn bind(&mut self, gateway: &Placed, server: &Server) -> BTreeMap<HostPattern, HostPlan> {
+    fn bind(
+        &mut self,
+        gateway: &Placed,
+        server: &Server,
+        met: Met,
+    ) -> BTreeMap<HostPattern, HostPlan> {
         let mut table = BTreeMap::<_, HostPlan>::new();
-        for (placed, hosts) in self.takers(gateway, server) {
+        for (placed, hosts) in self.takers(gateway, server, met) {
             for pattern in hosts {
                 let host = table.entry(pattern).or_default();
                 host.services.reserve_exact(1);
@@ -436,37 +474,32 @@ impl<'a> Planner<'a> {
     }
 
     /// The blocks that the VirtualServices have for connections to `server`.
-    fn bind_tcp(&mut self, gateway: &Placed, server: &Server) -> TcpPlan {
+    fn bind_tcp(&mut self, gateway: &Placed, server: &Server, met: Met) -> TcpPlan {
         let list = match Rules::of_server(&server.protocol) {
             Rules::Tls => List::Tls,
             Rules::Tcp | Rules::Http => List::Tcp,
         };
         let gateways = std::slice::from_ref(&gateway.resource);
         let scope = Scope { port: server.port, gateways, identity: Some(self.identity) };
+        let hosts = ServerHosts::of(std::slice::from_ref(server));
         let mut plan = TcpPlan::new();
-        for (placed, _) in self.takers(gateway, server) {
-            tcp::plan(placed, list, &scope, server, &mut plan);
+        for (placed, _) in self.takers(gateway, server, met) {
+            tcp::plan(placed, list, &scope, &hosts, &mut plan);
         }
         plan
     }
 
-    /// The VirtualServices with rules of the kind that `server` goes by, and the hosts that each
-    /// has in common with it.
+    /// The VirtualServices with rules of the kind that `server` goes by, of all that it has `met`.
     fn takers(
         &mut self,
         gateway: &Placed,
         server: &Server,
+        met: Met,
     ) -> Vec<(&'a Placed, BTreeSet<HostPattern>)> {
         let rules = Rules::of_server(&server.protocol);
-        let key = &gateway.resource.key;
-        let named = self.by_gateway.get(&(&*key.namespace, &*key.name));
         let (mut takers, mut others) = (Vec::new(), Vec::new());
-        for &index in named.into_iter().flatten() {
+        for (index, hosts) in met {
             let placed = self.services[index];
-            let hosts = shared_hosts(placed, server);
-            if hosts.is_empty() {
-                continue;
-            }
             self.bound[index].hosts = true;
             if virtual_service(placed).and_then(|service| rules.line(service)).is_some() {
                 self.bound[index].used[rules as usize] = true;
@@ -551,16 +584,6 @@ fn index<'a>(services: &[&'a Placed]) -> HashMap<(&'a str, &'a str), Vec<usize>>
         }
     }
     index
-}
-
-/// The hosts that `server` and the VirtualService have in common, the narrower of each two.
-fn shared_hosts(placed: &Placed, server: &Server) -> BTreeSet<HostPattern> {
-    let Some(service) = virtual_service(placed) else { return BTreeSet::new() };
-    let namespace = &placed.resource.key.namespace;
-    let allowed = server.hosts.iter().map(|host| &host.value).filter(|host| host.is_for(namespace));
-    allowed
-        .flat_map(|host| service.hosts.iter().filter_map(|own| host.pattern.intersect(&own.value)))
-        .collect()
 }
 
 /// Those that the gateway can see: private ones first, then the oldest.

@@ -21,6 +21,7 @@ mod locality;
 mod policy;
 mod route;
 mod rules;
+mod server_hosts;
 mod shared;
 mod sources;
 mod tcp;

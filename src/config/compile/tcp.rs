@@ -3,13 +3,14 @@
 //! Which blocks a server has is known as soon as there is a plan; where they lead to is looked up
 //! when backends change. What comes out the same is the same `Arc`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::route::{Router, virtual_service};
 use super::rules::Scope;
+use super::server_hosts::ServerHosts;
 use super::sources::Placed;
-use crate::config::model::{Destination, Server, TcpMatch, TcpRule, VirtualService};
+use crate::config::model::{Destination, TcpMatch, TcpRule, VirtualService};
 use crate::snapshot::{
     Forward, HostPattern, Rejection, Severity, Target, TcpRoute, TcpRoutes, TcpTable,
 };
@@ -44,13 +45,13 @@ impl List {
     }
 }
 
-/// Adds the blocks of `placed` that are for `scope` to `plan`: by the names that clients ask for
-/// where TLS is passed on, else all of them at `*`.
+/// Adds the blocks of `placed` that are for `scope` to `plan`: by the names that clients ask the
+/// server of `hosts` for where TLS is passed on, else all of them at `*`.
 pub(super) fn plan(
     placed: &Placed,
     list: List,
     scope: &Scope<'_>,
-    server: &Server,
+    hosts: &ServerHosts<'_>,
     plan: &mut TcpPlan,
 ) {
     let Some(service) = virtual_service(placed) else { return };
@@ -64,27 +65,26 @@ pub(super) fn plan(
         }
         let blocks = found.matches.iter().enumerate();
         for (place, block) in blocks.filter(|(_, block)| scope.takes(&block.place)) {
-            for pattern in names(placed, block, list, server) {
+            for pattern in names(placed, block, list, hosts) {
                 add(pattern, Some(place));
             }
         }
     }
 }
 
-/// The names of `block` that `server` takes, the narrower of each two.
-fn names(placed: &Placed, block: &TcpMatch, list: List, server: &Server) -> Vec<HostPattern> {
+/// The names of `block` that the server of `hosts` takes, the narrower of each two.
+fn names(
+    placed: &Placed,
+    block: &TcpMatch,
+    list: List,
+    hosts: &ServerHosts<'_>,
+) -> BTreeSet<HostPattern> {
     if list == List::Tcp {
-        return vec![HostPattern::Any];
+        return BTreeSet::from([HostPattern::Any]);
     }
     let namespace = &placed.resource.key.namespace;
-    let hosts = server.hosts.iter().filter(|host| host.value.is_for(namespace));
-    let shared =
-        |host: &HostPattern| block.names.iter().filter_map(|name| host.intersect(name)).collect();
-    let mut names: Vec<_> =
-        hosts.flat_map(|host| -> Vec<_> { shared(&host.value.pattern) }).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let shared = block.names.iter().flat_map(|name| hosts.shared(namespace, name));
+    shared.map(|(_, name)| name).collect()
 }
 
 /// The destinations of all rules of `placed` that are for connections.

@@ -56,13 +56,6 @@ pub(crate) struct ServerHost {
     pub(crate) pattern: HostPattern,
 }
 
-impl ServerHost {
-    /// Whether VirtualServices in `namespace` may bind to it.
-    pub(crate) fn is_for(&self, namespace: &Arc<str>) -> bool {
-        self.namespace.as_ref().is_none_or(|allowed| allowed == namespace)
-    }
-}
-
 /// Reads a Gateway; the findings in the result leave out only a server each.
 pub(super) fn read(
     spec: &Field<'_>,

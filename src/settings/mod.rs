@@ -16,6 +16,7 @@
 pub mod threads;
 mod value;
 mod written;
+pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -746,7 +747,11 @@ r.yaml:17: admin: stands here for the second time";
 
     #[test]
     fn what_is_no_yaml_or_no_file_is_said() {
-        assert!(errors("a: [1\nb: 2\n").starts_with("r.yaml:"), "{}", errors("a: [1\nb: 2\n"));
+        assert_eq!(
+            errors("listen: { ports: { 80: 8080\nfiles: {}\n"),
+            "r.yaml:2: is not YAML: while parsing a flow mapping, did not find expected ',' or \
+             '}'; a comma between two entries is missing, or the bracket after the last"
+        );
         assert_eq!(errors("- a\n"), "r.yaml:1: must be keys and values, not a list");
         let missing = Settings::load(Path::new("/nowhere/r.yaml")).unwrap_err().to_string();
         assert!(missing.starts_with("/nowhere/r.yaml: cannot be opened: "), "{missing}");

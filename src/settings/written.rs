@@ -13,7 +13,7 @@ use serde::de::{self, Deserialize, Deserializer};
 use serde_yaml::Spanned;
 use serde_yaml::options::DuplicateKeyPolicy;
 
-use super::Problem;
+use super::{Problem, yaml};
 
 /// Most edits between a typo and the key that was meant.
 const TYPO_EDITS_MAX: usize = 2;
@@ -88,11 +88,8 @@ fn message(error: &serde_yaml::Error) -> String {
     if text.contains("multiple YAML documents") {
         return "holds several documents; a settings file is a single one".to_owned();
     }
-    let cure = if text.contains("tabs disallowed") {
-        "; YAML is indented with spaces, never with tabs"
-    } else {
-        ""
-    };
+    let text = text.trim_end_matches(" (block indentation)");
+    let cure = yaml::cure(text).map_or_else(String::new, |cure| format!("; {cure}"));
     format!("is not YAML: {text}{cure}")
 }
 

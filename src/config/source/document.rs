@@ -16,6 +16,7 @@ use serde_yaml::Spanned;
 
 use super::compose::compose;
 use crate::crypto::Digest;
+use crate::settings::yaml;
 
 /// Largest file that is parsed. `kubectl get -o yaml` of a large namespace stays far below it.
 pub(crate) const FILE_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -254,16 +255,13 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
         None => format!("is no YAML: {}", what.trim_end_matches(" (block indentation)")),
     };
     let line = error.location().map_or(1, |location| location.line().max(1));
-    let tab = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
     let template = text.lines().any(|line| line.trim_start().starts_with("{{"));
     let cause = if template {
         "a template, as of a Helm chart, has to be rendered first: `helm template`"
-    } else if tab {
-        "a line is indented with a tab; YAML allows only spaces"
     } else if ["the key `apiVersion`", "the key `kind`"].iter().any(|key| what.starts_with(key)) {
         "a line `---` is missing before the next resource"
     } else {
-        ""
+        yaml::cure(&what).unwrap_or_default()
     };
     SyntaxError { line, what, cause: cause.into() }
 }

@@ -139,6 +139,10 @@ impl PemFiles for Unwatched {
     fn take(&mut self, path: &str) -> io::Result<Vec<u8>> {
         self.0.take(path)
     }
+
+    fn place(&self, path: &str) -> String {
+        self.0.real(path).display().to_string()
+    }
 }
 
 fn count(rejections: &[Rejection], severity: Severity) -> usize {

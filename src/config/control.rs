@@ -301,6 +301,10 @@ impl PemFiles for WatchedFiles<'_> {
     fn take(&mut self, path: &str) -> io::Result<Vec<u8>> {
         self.named.take(path)
     }
+
+    fn place(&self, path: &str) -> String {
+        self.named.real(path).display().to_string()
+    }
 }
 
 /// Whether two generations say the same.

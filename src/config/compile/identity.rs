@@ -556,11 +556,13 @@ impl Vault<'_> {
 
     /// The bytes of the file at `path`.
     pub(super) fn take(&mut self, path: &str) -> Result<Vec<u8>, Unfit> {
-        self.files.take(path).map_err(|error| unreadable(path, &error))
+        let taken = self.files.take(path);
+        taken.map_err(|error| unreadable(&self.files.place(path), &error))
     }
 
     pub(super) fn look(&self, path: &str) -> Result<Digest, Unfit> {
-        self.files.look(path).map_err(|error| unreadable(path, &error))
+        let seen = self.files.look(path);
+        seen.map_err(|error| unreadable(&self.files.place(path), &error))
     }
 
     /// Where `part` of a server comes from.
@@ -678,6 +680,7 @@ impl Vault<'_> {
     }
 }
 
+/// Why the file at `path` of the host is not to be had.
 fn unreadable(path: &str, error: &io::Error) -> Unfit {
     if error.kind() == io::ErrorKind::NotFound {
         Unfit::absent(format!("{path} does not exist"))

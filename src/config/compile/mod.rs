@@ -149,6 +149,9 @@ pub(crate) trait PemFiles {
     /// # Errors
     /// It is missing or cannot be read.
     fn take(&mut self, path: &str) -> io::Result<Vec<u8>>;
+
+    /// Where it is looked for, to show.
+    fn place(&self, path: &str) -> String;
 }
 
 /// What a compilation reads beside what it was told.

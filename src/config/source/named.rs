@@ -189,7 +189,8 @@ impl NamedFiles {
         Some(format!("/{}", real.strip_prefix(&self.root).ok()?.to_str()?))
     }
 
-    fn real(&self, path: &str) -> PathBuf {
+    /// Where the file is that a Gateway names by `path`.
+    pub(crate) fn real(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 }

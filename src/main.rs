@@ -10,10 +10,11 @@ mod orders;
 mod run;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ringgate::settings::Settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,8 +37,12 @@ enum Command {
     },
     /// Compile resources, print every rejection, and exit with 1 if any is an error.
     Check {
-        /// Files, or directories that are searched for *.yaml.
-        #[arg(required = true, value_name = "PATH")]
+        /// Check this settings file too, and the resources for a gateway that has it.
+        #[arg(long, value_name = "FILE")]
+        settings: Option<PathBuf>,
+        /// Files, or directories that are searched for *.yaml and *.yml; with --settings, its
+        /// `source.directory` if none is named.
+        #[arg(required_unless_present = "settings", value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
     /// Serve an example with a throwaway CA and a backend, and print curl lines to paste.
@@ -64,14 +69,14 @@ fn main() -> ExitCode {
     ringgate::worker::raise_open_files();
     match Cli::parse().command {
         Command::Run { settings } => run::run(&settings),
-        Command::Check { paths } => check(&paths),
+        Command::Check { settings, paths } => check(settings.as_deref(), &paths),
         Command::Demo(flags) => demo::demo(&flags),
         Command::Tune { format } => tune(format),
     }
 }
 
-fn check(paths: &[PathBuf]) -> ExitCode {
-    match ringgate::config::check_paths(paths, &mut io::stdout().lock()) {
+fn check(settings: Option<&Path>, paths: &[PathBuf]) -> ExitCode {
+    match try_check(settings, paths) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -81,6 +86,16 @@ fn check(paths: &[PathBuf]) -> ExitCode {
     }
 }
 
+/// Whether there was no error.
+fn try_check(settings: Option<&Path>, paths: &[PathBuf]) -> Result<bool, String> {
+    let settings = settings.map_or_else(|| Ok(Settings::default()), Settings::load);
+    let settings = settings.map_err(|error| format!("the settings cannot be used:\n{error}"))?;
+    let mut found = Vec::new();
+    let is_good = ringgate::config::check_paths(paths, &settings, &mut found)?;
+    print(&found).map_err(|error| format!("cannot print: {error}"))?;
+    Ok(is_good)
+}
+
 /// What differs is no failure: 0 is returned whatever was found.
 fn tune(format: Format) -> ExitCode {
     let report = ringgate::tune::compare(&ringgate::tune::Host::here());
@@ -88,12 +103,19 @@ fn tune(format: Format) -> ExitCode {
         Format::Table => report.to_string(),
         Format::Json => report.json() + "\n",
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader that has seen enough, as `head` has.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("ringgate tune: cannot write: {error}");
+    match print(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringgate tune: cannot print: {error}");
             ExitCode::FAILURE
         }
-        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints to standard output, whose reader may have seen enough before the end, as `head` has.
+fn print(text: &[u8]) -> io::Result<()> {
+    match io::stdout().lock().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

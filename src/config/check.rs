@@ -22,15 +22,21 @@ use crate::crypto::Digest;
 use crate::settings::Settings;
 use crate::snapshot::{Limits, Rejection, Severity};
 
-/// Checks the files `paths`, and those below the directories `paths`, for a gateway with default
-/// settings; prints each finding and a summary to `out`. Returns whether there was no error.
+/// Checks the files `paths`, and those below the directories `paths`, for a gateway with
+/// `settings`, whose own source is checked where there are none; prints each finding and a summary
+/// to `out`. Returns whether there was no error.
 ///
 /// # Errors
 /// A path does not exist or cannot be read, or `out` cannot be written.
-pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, String> {
+pub fn check_paths(
+    paths: &[PathBuf],
+    settings: &Settings,
+    out: &mut dyn Write,
+) -> Result<bool, String> {
     let mut found = Changes::default();
     let shown = |error| format!("cannot print: {error}");
-    for path in paths {
+    let source = std::slice::from_ref(&settings.source.directory);
+    for path in if paths.is_empty() { source } else { paths } {
         if path.is_dir() {
             let mut directory = Directory::new(path);
             let below = directory.scan(&mut Nobody).map_err(|error| error.to_string())?;
@@ -43,8 +49,7 @@ pub fn check_paths(paths: &[PathBuf], out: &mut dyn Write) -> Result<bool, Strin
             found.files.push(read_file(path)?);
         }
     }
-    let settings = Settings::default();
-    check(Subject::new(found, &settings.files.root, &settings), out).map_err(shown)
+    check(Subject::new(found, &settings.files.root, settings), out).map_err(shown)
 }
 
 /// Checks a file that holds `content` and stands alone. Returns whether there was no error.

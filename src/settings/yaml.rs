@@ -64,7 +64,8 @@ mod tests {
             ("a:\n  - b\n  c: d\n", "indented alike"),
         ];
         for (text, cure) in cases {
-            let error = serde_yaml::from_str::<serde::de::IgnoredAny>(text).unwrap_err().to_string();
+            let error =
+                serde_yaml::from_str::<serde::de::IgnoredAny>(text).unwrap_err().to_string();
             let said = super::cure(&error).unwrap_or_default();
             assert!(said.contains(cure), "{text}: {error}: {said}");
         }

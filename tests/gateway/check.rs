@@ -117,3 +117,44 @@ fn a_path_that_does_not_exist_is_an_error_that_names_it() {
     assert!(code.is_some_and(|code| code != 0), "{text}");
     assert!(text.contains("/no/such/path"), "{text}");
 }
+
+/// Settings and a Gateway for another selector, whose certificate lies below `files.root`.
+fn site() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let gateway = yaml::https_gateway("web", &["web.test"], "web");
+    let gateway = gateway.replace("ingressgateway", "edge");
+    fs::create_dir(root.join("resources")).unwrap();
+    fs::write(root.join("resources/web.yaml"), gateway).unwrap();
+    let settings = format!(
+        "source: {{ directory: {root}/resources }}\nfiles: {{ root: {root}/files }}\n\
+         gateway: {{ labels: {{ istio: edge }} }}\n",
+        root = root.display()
+    );
+    fs::write(root.join("settings.yaml"), settings).unwrap();
+    directory
+}
+
+#[test]
+fn settings_say_what_is_checked_and_for_which_gateway() {
+    let site = site();
+    let settings = site.path().join("settings.yaml");
+    let (code, text) = run_to_end(&["check", "--settings", settings.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    let missing = site.path().join("files/certs/web/tls.crt");
+    let expected = format!("serverCertificate: {} does not exist", missing.display());
+    assert!(text.contains(&expected), "where it is looked for: {text}");
+    assert!(text.ends_with("1 good resource, 0 errors, 1 warning\n"), "{text}");
+}
+
+#[test]
+fn settings_that_are_wrong_are_reported_before_anything_else() {
+    let site = site();
+    let settings = site.path().join("settings.yaml");
+    fs::write(&settings, "sorce: {}\n").unwrap();
+    let (settings, resources) = (settings.to_str().unwrap(), site.path().to_str().unwrap());
+    let (code, text) = run_to_end(&["check", "--settings", settings, resources]);
+    assert_eq!(code, Some(64), "{text}");
+    let expected = format!("{settings}:1: sorce: unknown key, did you mean `source`?");
+    assert!(text.contains(&expected), "{text}");
+}

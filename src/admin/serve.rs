@@ -1,6 +1,7 @@
 //! The administration's thread: accepts, and answers by port and path.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -16,14 +17,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
 use super::body::Whole;
 use super::page::{Page, Pages, TEXT};
 use super::{Command, State, command, gzip};
 
-/// Of one port; more are closed at once.
-const CONNECTIONS_MAX: usize = 64;
 /// For a request's head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept, which is mostly a lack of file descriptors.
@@ -35,6 +34,17 @@ pub(super) enum Port {
     Admin,
     Status,
     Metrics,
+}
+
+impl Port {
+    /// Connections of it; for one more the oldest gives way. Where pages may be of megabytes, each
+    /// may hold one that its client does not read.
+    pub(super) fn connections_max(self) -> usize {
+        match self {
+            Self::Status => 64,
+            Self::Admin | Self::Metrics => 16,
+        }
+    }
 }
 
 /// Starts the thread; it ends when the sender of `ended` is gone.
@@ -75,17 +85,31 @@ async fn serve(
 
 async fn accept(port: Port, listener: tokio::net::TcpListener, pages: Rc<Pages>) {
     let mut connections = JoinSet::new();
+    // In the order of coming.
+    let mut open = VecDeque::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn_local(serve_connection(port, stream, Rc::clone(&pages)));
+                Ok((stream, _)) => {
+                    make_room(&mut open, port.connections_max());
+                    let serving = serve_connection(port, stream, Rc::clone(&pages));
+                    open.push_back(connections.spawn_local(serving));
                 }
-                Ok(_) => {}
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+/// Room for one more. Refusing that one instead would let whoever connects and keeps silent keep
+/// probes out, and with them the gateway's traffic.
+fn make_room(open: &mut VecDeque<AbortHandle>, max: usize) {
+    open.retain(|connection| !connection.is_finished());
+    if open.len() >= max
+        && let Some(oldest) = open.pop_front()
+    {
+        oldest.abort();
     }
 }
 

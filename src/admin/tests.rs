@@ -265,6 +265,24 @@ fn a_port_in_use_names_address_and_key() {
 }
 
 #[test]
+fn who_connects_and_keeps_silent_keeps_nobody_out() {
+    let admin = start(state());
+    let AdminConfig { admin: all, status, metrics } = admin.addresses();
+    for (port, address, path) in [
+        (serve::Port::Status, status, "/healthz/ready"),
+        (serve::Port::Metrics, metrics, "/stats/prometheus"),
+        (serve::Port::Admin, all, "/ready"),
+    ] {
+        let connect = || TcpStream::connect(address.unwrap()).unwrap();
+        let mut silent: Vec<_> = (0..port.connections_max()).map(|_| connect()).collect();
+        assert_eq!(ask(address, "GET", path).0, 200, "{path}");
+        assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "the oldest gave way");
+        silent[1].write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+        assert_eq!(silent[1].read(&mut [0]).unwrap(), 1, "and no other");
+    }
+}
+
+#[test]
 fn the_end_closes_what_is_open() {
     let admin = start(state());
     let mut open = TcpStream::connect(admin.addresses().admin.unwrap()).unwrap();

@@ -5,6 +5,9 @@
 //! - A browser that shows a foreign page may not give commands: what names an origin other than the
 //!   administration itself is refused.
 
+use std::net::IpAddr;
+
+use ::http::uri::Authority;
 use ::http::{HeaderMap, Uri, header};
 use tracing::level_filters::LevelFilter;
 
@@ -71,12 +74,23 @@ fn level(query: &str) -> Result<LevelFilter, String> {
 
 const LEVELS: &str = "off, error, warning, info";
 
-/// Whether the request comes from where it goes to, or from no page at all.
+/// Whether the request comes from where it goes to, or from no page at all. Of pages only those
+/// count that are named by an address: any other name may have been made to lead here, by whoever
+/// made the page.
 pub(super) fn is_own(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
-    origin.is_some() && origin == host
+    origin.is_some_and(is_address) && origin == host
+}
+
+/// Whether `authority` is an address or `localhost`, with or without a port.
+fn is_address(authority: &str) -> bool {
+    let host = authority.parse::<Authority>().map(|authority| authority.host().to_owned());
+    host.is_ok_and(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || address.parse::<IpAddr>().is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +133,23 @@ mod tests {
         assert!(from(Some("http://127.0.0.1:15000")));
         for foreign in ["http://evil.test", "https://127.0.0.1:15000", "null"] {
             assert!(!from(Some(foreign)), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_page_whose_name_leads_here_meanwhile_gives_no_commands() {
+        let at = |host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            let origin = HeaderValue::try_from(format!("http://{host}")).unwrap();
+            headers.insert(header::ORIGIN, origin);
+            is_own(&headers)
+        };
+        for own in ["127.0.0.1:15000", "[::1]:15000", "10.0.0.7", "localhost:15000", "localhost"] {
+            assert!(at(own), "{own}");
+        }
+        for foreign in ["evil.test:15000", "evil.test", "127.0.0.1.evil.test:15000"] {
+            assert!(!at(foreign), "{foreign}");
         }
     }
 }

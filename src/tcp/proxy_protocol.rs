@@ -132,9 +132,14 @@ fn addresses_v1(text: &str, is_of_family: fn(&IpAddr) -> bool) -> Result<Header,
         return Err(Malformed);
     };
     let address = |text: &str| text.parse().ok().filter(is_of_family).ok_or(Malformed);
-    let source = SocketAddr::new(address(source)?, port_v1(source_port)?);
-    let destination = SocketAddr::new(address(destination)?, port_v1(destination_port)?);
+    let source = canonical(address(source)?, port_v1(source_port)?);
+    let destination = canonical(address(destination)?, port_v1(destination_port)?);
     Ok(Header::Proxied { source, destination })
+}
+
+/// IPv4 in the form of IPv6 is IPv4, as everywhere else.
+fn canonical(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address.to_canonical(), port)
 }
 
 /// Decimal, without leading zeros.
@@ -185,8 +190,7 @@ where
     let (destination, rest) = rest.split_first_chunk::<N>().ok_or(Malformed)?;
     let (source_port, rest) = rest.split_first_chunk().ok_or(Malformed)?;
     let (destination_port, _) = rest.split_first_chunk().ok_or(Malformed)?;
-    let at =
-        |address: [u8; N], port: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    let at = |address: [u8; N], port| canonical(address.into(), u16::from_be_bytes(port));
     Ok(Header::Proxied {
         source: at(*source, *source_port),
         destination: at(*destination, *destination_port),
@@ -243,6 +247,10 @@ mod tests {
                 "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n",
                 proxied("192.168.0.1:56324", "192.168.0.11:443"),
             ),
+            (
+                "PROXY TCP6 ::ffff:192.168.0.1 ::ffff:192.168.0.11 56324 443\r\n",
+                proxied("192.168.0.1:56324", "192.168.0.11:443"),
+            ),
         ];
         for (text, header) in cases {
             let with_more = format!("{text}GET / HTTP/1.1\r\nHost: 192.168.0.11\r\n\r\n");
@@ -254,11 +262,15 @@ mod tests {
     fn version_2_of_each_command_and_family() {
         let four = proxied("192.0.2.1:56224", "198.51.100.7:443");
         let six = proxied("[2001::1]:80", "[2001::2]:443");
+        // IPv4 in the form of IPv6, as senders that listen on both have it.
+        let ip = |v4: &[u8]| [&[0; 10][..], &[0xff, 0xff], v4].concat();
+        let mapped = [ip(&V4[..4]), ip(&V4[4..8]), V4[8..].to_vec()].concat();
         let with_values = [&V4[..], &[0x03, 0, 4, 1, 2, 3, 4, 0x01, 0, 2, b'h', b'2']].concat();
         let cases = [
             (v2(0x21, 0x11, &V4), four),
             (v2(0x21, 0x11, &with_values), four),
             (v2(0x21, 0x21, &v6()), six),
+            (v2(0x21, 0x21, &mapped), four),
             (v2(0x20, 0x00, &[]), Header::Own),
             (v2(0x20, 0x11, &V4), Header::Own),
             // Whose own connection it is may say anything about addresses.

@@ -35,7 +35,9 @@ fn whatever_denies_a_ring_is_named_and_epoll_takes_over() {
 
 #[test]
 fn a_ring_that_cannot_be_set_up_fully_is_denied_too() {
-    refusing(libc::SYS_io_uring_register, Errno::PERM, || denied_as("EPERM", "seccomp"));
+    for call in [libc::SYS_io_uring_register, libc::SYS_io_uring_enter] {
+        refusing(call, Errno::PERM, || denied_as("EPERM", "seccomp"));
+    }
 }
 
 /// Both backends' answers on this thread, which has no io_uring.

@@ -124,6 +124,7 @@ pub(super) enum Step {
     Probe,
     Buffers,
     Restrictions,
+    Enter,
 }
 
 impl Denied {
@@ -187,6 +188,7 @@ impl fmt::Display for Denied {
             Step::Probe => "probing its operations",
             Step::Buffers => "registering its buffers",
             Step::Restrictions => "restricting it to the operations in use",
+            Step::Enter => "entering it",
         };
         write!(f, "io_uring is not available: {step} failed with ")?;
         match self.reason {

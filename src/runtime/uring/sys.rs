@@ -123,6 +123,8 @@ impl Ring {
         };
         registered.map_err(|error| Denied::new(Step::Buffers, &error))?;
         enable(&ring).map_err(|error| Denied::new(Step::Restrictions, &error))?;
+        // The last of the three calls: what forbids it is to be heard of now, not in the loop.
+        ring.submitter().submit().map_err(|error| Denied::new(Step::Enter, &error))?;
         Ok(Self {
             ring,
             operations: Slots::new(),

@@ -307,3 +307,30 @@ impl Hand {
         Ok((Self { orders, counters, thread }, started))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Publisher;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+
+    #[test]
+    fn a_worker_that_panics_takes_the_process_with_it() {
+        const CHILD: &str = "RINGGATE_TEST_WORKER_PANICS";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "worker::fleet::tests::a_worker_that_panics_takes_the_process_with_it";
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
+            let signal = ExitStatus::signal(&output.status);
+            return assert_eq!(signal, Some(libc::SIGABRT), "{output:?}");
+        }
+        let config =
+            Config { cores: vec![None], runtime: runtime::Config::default(), balance: false };
+        let (fleet, _) = Fleet::start(&config, &Publisher::default().source(), None).unwrap();
+        fleet.scraper().ask(|_, _| panic!("a bug in a worker"));
+        // By then the worker has ended, were it not for its panic.
+        fleet.start_drain(Duration::ZERO);
+        fleet.finish();
+    }
+}

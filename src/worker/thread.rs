@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -111,7 +112,12 @@ impl Start {
         if let Some(incoming) = incoming {
             handle.spawn(take_in(Rc::clone(&worker), incoming));
         }
-        runtime.block_on(obey(worker, self.orders));
+        let life = AssertUnwindSafe(|| runtime.block_on(obey(worker, self.orders)));
+        if catch_unwind(life).is_err() {
+            // The hook has said where. A gateway that goes on with fewer workers, or with none,
+            // looks alive to whoever would start it anew.
+            std::process::abort();
+        }
     }
 }
 

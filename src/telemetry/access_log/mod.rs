@@ -19,7 +19,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Release};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
+use crossbeam::channel::{self, RecvTimeoutError};
 use crossbeam::queue::ArrayQueue;
 
 use super::counters::{Counters, SharedCounters};
@@ -31,6 +33,10 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// Batches under way; 4 MB of log, a second of a very busy worker.
 const QUEUE_BATCHES_MAX: usize = 64;
 
+/// How long the end of the log waits for what was handed over to be written: a reader may have
+/// stopped.
+const ENDING_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -40,14 +46,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// The access log's writer thread. Dropping it writes what was handed over and ends the thread.
+/// The access log's writer thread. Dropping it writes what was handed over and ends the thread,
+/// unless that cannot write.
 #[derive(Debug)]
 pub struct AccessLog {
     queue: Arc<Queue>,
     counters: SharedCounters,
     format: LogFormat,
-    /// `Some` until the drop.
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Closed when the thread has ended.
+    ended: channel::Receiver<()>,
 }
 
 /// What the workers and the writer share.
@@ -84,20 +92,20 @@ impl AccessLog {
         let counters = Counters::shared();
         let writer = writer::Writer::open(path, Arc::clone(&queue), Arc::clone(&counters))?;
         let name = "access-log".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || writer.run())?;
-        Ok(Self { queue, counters, format, thread: Some(thread) })
+        let (running, ended) = channel::bounded(0);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _running: channel::Sender<()> = running;
+            writer.run();
+        })?;
+        Ok(Self { queue, counters, format, thread, ended })
     }
 
     /// The end for one worker.
-    ///
-    /// # Panics
-    /// Never: the thread lives until the drop.
     #[must_use]
     pub fn worker(&self) -> WorkerLog {
-        let thread = self.thread.as_ref().expect("the thread is taken only by the drop");
         WorkerLog {
             queue: Arc::clone(&self.queue),
-            writer: thread.thread().clone(),
+            writer: self.thread.thread().clone(),
             batch: Batch { bytes: Vec::with_capacity(BATCH_BYTES), lines: 0 },
             format: self.format,
             stamp: text::Stamp::new(),
@@ -107,7 +115,7 @@ impl AccessLog {
     /// Opens the path anew before the next batch, after somebody renamed the file.
     pub fn reopen(&self) {
         self.queue.reopen.store(true, Release);
-        self.wake();
+        self.thread.thread().unpark();
     }
 
     /// What the writer thread counts: bytes written, failed writes, lines lost by them.
@@ -115,21 +123,15 @@ impl AccessLog {
     pub fn counters(&self) -> SharedCounters {
         Arc::clone(&self.counters)
     }
-
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
         self.queue.ending.store(true, Release);
-        self.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic in the writer was reported when it happened.
-            let _ = thread.join();
+        self.thread.thread().unpark();
+        if self.ended.recv_timeout(ENDING_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
+            // It waits in the kernel, from where nothing calls it back.
+            tracing::warn!("the end of the access log is lost: nobody takes it");
         }
     }
 }
@@ -290,6 +292,30 @@ mod tests {
         assert_eq!(written.log_write_errors.value(), 2);
         assert_eq!(written.log_lines_dropped.value(), 2);
         assert_eq!(written.log_bytes.value(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_reads_nothing_does_not_keep_the_log_from_ending() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).unwrap();
+        // Read and write, so that opening it waits for nobody.
+        let reader = fs::OpenOptions::new().read(true).write(true).open(&file).unwrap();
+        let counters = Counters::default();
+        let log = AccessLog::start(&file, LogFormat::Text).unwrap();
+        let mut worker = log.worker();
+        // More than a pipe holds.
+        for _ in 0..10_000 {
+            write(&mut worker, &counters, "/");
+        }
+        let (ended, end) = std::sync::mpsc::channel();
+        let ending = std::thread::spawn(move || {
+            drop((worker, log));
+            ended.send(()).unwrap();
+        });
+        assert_eq!(end.recv_timeout(10 * ENDING_TIME_MAX), Ok(()));
+        drop(reader);
+        ending.join().unwrap();
     }
 
     #[test]

@@ -39,6 +39,9 @@ use crate::snapshot::{ListenerKey, Snapshot};
 use crate::telemetry::prometheus::Reporter;
 use crate::telemetry::{Series, SharedCounters};
 
+/// How long a worker may show no sign of life, of which there are four each second.
+const SILENT_SECONDS_MAX: u64 = 10;
+
 /// Where to listen; `None` turns a port off, port 0 takes a free one.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AdminConfig {
@@ -62,7 +65,7 @@ pub struct State {
     /// Asks every worker for a copy of its series. Each sends its index and the copy; the channel
     /// closes when no more will come.
     pub scrape: Box<dyn Fn() -> mpsc::Receiver<(usize, Series)> + Send>,
-    /// Whether traffic should come here.
+    /// Whether traffic should come here, as far as the control thread knows.
     pub readiness: Box<dyn Fn() -> Readiness + Send>,
     /// Carries out, or begins to, what the operator asks for.
     pub command: Box<dyn Fn(Command) + Send>,
@@ -74,6 +77,26 @@ pub struct State {
     pub started: SystemTime,
     /// Of the program.
     pub version: &'static str,
+}
+
+impl State {
+    /// Whether traffic should come here at `now`. A worker that shows no sign of life still gets
+    /// its part of all connections, and serves none.
+    fn ready(&self, now: SystemTime) -> Readiness {
+        let mut readiness = (self.readiness)();
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        for (index, worker) in self.workers.iter().enumerate() {
+            let heartbeat = worker.heartbeat.value();
+            let silent = now.saturating_sub(heartbeat);
+            // Before its first sign of life it is starting.
+            if heartbeat > 0 && silent > SILENT_SECONDS_MAX {
+                readiness.ready = false;
+                let reason = format!("worker {index} has shown no sign of life for {silent} s");
+                readiness.reasons.push(reason);
+            }
+        }
+        readiness
+    }
 }
 
 /// Whether the gateway can serve.

@@ -105,7 +105,7 @@ impl Pages {
     }
 
     fn ready(&self) -> Page {
-        let readiness = (self.state.readiness)();
+        let readiness = self.state.ready(SystemTime::now());
         if readiness.ready {
             return Page::ok(TEXT, "LIVE\n".to_owned());
         }
@@ -142,7 +142,7 @@ impl Pages {
     }
 
     fn server_info(&self, snapshot: &Snapshot) -> Value {
-        let ready = (self.state.readiness)().ready;
+        let ready = self.state.ready(SystemTime::now()).ready;
         let worker = |counters: &SharedCounters| {
             json!({
                 "generation": counters.generation.value(),

@@ -65,7 +65,7 @@ impl Scraper {
 fn add_state(page: &mut Page, state: &State) {
     let build = [label("component", "proxy"), label("tag", state.version)].join(",");
     page.gauge("istio_build", "Always 1; the version is in the label.", [(build, 1)]);
-    let live = u8::from((state.readiness)().ready);
+    let live = u8::from(state.ready(SystemTime::now()).ready);
     page.gauge("envoy_server_live", "1 when traffic can come.", [(String::new(), live)]);
     let uptime = state.started.elapsed().unwrap_or_default().as_secs();
     page.gauge("envoy_server_uptime", "Seconds since the start.", [(String::new(), uptime)]);

@@ -213,6 +213,24 @@ fn who_is_not_ready_says_why() {
 }
 
 #[test]
+fn a_worker_without_a_sign_of_life_is_not_ready() {
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemTime::now();
+    let state = state();
+    let heartbeats = state.workers.clone();
+    let admin = start(state);
+    let ready = || ask(admin.addresses().status, "GET", "/healthz/ready");
+    assert_eq!(ready().0, 200, "they are starting");
+    heartbeats.iter().for_each(|worker| worker.heartbeat.set(seconds(now)));
+    assert_eq!(ready().0, 200);
+    heartbeats[1].heartbeat.set(seconds(now - Duration::from_secs(60)));
+    let (status, body) = ready();
+    assert_eq!(status, 503);
+    assert!(body.contains("worker 1 has shown no sign of life for 6"), "{body}");
+    assert!(page(&admin, "/stats").contains("envoy_server_live: 0\n"));
+}
+
+#[test]
 fn metrics_tell_of_all_threads_and_who_is_late() {
     let state = state();
     state.workers[0].requests.add(2);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::destination_rule::{HOST, builder, client};
+use super::destination_rule::{HOST, builder, client, hold};
 use crate::harness::backend::Backend;
 use crate::harness::client::Client;
 use crate::harness::dns::{Dns, Say};
@@ -85,6 +85,23 @@ fn a_name_that_exists_no_longer_has_no_endpoint() {
     assert!(gateway.logged("the name web.test does not exist, or has no address"));
     dns.says("web.test", addresses(&["127.0.0.1"], 1));
     eventually("it is back", || status(&mut client) == 200);
+}
+
+#[test]
+fn in_turn_the_first_address_of_the_newest_answer_counts() {
+    let (a, dns) = (Backend::start("a"), Dns::start());
+    let b = Backend::start_at("b", ([127, 0, 0, 2], a.port()).into());
+    dns.says("web.test", addresses(&["127.0.0.1", "127.0.0.2"], 1));
+    let gateway = routed(&dns, "DNS_ROUND_ROBIN", a.port());
+    let mut client = client(&gateway);
+    let mut led_to = |name| (0..20).all(|_| client.get("/name").text() == name);
+    eventually("the first address", || led_to("a"));
+    let mut held = hold(&gateway, &a);
+    dns.says("web.test", addresses(&["127.0.0.2", "127.0.0.1"], 1));
+    eventually("the other comes first", || led_to("b"));
+    a.release();
+    assert_eq!(held.response("GET").unwrap().status, 200, "what was under way goes on");
+    assert!(b.requests() >= 20);
 }
 
 #[test]

@@ -45,7 +45,11 @@ struct Shared {
 
 impl Backend {
     pub fn start(name: &str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::start_at(name, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             name: name.to_owned(),

@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::GatewayIdentity;
 use super::backend_tls::BackendTlsUnits;
 use super::locality::{self, Groups};
 use super::policy::{self, Rules};
 use super::sources::Resources;
+use super::{GatewayIdentity, Wanted, WantedNames};
 use crate::config::model::{
     BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind,
     Locality, Pod, Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
@@ -28,6 +28,9 @@ type Labels = BTreeMap<String, String>;
 
 /// Of an endpoint that has none.
 static NO_LABELS: Labels = Labels::new();
+
+/// The DNS names that a service needs.
+type Asked = Vec<(String, Wanted)>;
 
 /// What each service leads to, for listeners on a port; kept from one generation to the next.
 #[derive(Default)]
@@ -57,7 +60,7 @@ struct Found {
     /// `None` when the service is known and has no such port, or no such subset.
     cluster: Option<Arc<Cluster>>,
     /// The DNS names that were asked for.
-    names: Vec<String>,
+    names: Asked,
     /// It would lead to the gateway's own administration.
     is_barred: bool,
 }
@@ -239,8 +242,14 @@ impl<'a> Backends<'a> {
     }
 
     /// The clusters that were asked for, and the DNS names that they need.
-    pub(super) fn finish(self) -> (Clusters, BTreeSet<String>) {
-        let names = self.after.0.values().flat_map(|found| &found.names).cloned().collect();
+    pub(super) fn finish(self) -> (Clusters, WantedNames) {
+        let mut names = WantedNames::new();
+        for (name, wanted) in self.after.0.values().flat_map(|found| &found.names) {
+            match names.get_mut(name) {
+                Some(already) => *already = (*already).max(*wanted),
+                None => drop(names.insert(name.clone(), *wanted)),
+            }
+        }
         (self.after, names)
     }
 
@@ -262,7 +271,7 @@ impl<'a> Backends<'a> {
         &'s self,
         ServiceName { host, full, port: wanted, .. }: &'s ServiceName,
         port: u16,
-        names: &mut Vec<String>,
+        names: &mut Asked,
     ) -> Option<Place<'s>> {
         if let Some((key, service)) = self.service(full) {
             self.place_of_service(full, key, service, *wanted, port, names)
@@ -401,13 +410,13 @@ impl<'a> Backends<'a> {
         service: &Service,
         wanted: Option<u16>,
         listener: u16,
-        names: &mut Vec<String>,
+        names: &mut Asked,
     ) -> Option<Place<'s>> {
         let number = choose(wanted, service.ports.iter().map(|port| port.number), listener);
         let port = service.ports.iter().find(|port| port.number == number);
         let (endpoints, protocol) = if let Some(external) = &service.external_name {
             let protocol = port.map_or(UpstreamProtocol::Http1, service_protocol);
-            (at(self.resolve(&[external], names), number), protocol)
+            (at(self.resolve(&[external], Wanted::All, names), number), protocol)
         } else {
             let port = port?;
             let slices = self.slices.get(&key).map(Vec::as_slice).unwrap_or_default();
@@ -442,17 +451,19 @@ impl<'a> Backends<'a> {
         (namespace, entry): (&'s str, &'s ServiceEntry),
         wanted: Option<u16>,
         listener: u16,
-        names: &mut Vec<String>,
+        names: &mut Asked,
     ) -> Option<Place<'s>> {
         let number = choose(wanted, entry.ports.iter().map(|port| port.number), listener);
         let port = entry.ports.iter().find(|port| port.number == number)?;
         let is_own_name = match entry.resolution {
             Resolution::Static => false,
-            Resolution::Dns => entry.endpoints.is_empty() && entry.selector.is_none(),
+            Resolution::Dns | Resolution::FirstOfDns => {
+                entry.endpoints.is_empty() && entry.selector.is_none()
+            }
             Resolution::None => true,
         };
         let endpoints = if is_own_name {
-            at(self.resolve(&[host], names), port.target)
+            at(self.resolve(&[host], extent(entry.resolution), names), port.target)
         } else {
             self.entry_endpoints(namespace, entry, port, names)
         };
@@ -467,17 +478,18 @@ impl<'a> Backends<'a> {
         namespace: &str,
         entry: &'s ServiceEntry,
         port: &EntryPort,
-        names: &mut Vec<String>,
+        names: &mut Asked,
     ) -> Vec<Candidate<'s>> {
         let selected = entry.selector.iter().flat_map(|labels| {
             let all = self.workloads.get(namespace).into_iter().flatten().copied();
             all.filter(|workload| policy::has_all(&workload.labels, labels))
         });
         let mut endpoints = Vec::new();
+        let wanted = extent(entry.resolution);
         let all = entry.endpoints.iter().chain(selected);
         for endpoint in all.filter(|endpoint| !endpoint.address.is_empty()) {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
-            let found = at(self.resolve(&[&endpoint.address], names), number).into_iter();
+            let found = at(self.resolve(&[&endpoint.address], wanted, names), number).into_iter();
             let (weight, labels) = (endpoint.weight, &endpoint.labels);
             let locality = Locality::parse(&endpoint.locality);
             endpoints.extend(found.map(|found| Candidate { weight, labels, locality, ..found }));
@@ -490,20 +502,33 @@ impl<'a> Backends<'a> {
         full: &'s str,
         written: &str,
         port: u16,
-        names: &mut Vec<String>,
+        names: &mut Asked,
     ) -> Place<'s> {
-        let endpoints = at(self.resolve(&[full, written], names), port);
+        let endpoints = at(self.resolve(&[full, written], Wanted::All, names), port);
         Place::new(full, port, UpstreamProtocol::Http1, endpoints)
     }
 
-    /// The addresses of the first of `candidates` that has any; all of them become `names`.
-    fn resolve(&self, candidates: &[&str], names: &mut Vec<String>) -> Vec<IpAddr> {
+    /// The `wanted` addresses of the first of `candidates` that has any; all of these become
+    /// `names`.
+    fn resolve(&self, candidates: &[&str], wanted: Wanted, names: &mut Asked) -> Vec<IpAddr> {
         if let Some(address) = candidates.first().and_then(|name| name.parse().ok()) {
             return vec![address];
         }
-        names.extend(candidates.iter().map(|name| (*name).to_owned()));
-        let known = candidates.iter().filter_map(|name| (self.resolved)(name));
-        known.into_iter().find(|addresses| !addresses.is_empty()).unwrap_or_default()
+        names.extend(candidates.iter().map(|name| ((*name).to_owned(), wanted)));
+        let mut known = candidates.iter().filter_map(|name| (self.resolved)(name));
+        let mut found = known.find(|addresses| !addresses.is_empty()).unwrap_or_default();
+        if wanted == Wanted::First {
+            found.truncate(1);
+        }
+        found
+    }
+}
+
+/// Which addresses of its names are endpoints.
+fn extent(resolution: Resolution) -> Wanted {
+    match resolution {
+        Resolution::FirstOfDns => Wanted::First,
+        Resolution::Static | Resolution::Dns | Resolution::None => Wanted::All,
     }
 }
 

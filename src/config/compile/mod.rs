@@ -157,7 +157,8 @@ pub(crate) trait PemFiles {
 /// What a compilation reads beside what it was told.
 pub(crate) struct Inputs<'a> {
     pub(crate) pem: &'a mut dyn PemFiles,
-    /// The addresses of a DNS name as far as they are known; `None` while they are not.
+    /// The addresses of a DNS name as far as they are known, that with which the newest answer
+    /// begins first; `None` while they are not.
     pub(crate) resolved: &'a dyn Fn(&str) -> Option<Vec<IpAddr>>,
 }
 
@@ -166,8 +167,21 @@ pub(crate) struct Inputs<'a> {
 pub(crate) struct Output {
     /// Its generation is one more than that of the compilation before.
     pub(crate) snapshot: Snapshot,
-    /// DNS names whose addresses are wanted. The same `Arc` while they are the same.
-    pub(crate) names: Arc<BTreeSet<String>>,
+    /// The same `Arc` while they are the same.
+    pub(crate) names: Arc<WantedNames>,
+}
+
+/// DNS names whose addresses are wanted.
+pub(crate) type WantedNames = BTreeMap<String, Wanted>;
+
+/// Which of a name's addresses are wanted: what others than these are, or in which order they are,
+/// need not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// All, in any order.
+    All,
+    /// That with which an answer begins; somebody else may want all.
+    First,
 }
 
 /// Makes what servers prove themselves with; the crypto layer behind it.
@@ -411,7 +425,7 @@ struct Site {
     units: Units,
     clusters: Clusters,
     secured: BackendTlsUnits,
-    names: Arc<BTreeSet<String>>,
+    names: Arc<WantedNames>,
     /// By source and origin.
     certificates: Vec<Arc<Certificate>>,
     /// What is wrong with Gateways and VirtualServices beyond their own syntax.

@@ -39,6 +39,9 @@ pub(crate) enum Resolution {
     Static,
     /// Its endpoints are names, or its host is.
     Dns,
+    /// The same, with the first address of the newest answer alone: for names that stand for far
+    /// more addresses than an answer has.
+    FirstOfDns,
     /// The host that a route names is looked up. In a mesh it would be the address that the client
     /// asked for, which at a gateway is the gateway's own.
     None,
@@ -47,7 +50,7 @@ pub(crate) enum Resolution {
 const RESOLUTIONS: [(&str, Resolution); 5] = [
     ("STATIC", Resolution::Static),
     ("DNS", Resolution::Dns),
-    ("DNS_ROUND_ROBIN", Resolution::Dns),
+    ("DNS_ROUND_ROBIN", Resolution::FirstOfDns),
     ("NONE", Resolution::None),
     ("DYNAMIC_DNS", Resolution::None),
 ];
@@ -149,7 +152,9 @@ impl ServiceEntry {
                     "with STATIC each is an address; without any it is 503",
                 );
             }
-            Resolution::Dns if has_none && self.hosts.iter().any(is_wildcard) => {
+            Resolution::Dns | Resolution::FirstOfDns
+                if has_none && self.hosts.iter().any(is_wildcard) =>
+            {
                 let cause =
                     "or write `resolution: NONE`, which looks up the host that a route names";
                 let what = "`endpoints` is missing: there is no address of a wildcard host";
@@ -161,7 +166,7 @@ impl ServiceEntry {
                     problems.error(endpoints, "cannot stand beside resolution NONE", cause);
                 }
             }
-            Resolution::Static | Resolution::Dns => {}
+            Resolution::Static | Resolution::Dns | Resolution::FirstOfDns => {}
         }
     }
 }
@@ -240,7 +245,9 @@ fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<
 fn read_addresses(field: &Field<'_>, resolution: Option<Resolution>, problems: &mut Problems) {
     for item in field.items(problems) {
         let Some(text) = item.string(problems) else { continue };
-        if text.contains('/') && resolution == Some(Resolution::Dns) {
+        if text.contains('/')
+            && matches!(resolution, Some(Resolution::Dns | Resolution::FirstOfDns))
+        {
             let cause = "networks are only for resolution NONE and STATIC";
             problems.error(&item, format!("`{text}` is a network"), cause);
         }
@@ -387,7 +394,7 @@ fn read_address(
     }
     let good = match resolution {
         Resolution::Static => field.address(problems).is_some(),
-        Resolution::Dns | Resolution::None => {
+        Resolution::Dns | Resolution::FirstOfDns | Resolution::None => {
             let good =
                 matches!(text.parse(), Ok(HostPattern::Exact(_))) || text.parse::<IpAddr>().is_ok();
             if !good {

@@ -16,13 +16,14 @@
 mod lookup;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::compile::{Wanted, WantedNames};
 use lookup::{Answer, Found, Host};
 
 /// Servers say 0 for answers that must not be kept at all; asking for each request is no choice
@@ -97,6 +98,9 @@ impl Lane {
 struct Name {
     /// Sorted, distinct; empty while none is known.
     addresses: Vec<IpAddr>,
+    /// Where in `addresses` that stands with which the newest answer begins.
+    first: usize,
+    wanted: Wanted,
     /// Lookups without an address since the last that found one.
     failures: u32,
     /// How many of them, in a row up to now, ended with the word that it has none.
@@ -128,14 +132,16 @@ impl Resolver {
 
     /// From now on exactly `names` are of interest. Returns whether an address is known now that
     /// was not before.
-    pub(crate) fn want(&mut self, names: &BTreeSet<String>, now: Instant) -> bool {
-        self.names.retain(|name, _| names.contains(&**name));
+    pub(crate) fn want(&mut self, names: &WantedNames, now: Instant) -> bool {
+        self.names.retain(|name, _| names.contains_key(&**name));
         let mut learned = false;
-        for name in names {
-            if self.names.contains_key(name.as_str()) {
+        for (name, wanted) in names {
+            if let Some(entry) = self.names.get_mut(name.as_str()) {
+                entry.wanted = *wanted;
                 continue;
             }
-            let (name, entry): (Arc<str>, _) = (name.as_str().into(), Name::new(name, now));
+            let (name, entry): (Arc<str>, _) =
+                (name.as_str().into(), Name::new(name, *wanted, now));
             learned |= !entry.addresses.is_empty();
             entry.due.inspect(|due| self.found.push(&name, *due));
             self.names.insert(name, entry);
@@ -143,10 +149,13 @@ impl Resolver {
         learned
     }
 
-    /// The addresses of `name`, as far as they are known.
+    /// The addresses of `name`, as far as they are known: that with which the newest answer begins,
+    /// then the others.
     pub(crate) fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
-        let addresses = &self.names.get(name)?.addresses;
-        (!addresses.is_empty()).then(|| addresses.clone())
+        let Name { addresses, first, .. } = self.names.get(name)?;
+        let mut addresses = addresses.clone();
+        addresses.get_mut(..=*first)?.rotate_right(1);
+        Some(addresses)
     }
 
     /// Returns when the addresses of wanted names are different. Cancel-safe.
@@ -270,15 +279,16 @@ impl Resolver {
 
 /// Each says whether the addresses are different, and how long to wait for the next lookup.
 impl Name {
-    fn new(name: &str, now: Instant) -> Self {
+    fn new(name: &str, wanted: Wanted, now: Instant) -> Self {
         let addresses: Vec<_> = without_lookup(name).into_iter().collect();
         let is_answered = !addresses.is_empty();
         let due = (!is_answered).then_some(now);
-        Self { addresses, failures: 0, absences: 0, due, is_answered }
+        Self { addresses, first: 0, wanted, failures: 0, absences: 0, due, is_answered }
     }
 
     fn found(&mut self, found: Found) -> (bool, Duration) {
         let mut addresses = found.addresses;
+        let first = addresses.first().copied();
         // What is not known stays.
         if let Some(family) = found.unknown {
             addresses.extend(self.addresses.iter().filter(|address| family.has(address)));
@@ -286,8 +296,11 @@ impl Name {
         addresses.sort_unstable();
         addresses.dedup();
         (self.failures, self.absences) = (0, 0);
-        let differs = self.addresses != addresses;
-        self.addresses = addresses;
+        let before = self.addresses.get(self.first).copied();
+        let differs =
+            self.addresses != addresses || (self.wanted == Wanted::First && before != first);
+        let place = first.and_then(|first| addresses.binary_search(&first).ok());
+        (self.addresses, self.first) = (addresses, place.unwrap_or_default());
         (differs, found.ttl.clamp(TTL_MIN, TTL_MAX))
     }
 
@@ -356,8 +369,8 @@ mod tests {
         Resolver::new(&[])
     }
 
-    fn names(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+    fn names(names: &[&str]) -> WantedNames {
+        names.iter().map(|&name| (name.to_owned(), Wanted::All)).collect()
     }
 
     fn found_for(seconds: u64, addresses: &[&str]) -> Answer {
@@ -412,6 +425,23 @@ mod tests {
         assert!(!learns(&mut resolver, "a.test", again, now));
         assert!(learns(&mut resolver, "a.test", found_for(9, &["10.0.0.3"]), now));
         assert_eq!(known(&resolver, "a.test"), ["10.0.0.3"]);
+    }
+
+    #[test]
+    fn another_first_address_is_a_change_where_only_the_first_is_wanted() {
+        let (mut resolver, now) = (resolver(), Instant::now());
+        let mut wanted = names(&["a.test", "b.test"]);
+        wanted.insert("b.test".to_owned(), Wanted::First);
+        resolver.want(&wanted, now);
+        for name in ["a.test", "b.test"] {
+            learns(&mut resolver, name, found_for(9, &["10.0.0.2", "10.0.0.3", "10.0.0.1"]), now);
+            assert_eq!(known(&resolver, name), ["10.0.0.2", "10.0.0.1", "10.0.0.3"]);
+            let other = found_for(9, &["10.0.0.2", "10.0.0.1", "10.0.0.3"]);
+            assert!(!learns(&mut resolver, name, other, now), "the first is the same");
+            let first = found_for(9, &["10.0.0.3", "10.0.0.1", "10.0.0.2"]);
+            assert_eq!(learns(&mut resolver, name, first, now), name == "b.test");
+            assert_eq!(known(&resolver, name)[0], "10.0.0.3", "for who wants it next");
+        }
     }
 
     #[test]
@@ -497,11 +527,11 @@ mod tests {
         // A server that never answers.
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut resolver = Resolver::new(&[server.local_addr().unwrap()]);
-        let many: BTreeSet<_> = (0..10_000).map(|n| format!("n{n}.many.test")).collect();
+        let many = (0..10_000).map(|n| (format!("n{n}.many.test"), Wanted::All)).collect();
         resolver.want(&many, Instant::now());
         resolver.start_lookups(Instant::now());
         assert_eq!(resolver.found.lookups.len(), LOOKUPS_MAX);
-        assert_eq!(resolver.found.queue.len(), many.len() - LOOKUPS_MAX);
+        assert_eq!(resolver.found.queue.len(), 10_000 - LOOKUPS_MAX);
     }
 
     #[tokio::test]
@@ -510,9 +540,9 @@ mod tests {
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut resolver = Resolver::new(&[server.local_addr().unwrap()]);
         let (mut wanted, start) = (names(&["good.test"]), Instant::now());
-        wanted.extend((0..1_000).map(|n| format!("n{n}.dead.test")));
+        wanted.extend((0..1_000).map(|n| (format!("n{n}.dead.test"), Wanted::All)));
         resolver.want(&wanted, start);
-        for name in &wanted {
+        for name in wanted.keys() {
             let is_good = name == "good.test";
             let answer = if is_good { found_for(9, &["10.0.0.1"]) } else { failure() };
             learns(&mut resolver, name, answer, start);

@@ -601,7 +601,7 @@ spec: {type: ExternalName, externalName: elsewhere.test, ports: [{port: 8000}]}
     let mut world = World::page();
     world.write("backend.yaml", backend);
     let output = world.output();
-    assert_eq!(output.names.iter().collect::<Vec<_>>(), ["elsewhere.test"]);
+    assert_eq!(output.names.keys().collect::<Vec<_>>(), ["elsewhere.test"]);
     world.now.dns.insert("elsewhere.test".into(), vec![Ipv4Addr::new(10, 8, 8, 8).into()]);
     let first = first_route(&world.compile());
     assert!(first.ends_with("httpbin.default.svc.cluster.local [10.8.8.8:8000]"), "{first}");
@@ -613,10 +613,38 @@ fn a_service_entry_may_be_resolved_by_dns() {
     let entry = entry.replace("{address: 10.0.0.2}", "{address: localhost}");
     let mut world = World::page();
     world.write("backend.yaml", &entry);
-    assert!(world.output().names.contains("localhost"), "{:?}", world.output().names);
+    assert!(world.output().names.contains_key("localhost"), "{:?}", world.output().names);
     world.now.dns.insert("localhost".into(), vec![Ipv4Addr::LOCALHOST.into()]);
     let first = first_route(&world.compile());
     assert!(first.contains("127.0.0.1:80"), "{first}");
+}
+
+#[test]
+fn in_turn_the_first_address_is_the_only_endpoint() {
+    let entry = BACKEND.replace("STATIC", "DNS_ROUND_ROBIN").replace(", {address: 10.0.0.1,", "");
+    let entry = entry.replace("10.0.0.2", "web.test").replace(" ports: {http: 8080}}]", "]");
+    let mut world = World::page();
+    world.write("backend.yaml", &entry);
+    let wanted = WantedNames::from([("web.test".to_owned(), Wanted::First)]);
+    assert_eq!(*world.output().names, wanted);
+    for first in [2, 1] {
+        let found = [first, 3 - first].map(|last| Ipv4Addr::new(10, 0, 0, last).into());
+        world.now.dns.insert("web.test".into(), found.into());
+        let route = first_route(&world.compile());
+        assert!(route.ends_with(&format!("[10.0.0.{first}:80]")), "{route}");
+    }
+    // Who wants all of them as well gets all.
+    let all = entry.replace("DNS_ROUND_ROBIN", "DNS").replace("httpbin", "other");
+    world.write("other.yaml", &all);
+    let both = "{destination: {host: httpbin, port: {number: 8000}}, weight: 1}";
+    let both = format!("{both}, {}", both.replace("httpbin", "other"));
+    let page = PAGE.split("    - destination:").next().unwrap();
+    world.write("page.yaml", &format!("{}    route: [{both}]\n", page.replace("    route:\n", "")));
+    let output = world.output();
+    let route = first_route(&output.snapshot);
+    assert!(route.contains("[10.0.0.1:80] outbound|8000||other"), "{route}");
+    assert!(route.ends_with("[10.0.0.1:80, 10.0.0.2:80]"), "{route}");
+    assert_eq!(*output.names, wanted);
 }
 
 #[test]
@@ -644,7 +672,7 @@ fn dns_tries_the_completed_name_then_the_written_one() {
     let mut world = World::page();
     world.remove("backend.yaml");
     let output = world.output();
-    let names: Vec<_> = output.names.iter().map(String::as_str).collect();
+    let names: Vec<_> = output.names.keys().map(String::as_str).collect();
     assert_eq!(names, ["httpbin", "httpbin.default.svc.cluster.local"]);
     world.now.dns.insert("httpbin".into(), vec![Ipv4Addr::new(10, 9, 9, 9).into()]);
     let snapshot = world.compile();

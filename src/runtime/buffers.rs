@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-/// The kernel wants the buffer ring to begin on a page.
-const PAGE_BYTES: usize = 4096;
+/// The kernel wants the buffer ring to begin on a page: the largest of any kernel (arm64).
+const PAGE_BYTES: usize = 64 * 1024;
 /// Spare send buffers that are kept, all together: two for each of 120 requests of one turn.
 const SPARES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest that is.
@@ -307,6 +307,14 @@ mod tests {
         assert_eq!(two.bytes(), [0; 16], "buffers do not overlap");
         drop(one);
         assert_eq!(pool.take().unwrap().bytes(), [7; 16], "the last returned is taken first");
+    }
+
+    #[test]
+    fn the_buffer_ring_begins_on_a_page_however_large_pages_are() {
+        let rings: Vec<_> = (0..8).map(|_| Pool::ring(2, 16)).collect();
+        for ring in rings {
+            assert_eq!(ring.ring_address().unwrap() % (64 * 1024), 0);
+        }
     }
 
     #[test]

@@ -83,6 +83,26 @@ fn a_connection_that_cannot_be_set_up_does_not_end_accepting() {
 }
 
 #[test]
+fn an_accept_that_is_forbidden_is_tried_again_later() {
+    let without_permission = || {
+        run(Backend::Epoll, Config::default(), |handle| async move {
+            let socket = StdListener::bind("127.0.0.1:0").unwrap();
+            let peer = StdStream::connect(socket.local_addr().unwrap()).unwrap();
+            let mut listener = handle.listen(socket).unwrap();
+            // As by a security module, before the connection leaves the queue.
+            refuse(libc::SYS_accept4, Errno::PERM);
+            let limit = Duration::from_millis(200);
+            assert!(crate::io::timeout(&handle, limit, listener.accept()).await.is_err());
+            let counters = handle.counters();
+            assert!((1..=8).contains(&counters.accepts_refused), "{counters:?}");
+            assert!(listener.close().await.is_empty());
+            drop(peer);
+        });
+    };
+    thread::spawn(without_permission).join().unwrap();
+}
+
+#[test]
 fn without_descriptors_accepting_pauses_and_loses_nobody() {
     const CHILD: &str = "RINGGATE_TEST_WITHOUT_DESCRIPTORS";
     if std::env::var_os(CHILD).is_some() {

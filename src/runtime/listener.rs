@@ -30,7 +30,8 @@ use super::wake::Waiter;
 
 /// Accepted connections that may wait for `accept`.
 const QUEUE_MAX: usize = 16;
-/// How long to wait when descriptors or memory have run out: closing one takes about that long.
+/// How long to wait when descriptors, memory or a permission lack: closing a file takes about that
+/// long.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening socket.
@@ -38,7 +39,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 pub struct Listener {
     engine: Rc<Engine>,
     socket: Rc<Listening>,
-    /// Runs while descriptors or memory have run out.
+    /// Runs while descriptors, memory or a permission lack.
     pause: Option<Sleep>,
 }
 
@@ -272,16 +273,16 @@ pub(super) fn is_passing(errno: Errno) -> bool {
         Errno::NETUNREACH,
         Errno::NONET,
         Errno::NOPROTOOPT,
-        Errno::PERM,
         Errno::PROTO,
         Errno::TIMEDOUT,
     ]
     .contains(&errno)
 }
 
-/// Passes when something is closed or freed.
+/// Passes when something is closed, freed or allowed: the connection is still there, so trying
+/// again at once would be the same again.
 fn is_shortage(errno: Errno) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM].contains(&errno)
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

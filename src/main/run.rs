@@ -279,7 +279,7 @@ impl Gateway {
         tracing::info!("draining, for at most {} s", limit.as_secs_f32());
         self.fleet.start_drain(limit);
         self.shared.readiness.store(Arc::new(draining()));
-        self.fleet.finish();
+        self.fleet.finish(limit);
         tracing::info!("done");
     }
 }

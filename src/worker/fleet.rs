@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam::channel;
+use crossbeam::channel::{self, RecvTimeoutError};
 
 use super::Fresh;
 use super::balance::{self, Balance, Incoming};
@@ -19,6 +18,9 @@ use crate::telemetry::{AccessLog, Counters, Series, SharedCounters};
 
 /// How long a worker may take to carry out an order before it is called stuck.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after the limit of a drain a worker may take to close what is still open.
+const ENDING_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How the workers are started. Only a restart changes it.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Fleet {
     listeners: BTreeMap<ListenerKey, Bound>,
     /// No listener is opened any more.
     is_closed: bool,
+    /// Closed when every worker has ended.
+    ended: channel::Receiver<()>,
 }
 
 /// Where a worker reports whether its runtime started.
@@ -48,7 +52,6 @@ type Started = channel::Receiver<Result<runtime::Running, runtime::StartError>>;
 struct Hand {
     orders: runtime::Sender<Order>,
     counters: SharedCounters,
-    thread: JoinHandle<()>,
 }
 
 /// Why the workers could not start.
@@ -107,12 +110,15 @@ impl Fleet {
         source: &Source,
         log: Option<&AccessLog>,
     ) -> Result<(Self, Vec<runtime::Running>), StartError> {
-        let mut fleet = Self { workers: Vec::new(), listeners: BTreeMap::new(), is_closed: false };
+        let (running, ended) = channel::bounded(0);
+        let listeners = BTreeMap::new();
+        let mut fleet = Self { workers: Vec::new(), listeners, is_closed: false, ended };
         let mut drivers = Vec::new();
         let mut balances = balances(config).into_iter();
         for (index, core) in config.cores.iter().enumerate() {
             let balance = balances.next();
-            let (hand, started) = Hand::start(index, *core, config, balance, source, log)?;
+            let place = (index, *core, running.clone());
+            let (hand, started) = Hand::start(place, config, balance, source, log)?;
             fleet.workers.push(hand);
             let started = started.recv().map_err(|_| StartError::Silent)?;
             drivers.push(started.map_err(StartError::Runtime)?);
@@ -236,11 +242,12 @@ impl Fleet {
         self.reported(started, &reports);
     }
 
-    /// Waits until the workers have ended, after [`start_drain`](Self::start_drain).
-    pub fn finish(self) {
-        for worker in self.workers {
-            // A worker that panicked has nothing left to drain; it has been reported.
-            let _: std::thread::Result<()> = worker.thread.join();
+    /// Waits until the workers have ended, after [`start_drain`](Self::start_drain) with `limit`.
+    /// One that is stuck is cut by the end of the process.
+    pub fn finish(self, limit: Duration) {
+        let ended = self.ended.recv_timeout(limit.saturating_add(ENDING_TIME_MAX));
+        if ended == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("a worker does not end; it is cut");
         }
     }
 }
@@ -277,10 +284,9 @@ fn balances(config: &Config) -> Vec<(Balance<Fresh>, Incoming<Fresh>)> {
 }
 
 impl Hand {
-    /// The worker, and where it will report whether it started.
+    /// The worker, which holds `running` to its end, and where it will report whether it started.
     fn start(
-        index: usize,
-        core: Option<core_affinity::CoreId>,
+        (index, core, running): (usize, Option<core_affinity::CoreId>, channel::Sender<()>),
         config: &Config,
         balance: Option<(Balance<Fresh>, Incoming<Fresh>)>,
         source: &Source,
@@ -300,11 +306,14 @@ impl Hand {
             balance,
             started: report,
         };
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || start.run())
+            .spawn(move || {
+                let _running = running;
+                start.run();
+            })
             .map_err(StartError::Thread)?;
-        Ok((Self { orders, counters, thread }, started))
+        Ok((Self { orders, counters }, started))
     }
 }
 
@@ -314,6 +323,29 @@ mod tests {
     use crate::snapshot::Publisher;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
+
+    fn single() -> Fleet {
+        let config =
+            Config { cores: vec![None], runtime: runtime::Config::default(), balance: false };
+        Fleet::start(&config, &Publisher::default().source(), None).unwrap().0
+    }
+
+    #[test]
+    fn a_worker_that_is_stuck_does_not_keep_the_process_from_ending() {
+        let (release, stuck) = channel::bounded::<()>(0);
+        let fleet = single();
+        fleet.scraper().ask(move |_, _| {
+            // Until the test is over.
+            let _: Result<(), _> = stuck.recv();
+        });
+        let (ended, end) = channel::bounded(1);
+        std::thread::spawn(move || {
+            fleet.finish(Duration::ZERO);
+            ended.send(()).unwrap();
+        });
+        assert_eq!(end.recv_timeout(10 * ENDING_TIME_MAX), Ok(()));
+        drop(release);
+    }
 
     #[test]
     fn a_worker_that_panics_takes_the_process_with_it() {
@@ -325,12 +357,10 @@ mod tests {
             let signal = ExitStatus::signal(&output.status);
             return assert_eq!(signal, Some(libc::SIGABRT), "{output:?}");
         }
-        let config =
-            Config { cores: vec![None], runtime: runtime::Config::default(), balance: false };
-        let (fleet, _) = Fleet::start(&config, &Publisher::default().source(), None).unwrap();
+        let fleet = single();
         fleet.scraper().ask(|_, _| panic!("a bug in a worker"));
         // By then the worker has ended, were it not for its panic.
         fleet.start_drain(Duration::ZERO);
-        fleet.finish();
+        fleet.finish(Duration::ZERO);
     }
 }

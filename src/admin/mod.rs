@@ -5,8 +5,8 @@
 //!   error at start.
 //! - One thread of its own serves them; it reads what workers count and asks them for copies, and
 //!   never makes one wait. A worker that does not answer is waited for a bounded time.
-//! - Pages are compressed for who takes gzip, one at a time on a second thread: a probe does not
-//!   wait for that.
+//! - Pages that may be large are made on a second thread, one at a time, and compressed there for
+//!   who takes gzip: a probe does not wait for that.
 //! - What it shows is read by GET and HEAD, what it does is asked for by POST. Keys are never
 //!   shown.
 //!

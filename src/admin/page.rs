@@ -66,16 +66,22 @@ impl Pages {
         let snapshot = (self.state.snapshot)();
         Some(match uri.path() {
             "/" => Page::ok("text/html; charset=utf-8", index()),
-            "/certs" => Page::json(&certs::dump(&snapshot.certificates, SystemTime::now())),
-            "/clusters" => Page::ok(TEXT, clusters_text(&snapshot)),
-            "/config_dump" => Page::json(&config_dump::dump(&snapshot)),
+            "/certs" => {
+                let now = SystemTime::now();
+                aside(move || Page::json(&certs::dump(&snapshot.certificates, now))).await
+            }
+            "/clusters" => aside(move || Page::ok(TEXT, clusters_text(&snapshot))).await,
+            "/config_dump" => aside(move || Page::json(&config_dump::dump(&snapshot))).await,
             "/listeners" if uri.query() == Some("format=json") => {
                 Page::json(&self.listeners_json())
             }
             "/listeners" => Page::ok(TEXT, self.listeners_text()),
             "/ready" => self.ready(),
             "/server_info" => Page::json(&self.server_info(&snapshot)),
-            "/stats" => Page::ok(TEXT, plain(&self.scraper.scrape(&self.state).await)),
+            "/stats" => {
+                let scraped = self.scraper.scrape(&self.state).await;
+                aside(move || Page::ok(TEXT, plain(&scraped.render()))).await
+            }
             "/stats/prometheus" => self.prometheus().await,
             _ => return None,
         })
@@ -101,7 +107,8 @@ impl Pages {
     }
 
     async fn prometheus(&self) -> Page {
-        Page::ok(prometheus::CONTENT_TYPE, self.scraper.scrape(&self.state).await)
+        let scraped = self.scraper.scrape(&self.state).await;
+        aside(move || Page::ok(prometheus::CONTENT_TYPE, scraped.render())).await
     }
 
     fn ready(&self) -> Page {
@@ -160,6 +167,11 @@ impl Pages {
             "workers": self.state.workers.iter().map(worker).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What `make` makes on the second thread: it may take long.
+pub(super) async fn aside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(make).await.expect("making a page does not panic")
 }
 
 /// Envoy's way to name a listener, `0.0.0.0_443`, with the Gateway's port.

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::{State, certs};
 use crate::snapshot::{Certificate, CertificateState, Severity, Snapshot};
-use crate::telemetry::Series;
-use crate::telemetry::prometheus::{self, Page, label};
+use crate::telemetry::prometheus::{self, Page, Reporter, label};
+use crate::telemetry::{Series, SharedCounters};
 
 /// How long the workers may take to send their copies. A worker that is alive needs a loop turn.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,29 +20,45 @@ const CERTIFICATES_NAMED_MAX: usize = 100;
 
 /// Remembers what each worker sent last: a worker that is late must not make counters fall.
 pub(super) struct Scraper {
-    last: RefCell<Vec<Series>>,
+    last: RefCell<Vec<Arc<Series>>>,
+}
+
+/// All that a page is made of.
+pub(super) struct Scraped {
+    workers: Vec<SharedCounters>,
+    others: Vec<SharedCounters>,
+    /// One for each worker.
+    series: Vec<Arc<Series>>,
+    late: usize,
+    reporter: Reporter,
+    snapshot: Arc<Snapshot>,
+    version: &'static str,
+    is_live: bool,
+    started: SystemTime,
+    now: SystemTime,
 }
 
 impl Scraper {
     pub(super) fn new(workers: usize) -> Self {
-        Self { last: RefCell::new(vec![Series::default(); workers]) }
+        Self { last: RefCell::new(vec![Arc::default(); workers]) }
     }
 
-    /// The page for Prometheus.
-    pub(super) async fn scrape(&self, state: &State) -> String {
+    /// Asks the workers.
+    pub(super) async fn scrape(&self, state: &State) -> Scraped {
         let came = self.collect((state.scrape)()).await;
-        let late = state.workers.len().saturating_sub(came);
-        let mut merged = Series::default();
-        for series in self.last.borrow().iter() {
-            merged.merge(series.clone());
+        let now = SystemTime::now();
+        Scraped {
+            workers: state.workers.clone(),
+            others: state.others.clone(),
+            series: self.last.borrow().clone(),
+            late: state.workers.len().saturating_sub(came),
+            reporter: (state.reporter)(),
+            snapshot: (state.snapshot)(),
+            version: state.version,
+            is_live: state.ready(now).ready,
+            started: state.started,
+            now,
         }
-        let reporter = (state.reporter)();
-        let mut page = prometheus::render(&state.workers, &state.others, &merged, &reporter);
-        let help = "Workers whose copy did not come in time; their last one was used.";
-        page.gauge("ringgate_scrape_workers_late", help, [(String::new(), late)]);
-        add_state(&mut page, state);
-        add_snapshot(&mut page, &(state.snapshot)(), SystemTime::now());
-        page.into_text()
     }
 
     /// Takes copies until the channel closes or patience ends; tells how many came.
@@ -51,7 +67,7 @@ impl Scraper {
         let receiving = async {
             while let Some((worker, series)) = copies.recv().await {
                 if let Some(last) = self.last.borrow_mut().get_mut(worker) {
-                    *last = series;
+                    *last = Arc::new(series);
                     came += 1;
                 }
             }
@@ -62,13 +78,29 @@ impl Scraper {
     }
 }
 
-fn add_state(page: &mut Page, state: &State) {
-    let build = [label("component", "proxy"), label("tag", state.version)].join(",");
-    page.gauge("istio_build", "Always 1; the version is in the label.", [(build, 1)]);
-    let live = u8::from(state.ready(SystemTime::now()).ready);
-    page.gauge("envoy_server_live", "1 when traffic can come.", [(String::new(), live)]);
-    let uptime = state.started.elapsed().unwrap_or_default().as_secs();
-    page.gauge("envoy_server_uptime", "Seconds since the start.", [(String::new(), uptime)]);
+impl Scraped {
+    /// The page for Prometheus. Takes long where there are many series.
+    pub(super) fn render(&self) -> String {
+        let mut merged = Series::default();
+        for series in &self.series {
+            merged.merge(Series::clone(series));
+        }
+        let mut page = prometheus::render(&self.workers, &self.others, &merged, &self.reporter);
+        let help = "Workers whose copy did not come in time; their last one was used.";
+        page.gauge("ringgate_scrape_workers_late", help, [(String::new(), self.late)]);
+        self.add_state(&mut page);
+        add_snapshot(&mut page, &self.snapshot, self.now);
+        page.into_text()
+    }
+
+    fn add_state(&self, page: &mut Page) {
+        let build = [label("component", "proxy"), label("tag", self.version)].join(",");
+        page.gauge("istio_build", "Always 1; the version is in the label.", [(build, 1)]);
+        let live = u8::from(self.is_live);
+        page.gauge("envoy_server_live", "1 when traffic can come.", [(String::new(), live)]);
+        let uptime = self.now.duration_since(self.started).unwrap_or_default().as_secs();
+        page.gauge("envoy_server_uptime", "Seconds since the start.", [(String::new(), uptime)]);
+    }
 }
 
 fn add_snapshot(page: &mut Page, snapshot: &Snapshot, now: SystemTime) {

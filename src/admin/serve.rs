@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
 use super::body::Whole;
-use super::page::{Page, Pages, TEXT};
+use super::page::{Page, Pages, TEXT, aside};
 use super::{Command, State, command, gzip};
 
 /// For a request's head, and between two requests.
@@ -53,10 +53,11 @@ pub(super) fn start(
     state: State,
     ended: watch::Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
-    // The other thread packs pages; a second would only take more from the workers.
+    // The other thread makes large pages and packs them; a second would only take more from the
+    // workers.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("admin-gzip")
+        .thread_name("admin-pages")
         .max_blocking_threads(1)
         .build()?;
     let ports = {
@@ -160,8 +161,8 @@ async fn send(page: Page, headers: &HeaderMap) -> Response<Whole> {
     }
     let is_gzip = gzip::is_accepted(headers);
     let mut response = if is_gzip {
-        let packed = tokio::task::spawn_blocking(move || gzip::pack(text.as_bytes())).await;
-        response(status, content_type, packed.expect("packing does not panic"))
+        let packed = aside(move || gzip::pack(text.as_bytes())).await;
+        response(status, content_type, packed)
     } else {
         response(status, content_type, text)
     };

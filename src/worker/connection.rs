@@ -25,7 +25,7 @@ use super::balance::{Balance, Carried};
 use super::{Fresh, Worker};
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
-use crate::io::{Net, Stream, linger};
+use crate::io::{Elapsed, Net, Stream, linger};
 use crate::snapshot::{Identity, ListenerKey, Serves, TcpTable, TlsPolicy, TlsServer, TlsServes};
 use crate::tcp;
 use crate::tcp::proxy_protocol::{self, Header, ReadError};
@@ -105,28 +105,34 @@ impl<N: Net> Connection<N> {
     /// Takes the header of the PROXY protocol, and the addresses in it for those of the connection.
     /// None, and that is noted, if there is no such header.
     async fn hear_of_client<S: Stream>(&mut self, stream: &mut S) -> Option<()> {
-        let (limits, handshakes_max) = self.handshake_limits();
-        let worker = Rc::clone(&self.worker);
-        let waiting = worker.handshakes.begin(handshakes_max);
-        let reading = proxy_protocol::read(stream);
-        let reading = http::hurry(&worker.gateway.net, &self.watch, limits, reading);
-        let failure = match waiting.run(Box::pin(reading)).await {
-            Some(Ok(Ok(Header::Proxied { source, destination }))) => {
+        let failure = match self.in_time(proxy_protocol::read(stream)).await {
+            Ok(Ok(Header::Proxied { source, destination })) => {
                 (self.remote, self.local) = (source, destination);
                 return Some(());
             }
-            Some(Ok(Ok(Header::Own))) => return Some(()),
+            Ok(Ok(Header::Own)) => return Some(()),
             // As health checks do.
-            Some(Ok(Err(ReadError::Unused))) => return None,
-            Some(Ok(Err(ReadError::Closed | ReadError::Malformed))) => Failure::NoProxyHeader,
-            Some(Err(_)) => Failure::TooSlow,
-            None => Failure::TooManyHandshakes,
+            Ok(Err(ReadError::Unused)) => return None,
+            Ok(Err(ReadError::Closed | ReadError::Malformed)) => Failure::NoProxyHeader,
+            Err(failure) => failure,
         };
         self.note(&failure);
         None
     }
 
-    /// How long each step may take, and how many connections may be at one.
+    /// Runs `step` of the connection's beginning, within the limits of handshakes.
+    async fn in_time<F: Future>(&self, step: F) -> Result<F::Output, Failure> {
+        let (times, handshakes_max) = self.handshake_limits();
+        let shaking = self.worker.handshakes.begin(handshakes_max);
+        let hurried = http::hurry(&self.worker.gateway.net, &self.watch, times, step);
+        match shaking.run(Box::pin(hurried)).await {
+            Some(Ok(done)) => Ok(done),
+            Some(Err(Elapsed)) => Err(Failure::TooSlow),
+            None => Err(Failure::TooManyHandshakes),
+        }
+    }
+
+    /// How long a step may take, also in a drain, and how many connections may be at one.
     fn handshake_limits(&self) -> ((Duration, Duration), usize) {
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
         let limits = &snapshots.current().limits;
@@ -196,21 +202,15 @@ impl<N: Net> Connection<N> {
 
     /// Reads the ClientHello and does what the server that it selects wants.
     async fn secure<S: Stream>(&self, stream: S) -> Result<Secured<S>, Failure> {
-        let (limits, handshakes_max) = self.handshake_limits();
-        let shaking = self.worker.handshakes.begin(handshakes_max);
-        let accepting = self.greet(stream);
-        let accepting = http::hurry(&self.worker.gateway.net, &self.watch, limits, accepting);
-        match shaking.run(Box::pin(accepting)).await {
-            Some(Ok(Ok(secured))) => Ok(secured),
-            Some(Ok(Err(Unaccepted { error, stream }))) => {
-                if let Some(stream) = stream {
-                    linger(&self.worker.gateway.net, limits.1, stream).await;
-                }
-                Err(Failure::Refused(error))
-            }
-            Some(Err(_)) => Err(Failure::TooSlow),
-            None => Err(Failure::TooManyHandshakes),
+        let Unaccepted { error, stream } = match self.in_time(self.greet(stream)).await? {
+            Ok(secured) => return Ok(secured),
+            Err(unaccepted) => unaccepted,
+        };
+        if let Some(stream) = stream {
+            let ((_, grace), _) = self.handshake_limits();
+            linger(&self.worker.gateway.net, grace, stream).await;
         }
+        Err(Failure::Refused(error))
     }
 
     async fn greet<S: Stream>(&self, stream: S) -> Result<Secured<S>, Unaccepted<S>> {

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -205,9 +206,10 @@ impl Listeners {
             }
         }
         for (key, socket) in open {
+            let address = shown(socket.local_addr());
             match self.worker.gateway.net.listen(socket) {
                 Ok(listener) => self.open(key, listener),
-                Err(error) => tracing::error!("listener {key:?}: {error}"),
+                Err(error) => tracing::error!("a worker cannot listen on {address}: {error}"),
             }
         }
     }
@@ -245,22 +247,30 @@ impl Accepting {
     /// The next connection, or `None` when the listener is to close.
     async fn next(&mut self) -> Option<Accepted> {
         let stop = self.stop.watch();
-        let accepting = self.listener.accept();
-        let mut accepting = pin!(accepting);
-        let next = poll_fn(|cx| {
-            if stop.poll_draining(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            accepting.as_mut().poll(cx).map(Some)
-        });
-        match next.await? {
+        let next = {
+            let mut accepting = pin!(self.listener.accept());
+            poll_fn(|cx| {
+                if stop.poll_draining(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                accepting.as_mut().poll(cx).map(Some)
+            })
+            .await?
+        };
+        match next {
             Ok(accepted) => Some(accepted),
             Err(error) => {
-                tracing::error!("listener {:?} broke: {error}", self.key);
+                let address = shown(self.listener.local_addr());
+                tracing::error!("a worker no longer listens on {address}: {error}");
                 None
             }
         }
     }
+}
+
+fn shown(address: io::Result<SocketAddr>) -> String {
+    address
+        .map_or_else(|error| format!("an address that is not known ({error})"), |a| a.to_string())
 }
 
 /// Serves a connection here, or has another worker do so.

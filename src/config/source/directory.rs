@@ -4,7 +4,8 @@
 //!   with a dot are passed over: editors and Kubernetes (`..data`) keep their own there.
 //! - `secrets/NAME/` at the root is a mounted Secret with its keys as files.
 //! - Links are followed. Each real directory is read once, so a loop ends where it begins; but a
-//!   Secret is one by each name that leads to its directory.
+//!   Secret is one by each name that leads to its directory, and `secrets` holds Secrets by
+//!   whichever name it is met first.
 //! - A file that cannot be read is an entry that says why. A directory that cannot be read keeps
 //!   the files that it had: unreadable is not deleted.
 //! - Contents are handed out when they change, and not kept.
@@ -79,7 +80,7 @@ enum PlaceKind {
     /// `secrets`: its sub-directories are Secrets.
     Secrets,
     Secret,
-    /// A Secret that is found by other names, too, or among files.
+    /// A Secret, or `secrets`, that is found by other names, too, or among files.
     Shared,
 }
 
@@ -536,7 +537,8 @@ impl<'a> Walk<'a> {
     }
 
     /// What stands in the directory at `path`, sorted; nothing where it was read before, unless it
-    /// is a Secret. What begins with two dots is Kubernetes' own and left out.
+    /// is a Secret, or holds Secrets: of these its directories. What begins with two dots is
+    /// Kubernetes' own and left out.
     fn entries(
         &mut self,
         path: &Arc<PathBuf>,
@@ -545,7 +547,7 @@ impl<'a> Walk<'a> {
     ) -> io::Result<Vec<Entry>> {
         let metadata = fs::metadata(&real)?;
         let is_known = !self.visited.insert((metadata.dev(), metadata.ino()));
-        if is_known && kind != PlaceKind::Secret {
+        if is_known && kind == PlaceKind::Files {
             return Ok(Vec::new());
         }
         self.watcher.watch(&real);
@@ -558,6 +560,9 @@ impl<'a> Walk<'a> {
             }
             let directory = self.follow(path, &real, &entry, kind)?;
             entries.push(Entry { path: path.join(&name), name, directory });
+        }
+        if is_known && kind == PlaceKind::Secrets {
+            entries.retain(|entry| entry.directory.is_some());
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let kind = if is_known { PlaceKind::Shared } else { kind };
@@ -739,6 +744,31 @@ mod tests {
             Err(NeedsScan) => directory.scan(&mut Nobody).unwrap(),
         };
         assert_eq!(told(changes), both(b"2"));
+    }
+
+    #[test]
+    fn a_link_to_the_directory_of_secrets_hides_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("secrets/shop")).unwrap();
+        fs::write(root.join("secrets/shop/tls.crt"), "1").unwrap();
+        fs::write(root.join("secrets/beside.yaml"), "k: v").unwrap();
+        symlink("secrets", root.join("a-link")).unwrap();
+        let mut directory = Directory::new(&root);
+        let changes = directory.scan(&mut Nobody).unwrap();
+        let names: Vec<_> = changes.secrets.iter().map(|secret| secret.name.to_string()).collect();
+        assert_eq!(names, ["shop"]);
+        assert_eq!(told(&root, changes), ["a-link/beside.yaml: k: v"], "once");
+        let new = root.join("secrets/new");
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join("tls.crt"), "2").unwrap();
+        assert!(directory.concerns(&new, true));
+        let changes = match directory.refresh(&new, &mut Nobody) {
+            Ok(changes) => changes,
+            Err(NeedsScan) => directory.scan(&mut Nobody).unwrap(),
+        };
+        let names: Vec<_> = changes.secrets.iter().map(|secret| secret.name.to_string()).collect();
+        assert_eq!(names, ["new"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -455,13 +455,23 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     if std::fs::metadata(path).is_ok_and(|found| found.is_dir() || found.file_type().is_fifo()) {
         return Err("is no file; name the settings file itself".to_owned());
     }
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let file = std::fs::File::open(path).map_err(|error| cannot_open(&error))?;
     let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("is larger than {FILE_BYTES_MAX} bytes, so no settings file"));
     }
     Ok(bytes)
+}
+
+fn cannot_open(error: &std::io::Error) -> String {
+    let cures = [
+        (ErrorKind::NotFound, "make it, `{}` is enough to begin with, or change `--settings`"),
+        (ErrorKind::PermissionDenied, "let the user that ringgate runs as read it"),
+    ];
+    let cure = cures.iter().find(|(kind, _)| *kind == error.kind());
+    let cure = cure.map_or_else(String::new, |(_, cure)| format!("; {cure}"));
+    format!("cannot be opened: {error}{cure}")
 }
 
 fn read_settings(top: &mut Section<'_>) -> Settings {
@@ -754,7 +764,11 @@ r.yaml:17: admin: stands here for the second time";
         );
         assert_eq!(errors("- a\n"), "r.yaml:1: must be keys and values, not a list");
         let missing = Settings::load(Path::new("/nowhere/r.yaml")).unwrap_err().to_string();
-        assert!(missing.starts_with("/nowhere/r.yaml: cannot be opened: "), "{missing}");
+        assert_eq!(
+            missing,
+            "/nowhere/r.yaml: cannot be opened: No such file or directory (os error 2); make it, \
+             `{}` is enough to begin with, or change `--settings`"
+        );
     }
 
     #[test]

@@ -34,22 +34,32 @@ pub fn check_paths(
     out: &mut dyn Write,
 ) -> Result<bool, String> {
     let mut found = Changes::default();
-    let shown = |error| format!("cannot print: {error}");
-    let source = std::slice::from_ref(&settings.source.directory);
-    for path in if paths.is_empty() { source } else { paths } {
+    if paths.is_empty() {
+        let source = read_directory(&settings.source.directory, out);
+        found = source.map_err(|error| format!("source.directory {error}"))?;
+    }
+    for path in paths {
         if path.is_dir() {
-            let mut directory = Directory::new(path);
-            let below = directory.scan(&mut Nobody).map_err(|error| error.to_string())?;
-            if below.is_empty() {
-                let what = "warning: there is no *.yaml and no *.yml below it";
-                writeln!(out, "{}: {what}", path.display()).map_err(shown)?;
-            }
-            found.extend(below);
+            found.extend(read_directory(path, out)?);
         } else {
             found.files.push(read_file(path)?);
         }
     }
-    check(Subject::new(found, &settings.files.root, settings), out).map_err(shown)
+    check(Subject::new(found, &settings.files.root, settings), out)
+        .map_err(|error| cannot_print(&error))
+}
+
+fn cannot_print(error: &io::Error) -> String {
+    format!("cannot print: {error}")
+}
+
+fn read_directory(path: &Path, out: &mut dyn Write) -> Result<Changes, String> {
+    let found = Directory::new(path).scan(&mut Nobody).map_err(|error| error.to_string())?;
+    if found.is_empty() {
+        let what = "warning: there is no *.yaml and no *.yml below it";
+        writeln!(out, "{}: {what}", path.display()).map_err(|error| cannot_print(&error))?;
+    }
+    Ok(found)
 }
 
 /// Checks a file that holds `content` and stands alone. Returns whether there was no error.

@@ -55,7 +55,7 @@ pub struct StartError(DirectoryError);
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        write!(f, "source.directory {}", self.0)
     }
 }
 
@@ -205,11 +205,14 @@ impl Control {
         self.watch.begin();
         let mut changes = match self.directory.scan(&mut self.watch) {
             Ok(changes) => {
-                self.is_readable = true;
+                if !std::mem::replace(&mut self.is_readable, true) {
+                    tracing::info!("source.directory can be read again");
+                }
                 changes
             }
             Err(error) => {
                 if std::mem::replace(&mut self.is_readable, false) {
+                    let error = StartError(error);
                     tracing::error!("{error}; what was read before stays in force");
                 }
                 Changes::default()

@@ -158,3 +158,15 @@ fn settings_that_are_wrong_are_reported_before_anything_else() {
     let expected = format!("{settings}:1: sorce: unknown key, did you mean `source`?");
     assert!(text.contains(&expected), "{text}");
 }
+
+#[test]
+fn a_source_that_is_not_there_is_said_to_be_the_settings_one() {
+    let site = site();
+    fs::remove_dir_all(site.path().join("resources")).unwrap();
+    let settings = site.path().join("settings.yaml");
+    let (code, text) = run_to_end(&["check", "--settings", settings.to_str().unwrap()]);
+    assert_eq!(code, Some(64), "{text}");
+    let source = site.path().join("resources");
+    let expected = format!("source.directory {} cannot be read: ", source.display());
+    assert!(text.contains(&expected) && text.contains("change `source.directory`"), "{text}");
+}

@@ -684,9 +684,6 @@ impl Vault<'_> {
 fn unreadable(path: &str, error: &io::Error) -> Unfit {
     if error.kind() == io::ErrorKind::NotFound {
         Unfit::absent(format!("{path} does not exist"))
-    } else if error.kind() == io::ErrorKind::PermissionDenied {
-        let cure = "let the user that ringgate runs as read it";
-        Unfit::wrong(format!("{path} cannot be read: {error}; {cure}"))
     } else {
         Unfit::wrong(format!("{path} cannot be read: {error}"))
     }

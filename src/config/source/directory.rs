@@ -119,7 +119,7 @@ impl fmt::Display for DirectoryError {
             (io::ErrorKind::NotADirectory, "name the directory that the files are in"),
             (io::ErrorKind::PermissionDenied, "let the user that ringgate runs as read it"),
         ];
-        write!(f, "source.directory {root} cannot be read: {error}")?;
+        write!(f, "{root} cannot be read: {error}")?;
         match cures.iter().find(|(kind, _)| *kind == error.kind()) {
             Some((_, cure)) => write!(f, "; {cure}"),
             None => Ok(()),
@@ -495,7 +495,7 @@ impl<'a> Walk<'a> {
             }
             // It was deleted since its parent was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.keep(&path, &error),
+            Err(error) => self.keep(&path, error),
         }
     }
 
@@ -521,7 +521,7 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
-            Err(error) => self.keep(&path, &error),
+            Err(error) => self.keep(&path, error),
         }
     }
 
@@ -532,7 +532,7 @@ impl<'a> Walk<'a> {
                 let names = files.map(|entry| entry.name).collect();
                 self.secrets.insert(Arc::clone(path), names);
             }
-            Err(error) => self.keep(path, &error),
+            Err(error) => self.keep(path, error),
         }
     }
 
@@ -597,9 +597,9 @@ impl<'a> Walk<'a> {
     }
 
     /// The directory at `path` cannot be read: what it held stays.
-    fn keep(&mut self, path: &Path, error: &io::Error) {
+    fn keep(&mut self, path: &Path, error: io::Error) {
         self.kept.push(path.to_owned());
-        self.report(path.to_owned(), format!("cannot be read: {error}"));
+        self.report(path.to_owned(), format!("cannot be read: {}", FileError::from(error).what));
     }
 
     fn report(&mut self, path: PathBuf, what: String) {

@@ -149,7 +149,11 @@ impl Stamp {
 
 impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
-        Self { kind: error.kind(), what: error.to_string() }
+        let mut what = error.to_string();
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            what.push_str("; let the user that ringgate runs as read it");
+        }
+        Self { kind: error.kind(), what }
     }
 }
 
@@ -170,6 +174,13 @@ mod tests {
     fn look(seen: &mut Seen, path: &Path) -> Option<String> {
         let found = seen.look(path, BYTES_MAX)?;
         Some(found.map_or_else(|error| error.what, |bytes| String::from_utf8(bytes).unwrap()))
+    }
+
+    #[test]
+    fn what_may_not_be_read_has_its_cure() {
+        let error = FileError::from(io::Error::from_raw_os_error(libc::EACCES));
+        let what = "Permission denied (os error 13); let the user that ringgate runs as read it";
+        assert_eq!(error.what, what);
     }
 
     #[test]

@@ -462,8 +462,8 @@ fn a_key_that_may_not_be_read_is_told_of_at_its_own_field() {
     let said = said(&world.compile());
     let place = format!("page.yaml:{line}: error: ");
     let what = format!(
-        "tls.privateKey: {key} cannot be read: Permission denied (os error 13); let the user \
-         that ringgate runs as read it (its hosts are closed until this is mended"
+        "tls.privateKey: {key} cannot be read: Permission denied (os error 13) (its hosts are \
+         closed until this is mended"
     );
     assert!(said.contains(&place) && said.contains(&what), "{said}");
 }

@@ -304,6 +304,13 @@ impl Supplies {
         chunk
     }
 
+    /// A receive found no buffer. Counted unless there were more.
+    pub(super) fn run_out(&self) {
+        if self.buffers.ran_out() {
+            self.count(|counters| counters.buffers_exhausted += 1);
+        }
+    }
+
     pub(super) fn counters(&self) -> Counters {
         self.counters.get()
     }

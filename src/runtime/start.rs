@@ -16,8 +16,9 @@ pub struct Config {
     /// Completions that fit; more wait in the kernel, at a price. Default 8192: some thousand
     /// connections may each complete a send and several receives in one turn.
     pub completion_entries: u32,
-    /// Receive buffers, rounded up to a power of two from 2 to 32768. Default 256: as the kernel
-    /// takes them in turn, all of them are touched, and 4 MB stay in the cache.
+    /// Receive buffers, rounded up to a power of two from 2 to 32768. Default 256: as many slow
+    /// readers may each hold one. Those returned last are used first, so a thread that needs few
+    /// touches few.
     pub buffers: u16,
     /// The size of one. Default 16 KB: most of a full TLS record, and few calls for bulk data.
     pub buffer_bytes: u32,

@@ -160,12 +160,14 @@ impl Driver {
         state.sending = Some(self.start(Operation::Send { socket, bytes, sent }));
     }
 
-    /// Arms the receives that found no buffer, as far as there are buffers now.
+    /// Offers buffers, and arms the receives that found none as far as there are some now.
     fn feed_starved(&self, turn: u64) {
-        for _ in 0..self.supplies.buffers.free() {
+        let mut left = self.supplies.buffers.publish();
+        while left > 0 {
             let Some(socket) = self.starved.borrow_mut().pop_front() else { return };
             socket.state.borrow_mut().receiving = Receiving::Idle;
             self.receive(&socket, turn);
+            left -= u16::from(socket.state.borrow().receiving != Receiving::Idle);
         }
     }
 
@@ -214,7 +216,7 @@ impl Driver {
             Ok(Some(lease)) => state.received(self.supplies.keep(lease), turn),
             Ok(None) => state.end(),
             Err(Errno::NOBUFS) => {
-                self.supplies.count(|counters| counters.buffers_exhausted += 1);
+                self.supplies.run_out();
                 state.receiving = Receiving::Starved;
                 self.starved.borrow_mut().push_back(Rc::clone(socket));
             }

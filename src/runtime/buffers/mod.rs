@@ -8,13 +8,14 @@
 //!
 //! It does not know sockets, and how many bytes one connection may hold is not decided here.
 
+mod ring;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::types::BufRingEntry;
+use self::ring::Ring;
 
 /// The kernel wants the buffer ring to begin on a page: the largest of any kernel (arm64).
 const PAGE_BYTES: usize = 64 * 1024;
@@ -33,52 +34,37 @@ pub(super) struct Pool {
     count: u16,
     /// Buffers on lease. Invariant: at most `count`.
     leased: Cell<u16>,
-    home: Home,
-}
-
-/// Where a buffer waits that nobody holds.
-#[derive(Debug)]
-enum Home {
-    /// Used by us; the last one returned is taken first, while it is in the cache.
-    Stack(RefCell<Vec<u16>>),
-    /// Published for the kernel to choose from.
-    Ring(Ring),
-}
-
-/// The buffer ring shared with the kernel: `count` entries, of which the first also holds the tail.
-#[derive(Debug)]
-struct Ring {
-    memory: Memory,
-    tail: Cell<u16>,
+    /// Those that nobody holds. The last one returned is used first, while it is in the cache.
+    free: RefCell<Vec<u16>>,
+    /// Where the kernel takes them from, if it does.
+    ring: Option<Ring>,
+    /// When buffers were last offered, none stayed behind.
+    all_offered: Cell<bool>,
 }
 
 impl Pool {
     /// A pool of which we take the buffers ourselves.
     pub(super) fn stack(count: u16, buffer_bytes: u32) -> Rc<Self> {
-        let free = (0..count).rev().collect();
-        Self::new(count, buffer_bytes, Home::Stack(RefCell::new(free)))
+        Self::new(count, buffer_bytes, None)
     }
 
-    /// A pool of which the kernel takes them. `count` is a power of two.
+    /// A pool of which the kernel takes those that [`publish`](Self::publish) offers it. `count` is
+    /// a power of two.
     pub(super) fn ring(count: u16, buffer_bytes: u32) -> Rc<Self> {
-        let memory = Memory::new(usize::from(count) * size_of::<BufRingEntry>());
-        let pool = Self::new(count, buffer_bytes, Home::Ring(Ring { memory, tail: Cell::new(0) }));
-        (0..count).for_each(|id| pool.send_home(id));
-        pool
+        Self::new(count, buffer_bytes, Some(Ring::new(count)))
     }
 
-    fn new(count: u16, buffer_bytes: u32, home: Home) -> Rc<Self> {
+    fn new(count: u16, buffer_bytes: u32, ring: Option<Ring>) -> Rc<Self> {
         let buffer_bytes = buffer_bytes as usize;
         let memory = Memory::new(usize::from(count) * buffer_bytes);
-        Rc::new(Self { memory, buffer_bytes, count, leased: Cell::new(0), home })
+        let free = RefCell::new((0..count).rev().collect());
+        let (leased, all_offered) = Default::default();
+        Rc::new(Self { memory, buffer_bytes, count, leased, free, ring, all_offered })
     }
 
     /// The address of the buffer ring, for its registration.
     pub(super) fn ring_address(&self) -> Option<u64> {
-        match &self.home {
-            Home::Stack(_) => None,
-            Home::Ring(ring) => Some(ring.memory.start.as_ptr() as u64),
-        }
+        self.ring.as_ref().map(Ring::address)
     }
 
     /// How many buffers there are.
@@ -91,10 +77,28 @@ impl Pool {
         self.count - self.leased.get()
     }
 
-    /// Takes a free buffer. `None` when there is none, or when the kernel chooses.
+    /// Offers the kernel what it may fill in the next turn; returns how many buffers those are.
+    #[allow(clippy::cast_possible_truncation, reason = "buffer_bytes was made of a u32")]
+    pub(super) fn publish(&self) -> u16 {
+        let Some(ring) = &self.ring else { return 0 };
+        let mut free = self.free.borrow_mut();
+        for _ in 0..ring.wanted() {
+            let Some(id) = free.pop() else { break };
+            ring.publish(id, self.start(id), self.buffer_bytes as u32);
+        }
+        self.all_offered.set(free.is_empty());
+        ring.published()
+    }
+
+    /// A receive found no buffer in the ring. Returns whether every free one had been offered.
+    pub(super) fn ran_out(&self) -> bool {
+        self.ring.iter().for_each(Ring::ran_out);
+        self.all_offered.get()
+    }
+
+    /// Takes a free buffer. `None` when there is none.
     pub(super) fn take(self: &Rc<Self>) -> Option<Lease> {
-        let Home::Stack(free) = &self.home else { return None };
-        let id = free.borrow_mut().pop()?;
+        let id = self.free.borrow_mut().pop()?;
         self.leased.set(self.leased.get() + 1);
         Some(Lease { pool: Rc::clone(self), id, start: 0, end: self.buffer_bytes })
     }
@@ -106,6 +110,7 @@ impl Pool {
     /// is claimed once: by it the kernel has handed the buffer over.
     pub(super) unsafe fn claim(self: &Rc<Self>, id: u16, len: usize) -> Lease {
         assert!(id < self.count && len <= self.buffer_bytes, "the kernel chose one of our buffers");
+        self.ring.iter().for_each(|ring| ring.claimed(len));
         self.leased.set(self.leased.get() + 1);
         Lease { pool: Rc::clone(self), id, start: 0, end: len }
     }
@@ -118,44 +123,11 @@ impl Pool {
         if scarce { Chunk::copy(lease.bytes()) } else { Chunk::Lent(lease) }
     }
 
-    fn send_home(&self, id: u16) {
-        match &self.home {
-            Home::Stack(free) => free.borrow_mut().push(id),
-            Home::Ring(ring) => {
-                let address = self.start(id).as_ptr() as u64;
-                ring.publish(self.count, id, address, self.buffer_bytes);
-            }
-        }
-    }
-
     fn start(&self, id: u16) -> NonNull<u8> {
         let offset = usize::from(id) * self.buffer_bytes;
         assert!(id < self.count);
         // SAFETY: `memory` is `count * buffer_bytes` long and `id < count`, so the offset is in it.
         unsafe { self.memory.start.add(offset) }
-    }
-}
-
-impl Ring {
-    /// Offers a buffer to the kernel.
-    #[allow(clippy::cast_possible_truncation, reason = "buffer_bytes was made of a u32")]
-    fn publish(&self, count: u16, id: u16, address: u64, bytes: usize) {
-        let tail = self.tail.get();
-        let base = self.memory.start.cast::<BufRingEntry>();
-        // SAFETY: the ring has `count` entries, and the masked tail is less than that.
-        let entry = unsafe { base.add(usize::from(tail & (count - 1))) };
-        // SAFETY: the entry is zeroed memory of this type. The kernel reads it only after the tail
-        // has passed it (below), and it is free, because at most `count` buffers are published.
-        let entry = unsafe { &mut *entry.as_ptr() };
-        entry.set_addr(address);
-        entry.set_len(bytes as u32);
-        entry.set_bid(id);
-        self.tail.set(tail.wrapping_add(1));
-        // SAFETY: `base` is the first entry of a page-aligned ring; its last field is the tail.
-        let shared = unsafe { BufRingEntry::tail(base.as_ptr()) };
-        // SAFETY: the tail is aligned, outlives this call, and only ever accessed atomically.
-        let shared = unsafe { AtomicU16::from_ptr(shared.cast_mut()) };
-        shared.store(self.tail.get(), Ordering::Release);
     }
 }
 
@@ -195,7 +167,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.leased.set(self.pool.leased.get() - 1);
-        self.pool.send_home(self.id);
+        self.pool.free.borrow_mut().push(self.id);
     }
 }
 
@@ -315,6 +287,19 @@ mod tests {
         for ring in rings {
             assert_eq!(ring.ring_address().unwrap() % (64 * 1024), 0);
         }
+    }
+
+    #[test]
+    fn the_kernel_is_offered_what_was_returned_last() {
+        let pool = Pool::ring(16, 16);
+        let offered = pool.publish();
+        assert!(offered < 16, "not all at once");
+        // SAFETY: no kernel knows this ring; the test stands in for it.
+        let lease = unsafe { pool.claim(0, 16) };
+        let returned = lease.id;
+        drop(lease);
+        assert_eq!(pool.take().unwrap().id, returned);
+        assert_eq!(pool.publish(), offered, "another takes its place");
     }
 
     #[test]

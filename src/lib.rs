@@ -68,6 +68,7 @@ pub mod io;
 pub mod demo;
 pub mod tune;
 pub mod settings;
+pub mod address;
 
 #[cfg(feature = "bench")]
 #[doc(hidden)]

@@ -6,27 +6,29 @@ use std::path::{Path, PathBuf};
 
 /// Each layer and the layers it may import, in the order that data flows.
 ///
-/// `snapshot` is the waist: what makes it and what reads it never see each other.
+/// `snapshot` is the waist: what makes it and what reads it never see each other. `address` is a
+/// word that most of them use, and knows nothing itself.
 const LAYERS: &str = "
     bench     > http tls snapshot io
     fuzz      > config http tcp upstream tls crypto io
     main      > config admin worker snapshot drain telemetry demo tune settings
-    config    > snapshot crypto settings
+    config    > snapshot crypto settings address
     admin     > snapshot drain telemetry settings
-    worker    > http tcp upstream tls snapshot runtime io drain telemetry settings
-    http      > upstream snapshot io drain telemetry
-    tcp       > upstream snapshot io drain telemetry
-    upstream  > tls snapshot io telemetry
+    worker    > http tcp upstream tls snapshot runtime io drain telemetry settings address
+    http      > upstream snapshot io drain telemetry address
+    tcp       > upstream snapshot io drain telemetry address
+    upstream  > tls snapshot io telemetry address
     tls       > snapshot crypto io telemetry
-    snapshot  > crypto
+    snapshot  > crypto address
     crypto    >
-    runtime   > io
-    io        >
+    runtime   > io address
+    io        > address
     drain     >
-    telemetry >
+    telemetry > address
     demo      >
     tune      >
     settings  >
+    address   >
 ";
 
 /// The one layer that may say `unsafe`.

@@ -23,7 +23,7 @@ fn snapshot() -> Snapshot {
         name: "outbound|8000||httpbin.default.svc.cluster.local".into(),
         host: "httpbin.default.svc.cluster.local".into(),
         protocol: UpstreamProtocol::Http1,
-        endpoints: vec!["127.0.0.1:8000".parse().unwrap()],
+        endpoints: vec![([127, 0, 0, 1], 8000).into()],
         connect_timeout: Duration::from_secs(10),
         traffic: None,
         tls: None,

@@ -10,7 +10,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -22,6 +21,7 @@ use super::deadline::Deadline;
 use super::headers;
 use super::outgoing::{Outgoing, Replay};
 use super::retry::{self, Failure};
+use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::{Cluster, Limits, RetryPolicy};
 use crate::upstream::{Exchange, Reached, To, Upgraded};
@@ -153,7 +153,7 @@ impl<N: Net> Attempts<'_, N> {
     }
 
     /// The time of the attempt under way has passed; tells at which endpoint, if it has one.
-    fn note_late(&self) -> Option<SocketAddr> {
+    fn note_late(&self) -> Option<Address> {
         let reached = self.reached.take();
         self.gateway.upstreams.note_late(self.cluster, reached);
         reached.endpoint()
@@ -214,13 +214,13 @@ impl<N: Net> Answer<N> {
 }
 
 /// Endpoints that are to be avoided, and those whose localities are to be left.
-type Others<'a> = (&'a [SocketAddr], &'a [SocketAddr]);
+type Others<'a> = (&'a [Address], &'a [Address]);
 
 /// How many attempts are made before the localities are left that they were made in, as in Istio.
 const ATTEMPTS_PER_LOCALITY: usize = 2;
 
 /// Those of `asked` whose localities are to be left.
-fn leave<'a>(policy: &RetryPolicy, asked: &'a [SocketAddr]) -> &'a [SocketAddr] {
+fn leave<'a>(policy: &RetryPolicy, asked: &'a [Address]) -> &'a [Address] {
     match policy.leaves_localities {
         true => &asked[..asked.len() / ATTEMPTS_PER_LOCALITY * ATTEMPTS_PER_LOCALITY],
         false => &[],
@@ -228,7 +228,7 @@ fn leave<'a>(policy: &RetryPolicy, asked: &'a [SocketAddr]) -> &'a [SocketAddr] 
 }
 
 /// Where it came from, as far as it came.
-fn endpoint<N: Net>(answer: &Result<Answer<N>, Failure>) -> Option<SocketAddr> {
+fn endpoint<N: Net>(answer: &Result<Answer<N>, Failure>) -> Option<Address> {
     match answer {
         Ok(Answer::Exchange(exchange)) => Some(exchange.remote),
         Ok(Answer::Upgrade(upgraded)) => Some(match &**upgraded {

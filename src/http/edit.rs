@@ -12,6 +12,7 @@ use ::http::{StatusCode, Version};
 
 use super::entry::Entry;
 use super::headers::external_address_of;
+use crate::address::Address;
 use crate::snapshot::{AddressPart, Edit, FieldValue, Piece, RequestPart, Template};
 use crate::telemetry;
 
@@ -83,10 +84,11 @@ impl Context<'_> {
         let downstream = self.entry.downstream();
         match piece {
             Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Piece::Peer(part) => address(downstream.remote, *part, out),
-            Piece::Local(part) => address(downstream.local, *part, out),
+            Piece::Peer(part) => address(downstream.remote.into(), *part, out),
+            Piece::Local(part) => address(downstream.local.into(), *part, out),
             Piece::Remote(part) => {
-                address(external_address_of(&request.headers, downstream.remote), *part, out);
+                let client = external_address_of(&request.headers, downstream.remote);
+                address(client.into(), *part, out);
             }
             Piece::Endpoint(part) => {
                 if let Some(endpoint) = self.entry.endpoint() {
@@ -166,7 +168,13 @@ fn protocol(version: Version) -> &'static [u8] {
     if version == Version::HTTP_2 { b"HTTP/2" } else { b"HTTP/1.1" }
 }
 
-fn address(address: SocketAddr, part: AddressPart, out: &mut Vec<u8>) {
+fn address(address: Address, part: AddressPart, out: &mut Vec<u8>) {
+    let address = match address {
+        Address::Ip(address) => address,
+        // As by Envoy: the path is all of it, and there is no port.
+        Address::Pipe(_) if part == AddressPart::Port => return,
+        Address::Pipe(path) => return out.extend_from_slice(path.as_str().as_bytes()),
+    };
     let (ip, port) = (address.ip().to_canonical(), address.port());
     let written = match part {
         AddressPart::Whole => write!(out, "{}", SocketAddr::new(ip, port)),

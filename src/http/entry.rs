@@ -15,6 +15,7 @@ use ::http::{Method, Request, StatusCode, Uri, Version};
 use super::Downstream;
 use super::grpc;
 use super::headers::Vouched;
+use crate::address::Address;
 use crate::snapshot::{Cluster, Route};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::request::{Flags, Record};
@@ -58,7 +59,7 @@ struct Outcome {
 /// The endpoint that was tried last.
 #[derive(Clone, Copy, Default)]
 struct Upstream {
-    remote: Option<SocketAddr>,
+    remote: Option<Address>,
     local: Option<SocketAddr>,
     /// From sending the request to the head of the response.
     time: Option<Duration>,
@@ -151,7 +152,7 @@ impl Entry {
     }
 
     /// The endpoint that was tried last.
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+    pub(crate) fn endpoint(&self) -> Option<Address> {
         self.upstream.get().remote
     }
 
@@ -205,7 +206,7 @@ impl Entry {
     /// `remote` was tried, and answered after `time` if it did.
     pub(crate) fn tried(
         &self,
-        remote: Option<SocketAddr>,
+        remote: Option<Address>,
         local: Option<SocketAddr>,
         time: Option<Duration>,
     ) {
@@ -269,9 +270,11 @@ impl Entry {
             upstream_host: upstream.remote,
             upstream_cluster: self.cluster_name(),
             upstream_service: names.map_or("", Names::service),
-            upstream_local: upstream.local,
-            downstream_local: Some(self.downstream.local),
-            downstream_remote: Some(vouched.map_or(remote, |vouched| vouched.client(remote))),
+            upstream_local: upstream.local.map(Address::from),
+            downstream_local: Some(self.downstream.local.into()),
+            downstream_remote: Some(
+                vouched.map_or(remote, |vouched| vouched.client(remote)).into(),
+            ),
             server_name: self.downstream.server_name().unwrap_or_default(),
             route_name: self.route_name(),
             ..Record::new(self.start)

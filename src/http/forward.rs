@@ -30,6 +30,7 @@ use super::outgoing::Replay;
 use super::respond::Responder;
 use super::retry::Failure;
 use super::{Downstream, Gateway};
+use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::{
     Abort, Cluster, Edits, Extras, Fault, RetryPolicy, Route, Share, Target, View,
@@ -480,7 +481,7 @@ impl<N: Net> Forwarder<N> {
     }
 
     /// Notes which endpoint answered, and tells how long that took in milliseconds.
-    fn note(&self, remote: SocketAddr, local: Option<SocketAddr>, entry: &Entry) -> HeaderValue {
+    fn note(&self, remote: Address, local: Option<SocketAddr>, entry: &Entry) -> HeaderValue {
         let time = self.gateway.net.now() - entry.started();
         entry.tried(Some(remote), local, Some(time));
         milliseconds(time)

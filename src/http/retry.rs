@@ -1,11 +1,10 @@
 //! Whether the outcome of an attempt is worth another one. Pure: policy and outcome in, answer out.
 
-use std::net::SocketAddr;
-
 use ::http::StatusCode;
 use ::http::header::{HeaderMap, HeaderName};
 
 use super::grpc;
+use crate::address::Address;
 use crate::snapshot::{RetryOn, RetryPolicy};
 use crate::upstream::{Error, Kind, Retry};
 
@@ -16,9 +15,9 @@ const X_ENVOY_RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelim
 pub(crate) enum Failure {
     Upstream(Error),
     /// It took longer than one attempt may, at this endpoint if one was chosen.
-    AttemptTimeout(Option<SocketAddr>),
+    AttemptTimeout(Option<Address>),
     /// All attempts together took longer than the route allows, the last one at this endpoint.
-    Timeout(Option<SocketAddr>),
+    Timeout(Option<Address>),
 }
 
 /// Whether `policy` wants another attempt after `failure`.

@@ -826,7 +826,7 @@ fn a_grpc_call_ends_when_its_client_no_longer_waits() {
 /// A gateway that mirrors to an endpoint on port 9.
 fn mirroring() -> Rig {
     let mirrored = cluster(1, UpstreamProtocol::Http1);
-    let endpoints = vec!["127.0.0.1:9".parse().unwrap()];
+    let endpoints = vec![([127, 0, 0, 1], 9).into()];
     let cluster = Some(Arc::new(Cluster { endpoints, ..mirrored.clone() }));
     let mirrors = vec![Mirror { cluster, share: Share::ALL }];
     Rig::of(mirrored, Some(Extras { mirrors, ..Extras::default() }))
@@ -839,7 +839,7 @@ fn mirrored(rig: &Rig, client: &mut End, length: usize, body: &str) -> [(End, St
     write(client, head + body);
     rig.world.idle();
     let mut ends = [rig.world.accept(), rig.world.accept()];
-    ends.sort_by_key(|(endpoint, _)| endpoint.port());
+    ends.sort_by_key(|(endpoint, _)| endpoint.ip().unwrap().port());
     ends.map(|(_, mut end)| {
         let seen = read(&mut end);
         (end, seen)

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Buf;
 
+use crate::address::Address;
+
 /// An ordered stream of bytes in both directions, such as a TCP connection or TLS over one.
 ///
 /// Dropping a stream closes it at once: bytes that are still in its send buffer are lost. To end it
@@ -113,12 +115,12 @@ pub trait Connect: Clone + 'static {
     type Stream: Take + Probed;
 
     /// Connects to `to`. There is no timeout in it; dropping the future gives up.
-    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static;
+    fn connect(&self, to: Address) -> impl Future<Output = io::Result<Self::Stream>> + 'static;
 }
 
 /// A connection that the kernel has, which it is told and asked about.
 pub trait Probed {
-    /// The address of its own end, known since it was connected.
+    /// The address of its own end, known since it was connected; a Unix socket's has none.
     fn local(&self) -> Option<SocketAddr>;
 
     /// Has a silent peer probed, so that a connection to one that is gone breaks.

@@ -9,7 +9,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, socket_with,
+};
+
+use crate::address::Address;
 
 use super::listener::Listening;
 use super::socket::{Socket, Supplies};
@@ -59,8 +63,12 @@ impl Driver {
     }
 
     /// Connects; `connecting` tells the outcome and the reader is woken.
-    pub(super) fn connect(&self, socket: &Rc<Socket>, to: SocketAddr) -> io::Result<()> {
-        dispatch!(self.connect(socket, to))
+    pub(super) fn connect(&self, socket: &Rc<Socket>, to: Address) -> io::Result<()> {
+        let to = name(to)?;
+        match self {
+            Self::Epoll(driver) => driver.connect(socket, &to),
+            Self::Uring(driver) => driver.connect(socket, to),
+        }
     }
 
     /// Sees to it that bytes are received if more are wanted, and the reader is woken by them.
@@ -101,9 +109,24 @@ impl Driver {
         }
     }
 
-    /// A new TCP socket for a connection to `to`.
-    pub(super) fn stream_socket(&self, to: SocketAddr) -> io::Result<OwnedFd> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    /// A new stream socket for a connection to `to`.
+    pub(super) fn stream_socket(&self, to: Address) -> io::Result<OwnedFd> {
+        let family = match to {
+            Address::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+            Address::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+            Address::Pipe(_) => AddressFamily::UNIX,
+        };
         Ok(socket_with(family, SocketType::STREAM, self.socket_flags(), None)?)
     }
+}
+
+/// How the kernel names `address`.
+fn name(address: Address) -> io::Result<SocketAddrAny> {
+    Ok(match address {
+        Address::Ip(address) => address.into(),
+        Address::Pipe(path) => match path.abstract_name() {
+            Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?.into(),
+            None => SocketAddrUnix::new(path.as_str())?.into(),
+        },
+    })
 }

@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::address::Address;
 use crate::io::{Clock, Connect, Spawn};
 
 use super::counters::Counters;
@@ -63,7 +64,7 @@ impl Handle {
 impl Connect for Handle {
     type Stream = TcpStream;
 
-    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
+    fn connect(&self, to: Address) -> impl Future<Output = io::Result<Self::Stream>> + 'static {
         TcpStream::connect(engine::current(), to)
     }
 }

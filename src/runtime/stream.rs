@@ -1,4 +1,4 @@
-//! A TCP connection as an [`io::Stream`](crate::io::Stream).
+//! A connection, of TCP or a Unix socket, as an [`io::Stream`](crate::io::Stream).
 //!
 //! - Nothing is received before the first [`poll_fill`](Stream::poll_fill): a stream that is not
 //!   read leaves its bytes with the kernel. Once it is read, it goes on receiving up to a bound.
@@ -18,11 +18,15 @@ use std::time::Duration;
 use bytes::Buf;
 use rustix::net::sockopt;
 
+use crate::address::Address;
 use crate::io::{Probed, Probes, Stream, Take};
 
 use super::buffers::Chunk;
 use super::engine::Engine;
 use super::socket::{Connecting, HIGH_WATER_BYTES, Next, Socket, Writing};
+
+/// How long to wait when an endpoint has too many connections to accept.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection, accepted or connected.
 #[derive(Debug)]
@@ -31,7 +35,7 @@ pub struct TcpStream {
     socket: Rc<Socket>,
     /// The piece on loan. Invariant: not empty.
     lent: Option<Chunk>,
-    /// Our address, of a connection that we made. Boxed: most were accepted.
+    /// Our address, of a connection that we made by TCP. Boxed: most were accepted.
     local: Option<Box<SocketAddr>>,
 }
 
@@ -44,16 +48,28 @@ impl TcpStream {
     }
 
     /// Connects to `to`.
-    pub(super) async fn connect(engine: Rc<Engine>, to: SocketAddr) -> io::Result<Self> {
+    pub(super) async fn connect(engine: Rc<Engine>, to: Address) -> io::Result<Self> {
         let fd = engine.driver.stream_socket(to)?;
-        sockopt::set_tcp_nodelay(&fd, true)?;
+        if let Address::Ip(_) = to {
+            sockopt::set_tcp_nodelay(&fd, true)?;
+        }
         let mut stream = Self::adopt(&engine, fd)?;
         engine.supplies.count(|counters| counters.connects += 1);
-        engine.driver.connect(&stream.socket, to)?;
-        std::future::poll_fn(|cx| stream.poll_connected(cx)).await?;
+        while let Err(error) = stream.try_connect(to).await {
+            // A Unix socket whose queue is full says so, where TCP's would wait by itself.
+            if to.ip().is_some() || error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error);
+            }
+            engine.sleep(QUEUE_FULL_PAUSE).await;
+        }
         let local = rustix::net::getsockname(&stream.socket.fd)?;
         stream.local = SocketAddr::try_from(local).ok().map(Box::new);
         Ok(stream)
+    }
+
+    async fn try_connect(&self, to: Address) -> io::Result<()> {
+        self.engine.driver.connect(&self.socket, to)?;
+        std::future::poll_fn(|cx| self.poll_connected(cx)).await
     }
 
     fn poll_connected(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {

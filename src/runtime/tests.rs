@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::io::{Clock, Connect, Spawn, Stream};
+use crate::address::{Address, PipePath};
+use crate::io::{Clock, Connect, Probed, Spawn, Stream};
 
 /// Longer than any step of a test takes; reached only when something hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -233,22 +236,76 @@ on_both! {
             let mut peer = listener.accept().unwrap().0;
             peer.write_all(b"hello").unwrap();
         });
-        let mut stream = handle.connect(to).await.unwrap();
+        let mut stream = handle.connect(to.into()).await.unwrap();
         assert_eq!(read_to_end(&mut stream).await.unwrap(), b"hello");
         peer.join(&handle).await;
     }
 
     fn a_refused_connect_is_an_error(handle: Handle) {
         let closed = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = handle.connect(closed).await.unwrap_err();
+        let error = handle.connect(closed.into()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    fn a_unix_socket_is_connected_to_by_path_and_by_name(handle: Handle) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock").display().to_string();
+        let listener = UnixListener::bind(&path).unwrap();
+        let name = format!("@{path}");
+        let by_name = UnixAddress::from_abstract_name(&path).unwrap();
+        let named = UnixListener::bind_addr(&by_name).unwrap();
+        for (listener, path) in [(listener, path), (named, name)] {
+            let peer = Peer::new(move || {
+                let mut peer = listener.accept().unwrap().0;
+                let mut bytes = vec![0; 100_000];
+                peer.read_exact(&mut bytes).unwrap();
+                peer.write_all(&bytes).unwrap();
+            });
+            let mut stream = handle.connect(pipe(&path)).await.unwrap();
+            assert_eq!(stream.local(), None);
+            stream.write(&[IoSlice::new(&pattern(100_000))]).unwrap();
+            assert!(read_to_end(&mut stream).await.unwrap() == pattern(100_000));
+            peer.join(&handle).await;
+        }
+    }
+
+    fn a_unix_socket_that_is_not_there_is_an_error(handle: Handle) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock").display().to_string();
+        let error = handle.connect(pipe(&path)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        drop(UnixListener::bind(&path).unwrap());
+        let error = handle.connect(pipe(&path)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    fn a_connect_waits_for_room_in_the_queue_of_a_unix_socket(handle: Handle) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock").display().to_string();
+        let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let listener = listener.unwrap();
+        listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let queued = handle.connect(pipe(&path)).await.unwrap();
+        for _ in 0..3 {
+            let mut given_up = Box::pin(handle.connect(pipe(&path)));
+            assert!(poll_once(|cx| given_up.as_mut().poll(cx)).await.is_none());
+            handle.sleep(Duration::from_millis(2)).await;
+        }
+        let mut connecting = Box::pin(handle.connect(pipe(&path)));
+        assert!(poll_once(|cx| connecting.as_mut().poll(cx)).await.is_none());
+        handle.sleep(Duration::from_millis(30)).await;
+        assert!(poll_once(|cx| connecting.as_mut().poll(cx)).await.is_none());
+        let _accepted = listener.accept().unwrap();
+        let _connected = connecting.await.unwrap();
+        drop(queued);
     }
 
     fn a_pending_connect_can_be_dropped(handle: Handle) {
         let (listener, _queued) = full_listener();
         let to = listener.local_addr().unwrap().as_socket().unwrap();
         for _ in 0..5 {
-            let mut connecting = Box::pin(handle.connect(to));
+            let mut connecting = Box::pin(handle.connect(to.into()));
             assert!(poll_once(|cx| connecting.as_mut().poll(cx)).await.is_none());
             handle.sleep(Duration::from_millis(2)).await;
         }
@@ -610,6 +667,10 @@ async fn pair(handle: &Handle) -> (TcpStream, StdStream) {
     let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_read_timeout(Some(LIMIT)).unwrap();
     (handle.adopt(listener.accept().unwrap().0).unwrap(), peer)
+}
+
+fn pipe(path: &str) -> Address {
+    Address::Pipe(PipePath::new(path).unwrap())
 }
 
 /// A listener whose queue is full, so that connects wait.

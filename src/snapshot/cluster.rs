@@ -1,8 +1,9 @@
 //! Clusters: the endpoints that requests for one service and port go to.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::address::Address;
 
 use super::BackendTls;
 use super::traffic::Traffic;
@@ -20,7 +21,7 @@ pub struct Cluster {
     /// What its endpoints speak.
     pub protocol: UpstreamProtocol,
     /// Distinct, sorted.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Address>,
     /// How long one connect may take, with its handshake if there is one.
     pub connect_timeout: Duration,
     /// What a DestinationRule or the weights of its endpoints ask for; `None` for the defaults.

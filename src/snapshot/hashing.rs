@@ -4,7 +4,7 @@
 //! - When an endpoint comes or goes, few other hashes lead elsewhere.
 //! - An endpoint's share grows with its weight.
 
-use std::net::SocketAddr;
+use crate::address::Address;
 
 use super::traffic::Spread;
 
@@ -26,7 +26,7 @@ impl HashTable {
     /// The table for `endpoints`, each with its weight, or all the same if there are no `weights`;
     /// `None` if there is no endpoint.
     #[must_use]
-    pub fn new(endpoints: &[SocketAddr], weights: &[u32], spread: Spread) -> Option<Self> {
+    pub fn new(endpoints: &[Address], weights: &[u32], spread: Spread) -> Option<Self> {
         if endpoints.is_empty() {
             return None;
         }
@@ -82,7 +82,7 @@ fn remainder(hash: u64, len: usize) -> usize {
 ///
 /// The lightest endpoint has a power of two of them, so that their number, and with it all others'
 /// points, stays the same while few endpoints come and go.
-fn ring(endpoints: &[SocketAddr], weights: &[u64], points: u32) -> Box<[(u64, u32)]> {
+fn ring(endpoints: &[Address], weights: &[u64], points: u32) -> Box<[(u64, u32)]> {
     let sum: u64 = weights.iter().sum();
     let lightest = weights.iter().min().copied().unwrap_or(1);
     let least = (u64::from(points) * lightest).div_ceil(sum).next_power_of_two();
@@ -100,11 +100,11 @@ fn ring(endpoints: &[SocketAddr], weights: &[u64], points: u32) -> Box<[(u64, u3
 
 /// As in the paper (Eisenbud et al. 2016, section 3.4): each endpoint in turn takes the next free
 /// place of a permutation of its own; one of less weight than the heaviest passes in between.
-fn maglev(endpoints: &[SocketAddr], weights: &[u64], size: u32) -> Box<[u32]> {
+fn maglev(endpoints: &[Address], weights: &[u64], size: u32) -> Box<[u32]> {
     let size = size as usize;
     const FREE: u32 = u32::MAX;
     let heaviest = weights.iter().max().copied().unwrap_or(1);
-    let step_of = |endpoint: &SocketAddr| {
+    let step_of = |endpoint: &Address| {
         let name = endpoint.to_string();
         let offset = remainder(seeded_hash(name.as_bytes(), 1), size);
         let skip = 1 + remainder(seeded_hash(name.as_bytes(), 2), (size - 1).max(1));
@@ -140,8 +140,8 @@ mod tests {
 
     const SPREADS: [Spread; 2] = [Spread::Ring(1024), Spread::Maglev(65_537)];
 
-    fn endpoints(count: u16) -> Vec<SocketAddr> {
-        (1..=count).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect()
+    fn endpoints(count: u16) -> Vec<Address> {
+        (1..=count).map(|port| Address::from(([10, 0, 0, 1], port))).collect()
     }
 
     fn keys() -> impl Iterator<Item = u64> {

@@ -5,11 +5,12 @@
 //!
 //! Deliberately not here: what a worker remembers of a cluster.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderName;
+
+use crate::address::Address;
 
 use super::grouping::Grouping;
 use super::hashing::{HashTable, stable_hash};
@@ -71,7 +72,7 @@ impl Traffic {
 
     /// The same for a cluster with `endpoints`.
     #[must_use]
-    pub fn among(self, endpoints: &[SocketAddr]) -> Self {
+    pub fn among(self, endpoints: &[Address]) -> Self {
         let names: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
         Self { list: stable_hash(names.join(" ").as_bytes()), ..self }
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::address::Address;
 use crate::io::Net;
 use crate::io::relay::Moved;
 use crate::snapshot::{Cluster, Limits, PoolLimits};
@@ -29,7 +30,7 @@ pub(super) struct Entry<N: Net> {
     /// The same moment as `start`, on the clock that never jumps.
     started: Instant,
     cluster: OnceCell<Arc<Cluster>>,
-    upstream: Cell<Option<SocketAddr>>,
+    upstream: Cell<Option<Address>>,
     upstream_local: Cell<Option<SocketAddr>>,
     outcome: Cell<Outcome>,
     /// Why there is no connection to an endpoint.
@@ -86,7 +87,7 @@ impl<N: Net> Entry<N> {
     }
 
     /// The endpoint that was tried last.
-    pub(super) fn tried(&self, remote: Option<SocketAddr>) {
+    pub(super) fn tried(&self, remote: Option<Address>) {
         self.upstream.set(remote);
     }
 
@@ -165,11 +166,11 @@ impl<N: Net> Entry<N> {
             bytes_received: self.moved.forth.get(),
             bytes_sent: self.moved.back.get(),
             upstream_host: self.upstream.get(),
-            upstream_local: self.upstream_local.get(),
+            upstream_local: self.upstream_local.get().map(Address::from),
             upstream_cluster: self.cluster.get().map_or("", |cluster| &cluster.name),
             upstream_service: self.service(),
-            downstream_local: Some(self.local),
-            downstream_remote: Some(self.remote),
+            downstream_local: Some(self.local.into()),
+            downstream_remote: Some(self.remote.into()),
             server_name: self.server_name.as_deref().unwrap_or_default(),
             ..Record::new(self.start)
         }

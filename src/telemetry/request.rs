@@ -1,8 +1,9 @@
 //! What is known of a request once it is over: the one value that log and series are made of.
 
-use std::net::SocketAddr;
 use std::ops::BitOr;
 use std::time::{Duration, SystemTime};
+
+use crate::address::Address;
 
 /// A finished request, or a connection that ended before its first. Borrows everything.
 ///
@@ -47,17 +48,17 @@ pub struct Record<'a> {
     /// Host header or `:authority`.
     pub authority: &'a str,
     /// The endpoint that was tried last.
-    pub upstream_host: Option<SocketAddr>,
+    pub upstream_host: Option<Address>,
     /// `outbound|8000||httpbin.default.svc.cluster.local`.
     pub upstream_cluster: &'a str,
     /// The host that the cluster stands for, `httpbin.default.svc.cluster.local`.
     pub upstream_service: &'a str,
     /// Our end of the connection to the endpoint.
-    pub upstream_local: Option<SocketAddr>,
+    pub upstream_local: Option<Address>,
     /// Our end of the client's connection.
-    pub downstream_local: Option<SocketAddr>,
+    pub downstream_local: Option<Address>,
     /// The client.
-    pub downstream_remote: Option<SocketAddr>,
+    pub downstream_remote: Option<Address>,
     /// The SNI.
     pub server_name: &'a str,
     /// The rule's name in the VirtualService.

@@ -217,6 +217,7 @@ fn place_below(random: &impl Random, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
     use crate::snapshot::{HashKey, HashPolicy, HashTable, Spread, TrafficPolicy, stable_hash};
     use proptest::prelude::*;
     use std::cell::Cell;
@@ -284,8 +285,7 @@ mod tests {
 
     fn traffic(balance: Balance, weights: &[u32]) -> Traffic {
         let ports = (1..).zip(weights).map(|(port, _)| port);
-        let endpoints: Vec<_> =
-            ports.map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        let endpoints: Vec<_> = ports.map(|port| Address::from(([10, 0, 0, 1], port))).collect();
         let table = match &balance {
             Balance::Hash(hash) => HashTable::new(&endpoints, weights, hash.spread).map(Arc::new),
             Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+
+use crate::address::Address;
 
 /// A request that an endpoint did not answer, or not to the end.
 #[derive(Debug)]
@@ -11,7 +12,7 @@ pub(crate) struct Error {
     /// What happened.
     pub(crate) kind: Kind,
     /// The endpoint, where one was chosen.
-    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) remote: Option<Address>,
     /// Whether the same request may be sent again.
     pub(crate) retry: Retry,
 }
@@ -56,7 +57,7 @@ pub(crate) enum Retry {
 
 impl Error {
     /// An error that is never retried, at `remote`.
-    pub(super) fn at(remote: SocketAddr, kind: Kind) -> Self {
+    pub(super) fn at(remote: Address, kind: Kind) -> Self {
         Self { kind, remote: Some(remote), retry: Retry::Never }
     }
 
@@ -87,7 +88,7 @@ impl Error {
     }
 
     /// An error before anything of the request was sent.
-    pub(super) fn unsent(remote: Option<SocketAddr>, kind: Kind) -> Self {
+    pub(super) fn unsent(remote: Option<Address>, kind: Kind) -> Self {
         Self { kind, remote, retry: Retry::IfUnsent }
     }
 }

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 
+use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::PoolLimits;
 
@@ -159,7 +160,7 @@ fn outgoing<B>(
     to: To<'_>,
     body: B,
     progress: &Rc<Progress>,
-    remote: SocketAddr,
+    remote: Address,
 ) -> Result<Request<Outgoing>, Error>
 where
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
@@ -362,7 +363,7 @@ impl Connections {
     }
 
     /// The last failure.
-    fn failure(&self, remote: SocketAddr) -> Error {
+    fn failure(&self, remote: Address) -> Error {
         let kind = match self.failure.borrow().clone() {
             Some(Failure::Io(kind)) => Kind::Connect(kind.into()),
             Some(Failure::Tls(reason)) => Kind::Tls(reason),
@@ -659,7 +660,7 @@ mod tests {
     #[test]
     fn fields_beside_the_head_are_sent_with_it() {
         let (head, ()) = Request::get("/").header("x-a", "1").body(()).unwrap().into_parts();
-        let (value, remote) = (HeaderValue::from_static("2"), "10.0.0.1:80".parse().unwrap());
+        let (value, remote) = (HeaderValue::from_static("2"), Address::from(([10, 0, 0, 1], 80)));
         let own: [Field<'_>; 1] = [(&header::VIA, &value)];
         let (cluster, limits) = (cluster(1, UpstreamProtocol::Http2), Limits::default());
         let to = To { own: &own, ..To::new(&cluster, &limits, 0) };

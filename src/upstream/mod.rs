@@ -47,6 +47,7 @@ use std::time::Duration;
 use ::http::{Response, StatusCode, Version, request::Parts};
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::{Cluster, Field, Limits, ProtocolChoice, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
@@ -64,7 +65,7 @@ pub(crate) struct Exchange<N: Net, B> {
     /// The final response head, as the endpoint sent it but for its framing.
     pub(crate) response: Response<Body<N, B>>,
     /// The endpoint.
-    pub(crate) remote: SocketAddr,
+    pub(crate) remote: Address,
     /// Our end of the connection, where the stream tells.
     pub(crate) local: Option<SocketAddr>,
 }
@@ -79,7 +80,7 @@ pub(crate) enum Upgraded<N: Net> {
         /// The connection.
         stream: Transport<N::Stream>,
         /// The endpoint.
-        remote: SocketAddr,
+        remote: Address,
         /// Counts it as one request at its endpoint until it is dropped.
         active: Counted<N>,
     },
@@ -91,7 +92,7 @@ pub(crate) enum Upgraded<N: Net> {
 pub(crate) struct Opened<N: Net> {
     pub(crate) stream: Transport<N::Stream>,
     /// The endpoint.
-    pub(crate) remote: SocketAddr,
+    pub(crate) remote: Address,
     /// Counts it as one request at its endpoint until it is dropped.
     pub(crate) active: Counted<N>,
 }
@@ -120,9 +121,9 @@ pub(crate) struct To<'a> {
     /// Which generation of the configuration the cluster is of.
     pub(crate) generation: u64,
     /// Endpoints that are chosen only if there are no others.
-    pub(crate) avoid: &'a [SocketAddr],
+    pub(crate) avoid: &'a [Address],
     /// Endpoints whose whole groups are left for others, if there are any.
-    pub(crate) leave: &'a [SocketAddr],
+    pub(crate) leave: &'a [Address],
     /// Fields that are sent with the request, beside those in its head.
     pub(crate) own: &'a [Field<'a>],
     /// What leads it to an endpoint where the cluster hashes requests.
@@ -138,14 +139,14 @@ pub(crate) enum Reached {
     #[default]
     Nothing,
     /// It may wait for a connection to this endpoint, which knows nothing of it.
-    Chosen(SocketAddr),
+    Chosen(Address),
     /// This endpoint is connected to for it, or asked.
-    Asked(SocketAddr),
+    Asked(Address),
 }
 
 impl Reached {
     /// The endpoint.
-    pub(crate) fn endpoint(self) -> Option<SocketAddr> {
+    pub(crate) fn endpoint(self) -> Option<Address> {
         match self {
             Self::Nothing => None,
             Self::Chosen(endpoint) | Self::Asked(endpoint) => Some(endpoint),
@@ -235,7 +236,7 @@ impl<N: Net> Upstreams<N> {
     }
 
     /// Tells outlier detection what came of a request that was sent.
-    fn note(&self, cluster: &Cluster, result: Result<(SocketAddr, StatusCode), &Error>) {
+    fn note(&self, cluster: &Cluster, result: Result<(Address, StatusCode), &Error>) {
         let (endpoint, outcome) = match result {
             Ok((endpoint, status)) => (Some(endpoint), Outcome::of(status)),
             Err(error) => match error.kind {

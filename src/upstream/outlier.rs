@@ -12,11 +12,11 @@
 //! Deliberately not here: what counts as which outcome.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ::http::StatusCode;
 
+use crate::address::Address;
 use crate::snapshot::OutlierDetection;
 
 /// Longer than this none is left out, as in Envoy, unless the rule's own time is longer.
@@ -52,8 +52,8 @@ pub(super) struct Outliers {
     /// When intervals began to be counted.
     began: Instant,
     /// Those that were left out, also some of which the time is over.
-    ejected: Vec<SocketAddr>,
-    records: HashMap<SocketAddr, Record, foldhash::fast::RandomState>,
+    ejected: Vec<Address>,
+    records: HashMap<Address, Record, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug, Default)]
@@ -76,13 +76,13 @@ impl Outliers {
     }
 
     /// Whether `endpoint` is left out.
-    pub(super) fn is_out(&self, endpoint: SocketAddr, now: Instant) -> bool {
+    pub(super) fn is_out(&self, endpoint: Address, now: Instant) -> bool {
         let record = self.records.get(&endpoint);
         record.is_some_and(|record| record.until.is_some_and(|until| now < until))
     }
 
     /// All endpoints that are left out.
-    pub(super) fn out(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
+    pub(super) fn out(&self, now: Instant) -> impl Iterator<Item = Address> {
         self.ejected.iter().copied().filter(move |endpoint| self.is_out(*endpoint, now))
     }
 
@@ -97,8 +97,8 @@ impl Outliers {
     pub(super) fn note(
         &mut self,
         detection: &OutlierDetection,
-        endpoints: &[SocketAddr],
-        (endpoint, outcome): (SocketAddr, Outcome),
+        endpoints: &[Address],
+        (endpoint, outcome): (Address, Outcome),
         now: Instant,
     ) -> bool {
         let is_unknown = !self.records.contains_key(&endpoint);
@@ -115,22 +115,17 @@ impl Outliers {
     }
 
     /// Forgets all but `endpoints`.
-    pub(super) fn retain(&mut self, endpoints: &[SocketAddr]) {
+    pub(super) fn retain(&mut self, endpoints: &[Address]) {
         self.records.retain(|endpoint, _| endpoints.contains(endpoint));
         self.ejected.retain(|endpoint| self.records.contains_key(endpoint));
     }
 
-    fn may_eject(
-        &self,
-        detection: &OutlierDetection,
-        endpoints: &[SocketAddr],
-        now: Instant,
-    ) -> bool {
+    fn may_eject(&self, detection: &OutlierDetection, endpoints: &[Address], now: Instant) -> bool {
         percent(self.out(now).count() + 1, endpoints.len())
             <= f64::from(detection.ejected_percent_max)
     }
 
-    fn eject(&mut self, detection: &OutlierDetection, endpoint: SocketAddr, now: Instant) {
+    fn eject(&mut self, detection: &OutlierDetection, endpoint: Address, now: Instant) {
         let began = self.began;
         let record = self.records.entry(endpoint).or_default();
         record.forgive(detection, now);
@@ -209,8 +204,8 @@ mod tests {
     use super::*;
     use Outcome::{GatewayError, Good, NoAnswer, ServerError};
 
-    fn endpoints(count: u16) -> Vec<SocketAddr> {
-        (1..=count).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect()
+    fn endpoints(count: u16) -> Vec<Address> {
+        (1..=count).map(|port| Address::from(([10, 0, 0, 1], port))).collect()
     }
 
     fn seconds(seconds: u64) -> Duration {

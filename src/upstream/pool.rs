@@ -21,13 +21,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ::http::request::Parts;
 
+use crate::address::Address;
 use crate::io::{Connect, Net, Probed as _, Probes, Stream, timeout};
 use crate::snapshot::{Cluster, Group, Grouping, Keepalive, PoolLimits, Traffic, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
@@ -55,7 +55,7 @@ const NAMES_SPARE: usize = 64;
 const DRAWS_MAX: u32 = 5;
 
 /// Address, protocol, and the number of the TLS policy; 0 without TLS.
-type Key = (SocketAddr, UpstreamProtocol, u64);
+type Key = (Address, UpstreamProtocol, u64);
 
 type Endpoints<N> = HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>;
 
@@ -112,7 +112,7 @@ struct Shelf<N: Net> {
 
 /// One endpoint.
 pub(super) struct Endpoint<N: Net> {
-    pub(super) remote: SocketAddr,
+    pub(super) remote: Address,
     /// How its connections are secured.
     secured: Option<Secured>,
     active: Cell<usize>,
@@ -220,7 +220,7 @@ impl<N: Net> Pools<N> {
         cluster: &Cluster,
         (protocol, policy): (UpstreamProtocol, u64),
         name: Option<&str>,
-        avoid: &[SocketAddr],
+        avoid: &[Address],
     ) -> Key {
         let key = |place: usize| (cluster.endpoints[place], protocol, policy);
         let place = balance::less_busy(cluster.endpoints.len(), self, |place| {
@@ -268,7 +268,7 @@ impl<N: Net> Pools<N> {
     }
 
     /// Notes what came of a request at `endpoint`, where its cluster wants to know.
-    pub(super) fn note(&self, cluster: &Cluster, endpoint: SocketAddr, outcome: Outcome) {
+    pub(super) fn note(&self, cluster: &Cluster, endpoint: Address, outcome: Outcome) {
         let detects = cluster.traffic.as_ref().is_some_and(|t| t.policy.outliers.is_some());
         if detects && self.own(cluster).tally.note(cluster, (endpoint, outcome), self.net.now()) {
             self.counters().outlier_ejections.increment();
@@ -276,7 +276,7 @@ impl<N: Net> Pools<N> {
     }
 
     /// The failure of a request, or of a connection to `remote`, that goes beyond a limit.
-    pub(super) fn overflow(&self, remote: Option<SocketAddr>) -> Error {
+    pub(super) fn overflow(&self, remote: Option<Address>) -> Error {
         self.counters().upstream_overflows.increment();
         Error::unsent(remote, Kind::Overflow)
     }
@@ -732,7 +732,7 @@ async fn sweep_until_empty<N: Net>(net: N, pools: Weak<Pools<N>>) {
 }
 
 impl<N: Net> Endpoint<N> {
-    fn new(remote: SocketAddr, secured: Option<Secured>) -> Self {
+    fn new(remote: Address, secured: Option<Secured>) -> Self {
         Self {
             remote,
             secured,
@@ -753,7 +753,9 @@ impl<N: Net> Endpoint<N> {
     ) -> Result<Transport<N::Stream>, Kind> {
         let mut stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
         let traffic = cluster.traffic.as_ref();
-        if let Some(keepalive) = traffic.and_then(|traffic| traffic.policy.pool.keepalive) {
+        let keepalive = traffic.and_then(|traffic| traffic.policy.pool.keepalive);
+        // Who is on this host cannot vanish without the kernel's knowing.
+        if let Some(keepalive) = keepalive.filter(|_| self.remote.ip().is_some()) {
             stream.probe(keepalive.into()).map_err(Kind::Connect)?;
         }
         if let Some(version) = traffic.and_then(|traffic| traffic.policy.proxy_protocol) {

@@ -11,11 +11,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::snapshot::{Cluster, PoolLimits, RetryBudget};
 
 use super::outlier::{Outcome, Outliers};
@@ -153,7 +153,7 @@ impl Tally {
     }
 
     /// Whether `endpoint` is one now.
-    pub(super) fn knows(&self, endpoint: SocketAddr) -> bool {
+    pub(super) fn knows(&self, endpoint: Address) -> bool {
         self.newcomers.borrow().knows(endpoint)
     }
 
@@ -164,7 +164,7 @@ impl Tally {
 
     /// Notes what came of a request at an endpoint of `cluster`; says whether that one is left out
     /// from now on.
-    pub(super) fn note(&self, cluster: &Cluster, at: (SocketAddr, Outcome), now: Instant) -> bool {
+    pub(super) fn note(&self, cluster: &Cluster, at: (Address, Outcome), now: Instant) -> bool {
         let traffic = cluster.traffic.as_ref();
         let detection = traffic.and_then(|traffic| traffic.policy.outliers.as_ref());
         // What is no endpoint any more gets no record that nobody would take away.
@@ -394,8 +394,8 @@ mod tests {
         Tally::new(workers, 0, Instant::now())
     }
 
-    fn endpoint(port: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], port))
+    fn endpoint(port: u16) -> Address {
+        Address::from(([10, 0, 0, 1], port))
     }
 
     /// Whether it was called since it was asked last.

@@ -15,6 +15,7 @@ use ::http::request::Parts;
 use bytes::{Buf, Bytes};
 use rustls::pki_types::ServerName;
 
+use crate::address::Address;
 use crate::io::{Probed, Stream, Take};
 use crate::snapshot::BackendTls;
 use crate::tls::{self, TlsStream};
@@ -52,7 +53,7 @@ impl Secured {
     pub(super) async fn shake<S: Stream>(
         &self,
         stream: S,
-        remote: SocketAddr,
+        remote: Address,
     ) -> Result<Transport<S>, Kind> {
         let Some(config) = self.tls.config.clone() else {
             return Err(Kind::Tls("its certificates are not to be had; see /certs".into()));

@@ -1,22 +1,20 @@
 //! Which endpoints of a cluster are new, and what part of their share they get.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use crate::address::Address;
 use crate::snapshot::Warmup;
 
 /// The endpoints of one cluster, and since when those are there that came later.
 #[derive(Debug, Default)]
-pub(super) struct Newcomers(
-    Option<HashMap<SocketAddr, Option<Instant>, foldhash::fast::RandomState>>,
-);
+pub(super) struct Newcomers(Option<HashMap<Address, Option<Instant>, foldhash::fast::RandomState>>);
 
 impl Newcomers {
     /// These are all endpoints now. Those of the first list are nothing new.
-    pub(super) fn see(&mut self, endpoints: &[SocketAddr], now: Instant) {
+    pub(super) fn see(&mut self, endpoints: &[Address], now: Instant) {
         let before = self.0.take();
-        let since = |endpoint: &SocketAddr| match &before {
+        let since = |endpoint: &Address| match &before {
             None => None,
             Some(known) => known.get(endpoint).copied().unwrap_or(Some(now)),
         };
@@ -24,12 +22,12 @@ impl Newcomers {
     }
 
     /// Whether `endpoint` is there now.
-    pub(super) fn knows(&self, endpoint: SocketAddr) -> bool {
+    pub(super) fn knows(&self, endpoint: Address) -> bool {
         self.0.as_ref().is_some_and(|known| known.contains_key(&endpoint))
     }
 
     /// The part of its share that `endpoint` gets, as Envoy reckons it.
-    pub(super) fn warmth(&self, warmup: &Warmup, endpoint: SocketAddr, now: Instant) -> f64 {
+    pub(super) fn warmth(&self, warmup: &Warmup, endpoint: Address, now: Instant) -> f64 {
         let since = self.0.as_ref().and_then(|known| known.get(&endpoint).copied().flatten());
         let Some(age) = since.map(|since| now.saturating_duration_since(since)) else { return 1.0 };
         if age >= warmup.duration {
@@ -47,7 +45,7 @@ mod tests {
 
     #[test]
     fn who_comes_later_begins_small_and_grows() {
-        let [old, new] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        let [old, new] = [1, 2].map(|port| Address::from(([10, 0, 0, 1], port)));
         let warmup =
             Warmup { duration: Duration::from_secs(100), minimum_percent: 10.0, aggression: 1.0 };
         let (mut newcomers, start) = (Newcomers::default(), Instant::now());

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use ::http::Request;
 use bytes::{Buf, Bytes};
 use http_body::Frame;
 
+use crate::address::Address;
 use crate::io::pipe::{self, Chunking, End};
 use crate::io::{Clock, Connect, Sleep, Spawn, Stream};
 use crate::snapshot::{Cluster, UpstreamProtocol};
@@ -34,8 +34,8 @@ pub(crate) struct World(Rc<Inner>);
 struct Inner {
     chunking: Chunking,
     tasks: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
-    accepted: RefCell<VecDeque<(SocketAddr, End)>>,
-    refusing: RefCell<HashSet<SocketAddr>>,
+    accepted: RefCell<VecDeque<(Address, End)>>,
+    refusing: RefCell<HashSet<Address>>,
     silent: Cell<bool>,
     pub(crate) connects: Cell<usize>,
 }
@@ -53,12 +53,12 @@ impl World {
     }
 
     /// Connects to `endpoint` fail from now on.
-    pub(crate) fn refuse(&self, endpoint: SocketAddr) {
+    pub(crate) fn refuse(&self, endpoint: Address) {
         self.0.refusing.borrow_mut().insert(endpoint);
     }
 
     /// Connects to `endpoint` succeed again.
-    pub(crate) fn allow(&self, endpoint: SocketAddr) {
+    pub(crate) fn allow(&self, endpoint: Address) {
         self.0.refusing.borrow_mut().remove(&endpoint);
     }
 
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// The oldest connection that no test took yet.
-    pub(crate) fn accept(&self) -> (SocketAddr, End) {
+    pub(crate) fn accept(&self) -> (Address, End) {
         self.0.accepted.borrow_mut().pop_front().expect("a connection")
     }
 
@@ -135,7 +135,7 @@ impl Wake for Flag {
 impl Connect for World {
     type Stream = End;
 
-    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<End>> + 'static {
+    fn connect(&self, to: Address) -> impl Future<Output = io::Result<End>> + 'static {
         let world = self.clone();
         async move {
             world.0.connects.set(world.0.connects.get() + 1);
@@ -197,7 +197,7 @@ pub(crate) fn cluster(endpoints: u16, protocol: UpstreamProtocol) -> Cluster {
         name: "outbound|80||x.default.svc.cluster.local".to_owned(),
         host: "x.default.svc.cluster.local".to_owned(),
         protocol,
-        endpoints: (1..=endpoints).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect(),
+        endpoints: (1..=endpoints).map(|port| Address::from(([127, 0, 0, 1], port))).collect(),
         connect_timeout: Duration::from_secs(10),
         traffic: None,
         tls: None,

@@ -293,8 +293,8 @@ impl<N: Net> Connection<N> {
             flags,
             details,
             server_name,
-            downstream_local: Some(self.local),
-            downstream_remote: Some(self.remote),
+            downstream_local: Some(self.local.into()),
+            downstream_remote: Some(self.remote.into()),
             ..Record::new(self.worker.gateway.net.wall())
         });
     }

@@ -3,7 +3,7 @@
 //! What a name leads to is looked up once in a generation, and not at all while no backend changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::locality::{self, Groups};
 use super::policy::{self, Rules};
 use super::sources::Resources;
 use super::{GatewayIdentity, Wanted, WantedNames};
+use crate::address::Address;
 use crate::config::model::{
     BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind,
     Locality, Pod, Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
@@ -91,7 +92,7 @@ impl<'a> Place<'a> {
 
 /// One of a service's endpoints.
 pub(super) struct Candidate<'a> {
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     pub(super) weight: u32,
     pub(super) labels: &'a Labels,
     /// As far as it is told.
@@ -437,7 +438,7 @@ impl<'a> Backends<'a> {
         let number = slice_port(slice, port);
         let endpoints = slice.endpoints.iter().filter_map(move |endpoint| {
             let labels = endpoint.pod.as_deref().and_then(pod).unwrap_or(&slice.labels);
-            let address = SocketAddr::new(endpoint.address, number?);
+            let address = Address::from((endpoint.address, number?));
             let zone = endpoint.zone.as_deref().unwrap_or_default();
             let locality = Locality { zone, ..Locality::default() };
             Some(Candidate { address, weight: 1, labels, locality })
@@ -542,7 +543,7 @@ fn choose(wanted: Option<u16>, mut ports: impl Iterator<Item = u16>, listener: u
 
 fn at<'a>(addresses: Vec<IpAddr>, port: u16) -> Vec<Candidate<'a>> {
     let candidate = |address| Candidate {
-        address: SocketAddr::new(address, port),
+        address: (address, port).into(),
         weight: 1,
         labels: &NO_LABELS,
         locality: Locality::default(),
@@ -557,9 +558,7 @@ fn distinct(all: &mut Vec<Candidate<'_>>) {
 }
 
 /// Addresses and weights of endpoints; no weights if all are the same.
-fn weighed<'c>(
-    endpoints: impl Iterator<Item = &'c Candidate<'c>>,
-) -> (Vec<SocketAddr>, Box<[u32]>) {
+fn weighed<'c>(endpoints: impl Iterator<Item = &'c Candidate<'c>>) -> (Vec<Address>, Box<[u32]>) {
     let (addresses, weights): (Vec<_>, Vec<_>) =
         endpoints.map(|endpoint| (endpoint.address, endpoint.weight)).unzip();
     let is_plain = weights.windows(2).all(|two| two[0] == two[1]);

@@ -176,7 +176,7 @@ mod tests {
     ) -> Option<Vec<(u32, Vec<usize>)>> {
         let gateway = GatewayIdentity { locality: "r/z/s".to_owned(), ..gateway() };
         let endpoints = localities.iter().zip(1..).map(|((locality, labels), port)| Candidate {
-            address: std::net::SocketAddr::from(([10, 0, 0, 1], port)),
+            address: crate::address::Address::from(([10, 0, 0, 1], port)),
             weight: 1,
             labels,
             locality: Locality::parse(locality),
@@ -241,7 +241,7 @@ mod tests {
     fn a_pod_says_where_it_is_by_labels() {
         let here = Locality::parse("r/z/s");
         let placed = |locality: &'static str, pairs: &[(&str, &str)]| {
-            let (labels, address) = (labels(pairs), "10.0.0.1:1".parse().unwrap());
+            let (labels, address) = (labels(pairs), ([10, 0, 0, 1], 1).into());
             let locality = Locality::parse(locality);
             let endpoint = Candidate { address, weight: 1, labels: &labels, locality };
             let Locality { region, zone, subzone } = place(&endpoint, here);

@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::address::Address;
 use crate::config::model::{ClientCa, Credential, Tls};
 use crate::crypto::{CertifiedPair, Digest, PairPem, Parameters, Pins};
 use crate::snapshot::{
@@ -115,7 +116,8 @@ pub(crate) struct GatewayIdentity {
 
 impl GatewayIdentity {
     /// Whether a connection to `address` would be one to the administration.
-    fn is_admin(&self, address: SocketAddr) -> bool {
+    fn is_admin(&self, address: Address) -> bool {
+        let Address::Ip(address) = address else { return false };
         let (ip, own) = (address.ip().to_canonical(), self.admin.ip().to_canonical());
         // An unspecified address leads to this host, and may be all that it is bound to.
         let is_here = ip == own || ip.is_unspecified() || own.is_unspecified() && ip.is_loopback();

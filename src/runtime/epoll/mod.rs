@@ -9,7 +9,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrAny};
 
 use super::buffers::Chunk;
 use super::listener::{Listening, is_passing};
@@ -100,8 +99,8 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn connect(&self, socket: &Rc<Socket>, to: SocketAddr) -> io::Result<()> {
-        match rustix::net::connect(&socket.fd, &to) {
+    pub(super) fn connect(&self, socket: &Rc<Socket>, to: &SocketAddrAny) -> io::Result<()> {
+        match rustix::net::connect(&socket.fd, to) {
             Ok(()) => Ok(()),
             Err(Errno::INPROGRESS | Errno::INTR) => {
                 socket.state.borrow_mut().connecting = Connecting::Pending(None);

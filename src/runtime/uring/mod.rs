@@ -11,13 +11,12 @@ mod sys;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, SocketAddrAny};
 
 use self::sys::{Operation, PeerAddress, Progress, Ring};
 use super::buffers::Lease;
@@ -81,8 +80,8 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn connect(&self, socket: &Rc<Socket>, to: SocketAddr) -> io::Result<()> {
-        let to = Box::new(to.into());
+    pub(super) fn connect(&self, socket: &Rc<Socket>, to: SocketAddrAny) -> io::Result<()> {
+        let to = Box::new(to);
         let key = self.start(Operation::Connect { socket: Rc::clone(socket), to });
         socket.state.borrow_mut().connecting = Connecting::Pending(Some(key));
         Ok(())

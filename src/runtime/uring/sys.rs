@@ -24,6 +24,7 @@ use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::io::Errno;
+use rustix::net::SocketAddrAny;
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::super::buffers::{Lease, Pool};
@@ -58,7 +59,7 @@ pub(super) enum Operation {
     },
     Connect {
         socket: Rc<Socket>,
-        to: Box<SockAddr>,
+        to: Box<SocketAddrAny>,
     },
     /// Again and again, until it ends or is cancelled.
     Receive {
@@ -293,7 +294,7 @@ impl Operation {
                     .build()
             }
             Self::Connect { socket, to } => {
-                opcode::Connect::new(descriptor(socket), to.as_ptr().cast(), to.len()).build()
+                opcode::Connect::new(descriptor(socket), to.as_ptr().cast(), to.addr_len()).build()
             }
             Self::Receive { socket } => {
                 opcode::RecvMulti::new(descriptor(socket), BUFFER_GROUP).build()

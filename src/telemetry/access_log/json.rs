@@ -7,6 +7,7 @@
 //! - Formatting allocates nothing but the growth of the buffer.
 
 use super::text::{Stamp, address, harmful, has_none, milliseconds, number};
+use crate::address::Address;
 use crate::telemetry::request::Record;
 
 /// Appends the line of `record`, with its line feed.
@@ -79,12 +80,14 @@ fn write_ends(out: &mut Vec<u8>, record: &Record<'_>) {
         (b",\"downstream_remote_address\":", record.downstream_remote),
     ] {
         out.extend_from_slice(key);
-        if end.is_none() {
-            out.extend_from_slice(b"null");
-        } else {
-            out.push(b'"');
-            address(out, end);
-            out.push(b'"');
+        match end {
+            Some(Address::Ip(_)) => {
+                out.push(b'"');
+                address(out, end);
+                out.push(b'"');
+            }
+            Some(Address::Pipe(path)) => string(out, path.as_str().as_bytes()),
+            None => out.extend_from_slice(b"null"),
         }
     }
 }
@@ -160,6 +163,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_a_socket_is_a_string() {
+        let path = crate::address::PipePath::new("/run/a \"b.sock").unwrap();
+        let line =
+            line(&Record { upstream_host: Some(Address::Pipe(path)), ..Record::new(UNIX_EPOCH) });
+        assert!(line.contains(r#""upstream_host":"/run/a \"b.sock","#), "{line}");
+    }
+
+    #[test]
     fn a_proxied_request() {
         let record = Record {
             duration: Duration::from_micros(5_900),
@@ -175,11 +186,11 @@ mod tests {
             user_agent: b"curl/8.0 \"x\"",
             request_id: b"6a1c",
             authority: "httpbin.example.com:8443",
-            upstream_host: Some("127.0.0.1:8000".parse().unwrap()),
+            upstream_host: Some(([127, 0, 0, 1], 8000).into()),
             upstream_cluster: "outbound|8000||httpbin.default.svc.cluster.local",
-            upstream_local: Some("127.0.0.1:40000".parse().unwrap()),
-            downstream_local: Some("[::1]:8443".parse().unwrap()),
-            downstream_remote: Some("192.0.2.1:50000".parse().unwrap()),
+            upstream_local: Some(([127, 0, 0, 1], 40000).into()),
+            downstream_local: Some((std::net::Ipv6Addr::LOCALHOST, 8443).into()),
+            downstream_remote: Some(([192, 0, 2, 1], 50000).into()),
             server_name: "httpbin.example.com",
             route_name: "first",
             ..Record::new(UNIX_EPOCH + Duration::from_millis(1_706_702_400_123))

@@ -5,9 +5,10 @@
 //! - Formatting allocates nothing but the growth of the buffer.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use crate::address::Address;
 use crate::telemetry::date;
 use crate::telemetry::request::Record;
 
@@ -109,9 +110,11 @@ pub(super) fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-pub(super) fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
-    let Some(address) = address else {
-        return out.push(b'-');
+pub(super) fn address(out: &mut Vec<u8>, address: Option<Address>) {
+    let address = match address {
+        Some(Address::Ip(address)) => address,
+        Some(Address::Pipe(path)) => return bare(out, path.as_str().as_bytes()),
+        None => return out.push(b'-'),
     };
     let IpAddr::V4(ip) = address.ip() else {
         // Rare enough for the slow way; writing into a vector cannot fail.
@@ -213,6 +216,7 @@ fn equal(word: u64, byte: u8) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::PipePath;
     use crate::telemetry::request::Flags;
     use std::time::UNIX_EPOCH;
 
@@ -242,11 +246,11 @@ mod tests {
             user_agent: b"curl/8.0 (x)",
             request_id: b"6a1c",
             authority: "httpbin.example.com:8443",
-            upstream_host: Some("127.0.0.1:8000".parse().unwrap()),
+            upstream_host: Some(([127, 0, 0, 1], 8000).into()),
             upstream_cluster: "outbound|8000||httpbin.default.svc.cluster.local",
-            upstream_local: Some("127.0.0.1:40000".parse().unwrap()),
-            downstream_local: Some("[::1]:8443".parse().unwrap()),
-            downstream_remote: Some("192.0.2.1:50000".parse().unwrap()),
+            upstream_local: Some(([127, 0, 0, 1], 40000).into()),
+            downstream_local: Some((std::net::Ipv6Addr::LOCALHOST, 8443).into()),
+            downstream_remote: Some(([192, 0, 2, 1], 50000).into()),
             server_name: "httpbin.example.com",
             ..Record::new(noon())
         };
@@ -268,6 +272,14 @@ mod tests {
         let expected = "[2024-01-31T12:00:00.123Z] \"- - -\" 0 NR filter_chain_not_found - \"-\" \
             0 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - - -\n";
         assert_eq!(line(&record), expected);
+    }
+
+    #[test]
+    fn a_path_of_a_socket_stays_one_field() {
+        let socket = |path| Some(Address::Pipe(PipePath::new(path).unwrap()));
+        let ends = Record { upstream_local: socket("@a"), ..Record::new(noon()) };
+        let line = line(&Record { upstream_host: socket("/run/a b\".sock"), ..ends });
+        assert!(line.ends_with("\"/run/a\\x20b\\x22.sock\" - @a - - - -\n"), "{line}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Exchanges with a scripted endpoint.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use proptest::prelude::*;
 
+use crate::address::Address;
 use crate::io::Stream;
 use crate::io::pipe::{Chunking, End, HIGH_WATER_BYTES};
 use crate::snapshot::{Cluster, Limits, PoolLimits, Traffic, TrafficPolicy, UpstreamProtocol};
@@ -54,7 +54,7 @@ impl Rig {
         })
     }
 
-    fn to<'a>(&'a self, avoid: &'a [SocketAddr]) -> To<'a> {
+    fn to<'a>(&'a self, avoid: &'a [Address]) -> To<'a> {
         To { avoid, ..To::new(&self.cluster, &self.limits, 0) }
     }
 
@@ -546,7 +546,7 @@ fn the_less_busy_endpoint_is_chosen() {
         let mut sending = rig.send(bare("GET"));
         assert!(rig.world.settle(&mut sending).is_pending());
         let (endpoint, end) = rig.world.accept();
-        (endpoint.port(), sending, end)
+        (endpoint.ip().unwrap().port(), sending, end)
     };
     let mut open: Vec<_> = (0..16).map(|_| start()).collect();
     let on_first = |open: &[(u16, Sending, End)]| open.iter().filter(|one| one.0 == 1).count();
@@ -829,8 +829,7 @@ fn connections_to_endpoints_that_are_gone_make_room_for_others() {
     let upstreams = Upstreams::new(world.clone(), telemetry());
     let limits = Limits::default();
     let cluster_of = |ports: &[u16]| {
-        let endpoints: Vec<_> =
-            ports.iter().map(|p| SocketAddr::from(([127, 0, 0, 1], *p))).collect();
+        let endpoints: Vec<_> = ports.iter().map(|p| Address::from(([127, 0, 0, 1], *p))).collect();
         let pool = PoolLimits { connections_max: Some(2), ..PoolLimits::default() };
         let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
         let traffic = Traffic::new(policy, Box::default(), None).among(&endpoints);

@@ -358,7 +358,7 @@ fn nobody_is_led_to_the_gateways_own_administration() {
 fn an_address_leads_to_the_administration_if_a_connection_would() {
     let is_admin = |admin: &str, address: &str| {
         let gateway = GatewayIdentity { admin: admin.parse().unwrap(), ..gateway() };
-        gateway.is_admin(address.parse().unwrap())
+        gateway.is_admin(address.parse::<SocketAddr>().unwrap().into())
     };
     for (admin, address, expected) in [
         ("127.0.0.1:9", "127.0.0.1:9", true),

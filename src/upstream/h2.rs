@@ -170,7 +170,10 @@ where
     let authority = host
         .and_then(|host| Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok())
         .or_else(|| parts.uri.authority().cloned())
-        .or_else(|| Authority::from_maybe_shared(remote.to_string()).ok());
+        .or_else(|| match remote {
+            Address::Ip(remote) => Authority::from_maybe_shared(remote.to_string()).ok(),
+            Address::Pipe(_) => Some(Authority::from_static("localhost")),
+        });
     let mut uri = parts.uri.into_parts();
     let is_secured = to.cluster.tls.is_some();
     uri.scheme = Some(if is_secured { Scheme::HTTPS } else { Scheme::HTTP });

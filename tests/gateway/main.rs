@@ -56,3 +56,4 @@ mod tcp;
 mod tls;
 mod treatment;
 mod tune;
+mod unix;

@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod load;
 pub mod outside;
 pub mod raw;
+pub mod relay;
 pub mod tls_front;
 pub mod yaml;
 

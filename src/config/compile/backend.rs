@@ -14,8 +14,9 @@ use super::sources::Resources;
 use super::{GatewayIdentity, Wanted, WantedNames};
 use crate::address::Address;
 use crate::config::model::{
-    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryEndpoint, EntryPort, Kind,
-    Locality, Pod, Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort, complete,
+    BackendTls, CLUSTER_DOMAIN, Destination, EndpointSlice, EntryAddress, EntryEndpoint, EntryPort,
+    Kind, Locality, Pod, Resolution, Service, ServiceEntry, ServicePort, Spec, TargetPort,
+    complete,
 };
 use crate::snapshot::{
     Balance, Cluster, Group, Grouping, HashTable, HostPattern, ProtocolChoice, Traffic,
@@ -97,6 +98,13 @@ pub(super) struct Candidate<'a> {
     pub(super) labels: &'a Labels,
     /// As far as it is told.
     pub(super) locality: Locality<'a>,
+}
+
+impl Candidate<'_> {
+    /// With nothing said of it.
+    fn new(address: Address) -> Self {
+        Self { address, weight: 1, labels: &NO_LABELS, locality: Locality::default() }
+    }
 }
 
 /// The ServiceEntries by host; the first one wins.
@@ -487,13 +495,21 @@ impl<'a> Backends<'a> {
         });
         let mut endpoints = Vec::new();
         let wanted = extent(entry.resolution);
-        let all = entry.endpoints.iter().chain(selected);
-        for endpoint in all.filter(|endpoint| !endpoint.address.is_empty()) {
+        for endpoint in entry.endpoints.iter().chain(selected) {
             let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
-            let found = at(self.resolve(&[&endpoint.address], wanted, names), number).into_iter();
+            let found = match &endpoint.address {
+                EntryAddress::Nowhere => Vec::new(),
+                EntryAddress::Host(host) => at(self.resolve(&[host], wanted, names), number),
+                EntryAddress::Pipe(path) => vec![Candidate::new(Address::Pipe(*path))],
+            };
             let (weight, labels) = (endpoint.weight, &endpoint.labels);
             let locality = Locality::parse(&endpoint.locality);
-            endpoints.extend(found.map(|found| Candidate { weight, labels, locality, ..found }));
+            endpoints.extend(found.into_iter().map(|found| Candidate {
+                weight,
+                labels,
+                locality,
+                ..found
+            }));
         }
         endpoints
     }
@@ -542,13 +558,7 @@ fn choose(wanted: Option<u16>, mut ports: impl Iterator<Item = u16>, listener: u
 }
 
 fn at<'a>(addresses: Vec<IpAddr>, port: u16) -> Vec<Candidate<'a>> {
-    let candidate = |address| Candidate {
-        address: (address, port).into(),
-        weight: 1,
-        labels: &NO_LABELS,
-        locality: Locality::default(),
-    };
-    addresses.into_iter().map(candidate).collect()
+    addresses.into_iter().map(|address| Candidate::new((address, port).into())).collect()
 }
 
 /// Sorts them, and leaves each once.

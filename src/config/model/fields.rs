@@ -6,11 +6,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::{PipePath, PipePathError};
 use crate::config::source::document::{Entry, Node, Value};
 use crate::snapshot::Severity;
 
 /// Names further apart than this are not taken for one another.
 const TYPO_DISTANCE_MAX: usize = 3;
+
+/// What stands before the path of a Unix socket.
+pub(super) const UNIX: &str = "unix://";
 
 /// 10,000 years, as in protobuf: the clock can count to so far a deadline, not to any.
 const DURATION_MAX: Duration = Duration::from_secs(315_576_000_000);
@@ -211,6 +215,23 @@ impl<'a> Field<'a> {
             problems.error(self, format!("must be an IP address, not `{text}`"), "");
         }
         address
+    }
+
+    /// The Unix socket at `path`, which stands behind [`UNIX`] in this field.
+    pub(crate) fn pipe(&self, path: &str, problems: &mut Problems) -> Option<PipePath> {
+        let cause = |error| match error {
+            PipePathError::NotAbsolute => "as in `unix:///run/app.sock` or `unix://@app`",
+            PipePathError::TooLong(_) => "a symbolic link to its directory makes it shorter",
+            PipePathError::Control => "",
+            PipePathError::TooMany => "restart ringgate",
+        };
+        match PipePath::new(path) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                problems.error(self, format!("`{UNIX}{path}` {error}"), cause(error));
+                None
+            }
+        }
     }
 
     /// One of the words of `choices`.

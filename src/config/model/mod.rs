@@ -37,7 +37,7 @@ pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};
 pub(crate) use secret::Secret;
 pub(crate) use server_tls::{ClientAuth, ClientCa, Credential, Tls};
 pub(crate) use service::{Service, ServicePort, TargetPort};
-pub(crate) use service_entry::{EntryEndpoint, EntryPort, Resolution, ServiceEntry};
+pub(crate) use service_entry::{EntryAddress, EntryEndpoint, EntryPort, Resolution, ServiceEntry};
 pub(crate) use virtual_service::{
     CLUSTER_DOMAIN, Destination, Headers, HttpRoute, MatchBlock, Mirror, Moved, NewUri, Place,
     ResourceName, RouteAction, TcpMatch, TcpRule, Treatment, VirtualService, WeightedDestination,

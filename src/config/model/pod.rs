@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::EntryEndpoint;
 use super::fields::{Field, Fields, Problems};
+use super::{EntryAddress, EntryEndpoint};
 
 /// A Pod. What is not modelled is Kubernetes' affair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub(super) fn read(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<P
 }
 
 /// Where it is reached, if it is ready.
-fn ready_address(status: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
+fn ready_address(status: &mut Fields<'_>, problems: &mut Problems) -> Option<EntryAddress> {
     let conditions = status.take("conditions")?.items(problems);
     let is_ready = conditions.iter().any(|condition| says_ready(condition, problems));
     let address = status.take("podIP")?.address(problems)?;
-    is_ready.then(|| address.to_string())
+    is_ready.then(|| EntryAddress::Host(address.to_string()))
 }
 
 fn says_ready(condition: &Field<'_>, problems: &mut Problems) -> bool {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fields::{Field, Problems, is_label, not_supported};
+use super::fields::{Field, Problems, UNIX, is_label};
 use super::virtual_service::{Export, read_export};
+use crate::address::PipePath;
 use crate::snapshot::{HostPattern, UpstreamProtocol};
 
 /// A ServiceEntry.
@@ -58,15 +59,25 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
 /// One endpoint of a ServiceEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EntryEndpoint {
-    /// An address, or with DNS a name; empty for one that cannot be reached from here.
-    pub(crate) address: String,
-    /// By the name of the entry's port.
+    pub(crate) address: EntryAddress,
+    /// By the name of the entry's port; none of a Unix socket.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) labels: BTreeMap<String, String>,
     /// Its share beside the others.
     pub(crate) weight: u32,
     /// Where it is: `region/zone/subzone`, empty if that is not said.
     pub(crate) locality: Box<str>,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum EntryAddress {
+    /// Not from here.
+    Nowhere,
+    /// By an address, or with DNS by a name.
+    Host(String),
+    /// By a Unix socket of this host.
+    Pipe(PipePath),
 }
 
 pub(super) fn read(
@@ -87,7 +98,7 @@ pub(super) fn read(
     let items = written.as_ref().map(|field| field.items(problems)).unwrap_or_default();
     let written = written.filter(|_| !items.is_empty());
     let endpoints: Vec<_> =
-        items.iter().filter_map(|item| read_endpoint(item, resolution?, problems)).collect();
+        items.iter().filter_map(|item| read_endpoint(item, Some(resolution?), problems)).collect();
     let selector = spec.take("workloadSelector");
     if let (Some(_), Some(selector)) = (&written, &selector) {
         problems.error(selector, "there may be `endpoints` or `workloadSelector`, not both", "");
@@ -123,10 +134,15 @@ impl ServiceEntry {
         self.hosts.iter().any(|host| host.intersect(rule).is_some())
     }
 
-    /// Endpoints may only say where ports are that the entry has.
+    /// Endpoints may only say where ports are that the entry has, and be Unix sockets where it has
+    /// one alone.
     fn check_ports(&self, endpoints: &[Field<'_>], problems: &mut Problems) {
         let written = endpoints.iter().zip(&self.endpoints);
         for (field, endpoint) in written.filter(|_| endpoints.len() == self.endpoints.len()) {
+            if matches!(endpoint.address, EntryAddress::Pipe(_)) && self.ports.len() != 1 {
+                let cause = "a socket has no ports that could tell them apart, as in Istio";
+                problems.error(field, "needs exactly one of `spec.ports`", cause);
+            }
             let is_known = |name: &&String| self.ports.iter().any(|port| port.name == **name);
             if let Some(name) = endpoint.ports.keys().find(|name| !is_known(name)) {
                 let cause = "write a name of `spec.ports`";
@@ -328,15 +344,15 @@ pub(super) fn read_workload(
     labels: BTreeMap<String, String>,
     problems: &mut Problems,
 ) -> Option<EntryEndpoint> {
-    // Like an endpoint with DNS: an address or a name.
-    let mut endpoint = read_endpoint(spec, Resolution::Dns, problems)?;
+    let mut endpoint = read_endpoint(spec, None, problems)?;
     endpoint.labels.extend(labels);
     Some(endpoint)
 }
 
+/// One for a ServiceEntry with `resolution`, or one that stands on its own.
 fn read_endpoint(
     item: &Field<'_>,
-    resolution: Resolution,
+    resolution: Option<Resolution>,
     problems: &mut Problems,
 ) -> Option<EntryEndpoint> {
     let mut endpoint = item.fields(problems)?;
@@ -346,14 +362,20 @@ fn read_endpoint(
         None if network.is_some() => {
             let cause = "only the gateway of its network, in a mesh, leads to it; it is left out";
             problems.warn(item, "has no `address`", cause);
-            Some(String::new())
+            Some(EntryAddress::Nowhere)
         }
         None => {
             problems.error(item, "`address` is missing", "");
             None
         }
     };
-    let ports = endpoint.take("ports").and_then(|field| field.fields(problems));
+    let ports = endpoint.take("ports");
+    if let (Some(EntryAddress::Pipe(_)), Some(field)) = (&address, &ports)
+        && field.fields(problems).is_some_and(|ports| ports.all().next().is_some())
+    {
+        problems.error(field, "a Unix socket has no ports", "leave `ports` out, as in Istio");
+    }
+    let ports = ports.and_then(|field| field.fields(problems));
     let ports = ports.map(|ports| {
         let number = |(name, field): (&str, Field<'_>)| {
             field.port(problems).map(|number| (name.to_owned(), number))
@@ -383,18 +405,21 @@ fn read_endpoint(
 
 fn read_address(
     field: &Field<'_>,
-    resolution: Resolution,
+    resolution: Option<Resolution>,
     problems: &mut Problems,
-) -> Option<String> {
+) -> Option<EntryAddress> {
     let text = field.string(problems)?;
-    if text.starts_with("unix://") {
-        let cause = "let the backend listen on an address, `127.0.0.1` for one on this host";
-        problems.error(field, not_supported("a unix socket as endpoint"), cause);
-        return None;
+    if let Some(path) = text.strip_prefix(UNIX) {
+        if let Some(Resolution::Dns | Resolution::FirstOfDns | Resolution::None) = resolution {
+            let cause = "write `resolution: STATIC` for a Unix socket, as in Istio";
+            problems.error(field, format!("`{text}` is no name that could be looked up"), cause);
+            return None;
+        }
+        return field.pipe(path, problems).map(EntryAddress::Pipe);
     }
     let good = match resolution {
-        Resolution::Static => field.address(problems).is_some(),
-        Resolution::Dns | Resolution::FirstOfDns | Resolution::None => {
+        Some(Resolution::Static) => field.address(problems).is_some(),
+        Some(Resolution::Dns | Resolution::FirstOfDns | Resolution::None) | None => {
             let good =
                 matches!(text.parse(), Ok(HostPattern::Exact(_))) || text.parse::<IpAddr>().is_ok();
             if !good {
@@ -403,5 +428,5 @@ fn read_address(
             good
         }
     };
-    good.then(|| text.to_ascii_lowercase())
+    good.then(|| EntryAddress::Host(text.to_ascii_lowercase()))
 }

@@ -56,6 +56,10 @@ impl<'a> Locality<'a> {
     }
 }
 
+/// Labels of places, which failover from region to region goes by already.
+const PLACES: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
 /// Reads it; `None` if something is wrong.
 pub(super) fn read_rule(
     field: &Field<'_>,
@@ -64,29 +68,53 @@ pub(super) fn read_rule(
 ) -> Option<LocalityRule> {
     let mut fields = field.fields(problems)?;
     let enabled = fields.take("enabled").map(|field| field.boolean(problems));
-    let distribute = fields.take("distribute");
-    let (failover, labels) = (fields.take("failover"), fields.take("failoverPriority"));
+    // An empty list is none, as in Istio.
+    let mut list = |name| fields.take(name).filter(|list| !list.items(problems).is_empty());
+    let distribute = list("distribute");
+    let (failover, labels) = (list("failover"), list("failoverPriority"));
     fields.finish(problems);
-    let distributions = read_list(distribute.as_ref(), problems, read_distribution);
+    check_together([&distribute, &failover, &labels], has_outliers, problems);
+    let distributions = read_distributions(distribute.as_ref(), problems);
     let regions = read_list(failover.as_ref(), problems, read_failover);
     let names = read_list(labels.as_ref(), problems, read_label);
-    let other = failover.as_ref().or(labels.as_ref());
-    if let (Some(_), Some(other)) = (&distribute, other) {
-        let what = "there may be only one of `distribute` and `failover`";
-        problems.error(other, what, "");
-    }
-    if let (false, Some(other)) = (has_outliers, other) {
-        let cause = "without `outlierDetection` no endpoint is known to fail";
-        problems.warn(other, "has no effect", cause);
-    }
     if enabled == Some(Some(false)) {
         return Some(LocalityRule::Off);
     }
-    // An empty list is none, as in Istio.
-    Some(match distributions.is_empty() {
-        false => LocalityRule::Distribute(distributions),
-        true => LocalityRule::Failover(Failover { regions, labels: names }),
+    Some(match distribute {
+        Some(_) => LocalityRule::Distribute(distributions),
+        None => LocalityRule::Failover(Failover { regions, labels: names }),
     })
+}
+
+fn check_together(
+    [distribute, failover, labels]: [&Option<Field<'_>>; 3],
+    has_outliers: bool,
+    problems: &mut Problems,
+) {
+    if let (Some(_), Some(failover)) = (distribute, failover) {
+        problems.error(failover, "there may be only one of `distribute` and `failover`", "");
+    }
+    if let (Some(_), Some(labels)) = (distribute, labels) {
+        problems.warn(labels, "has no effect beside `distribute`", "");
+    }
+    if let (Some(_), Some(labels)) = (failover, labels) {
+        refuse_places(labels, "beside `failover`", problems);
+    }
+    if let (false, Some(other)) = (has_outliers, failover.as_ref().or(labels.as_ref())) {
+        let cause = "without `outlierDetection` no endpoint is known to fail";
+        problems.warn(other, "has no effect", cause);
+    }
+}
+
+/// Refuses the labels that say what regions, zones and subzones say.
+fn refuse_places(labels: &Field<'_>, place: &str, problems: &mut Problems) {
+    for label in labels.items(problems) {
+        if let Some(text) = label.string(problems)
+            && PLACES.contains(&text)
+        {
+            problems.error(&label, format!("`{text}` cannot stand {place}"), "");
+        }
+    }
 }
 
 fn read_list<T>(
@@ -98,25 +126,74 @@ fn read_list<T>(
     items.iter().filter_map(|item| read(item, problems)).collect()
 }
 
-fn read_distribution(item: &Field<'_>, problems: &mut Problems) -> Option<Distribution> {
-    let mut fields = item.fields(problems)?;
-    let from = fields.require("from", problems).and_then(|field| field.string(problems));
-    let to = fields.require("to", problems);
-    fields.finish(problems);
-    let (from, to) = (from?.into(), to?);
-    let weights = to.fields(problems)?;
-    let mut shares: Vec<(Box<str>, u32)> = Vec::new();
-    for (locality, field) in weights.all() {
-        shares.push((locality.into(), field.integer(1..=100, problems)?));
+fn read_distributions(field: Option<&Field<'_>>, problems: &mut Problems) -> Vec<Distribution> {
+    let items = field.map(|field| field.items(problems)).unwrap_or_default();
+    let (mut patterns, mut distributions) = (Vec::new(), Vec::new());
+    for item in &items {
+        let Some(mut fields) = item.fields(problems) else { continue };
+        let from = fields.require("from", problems);
+        let to = fields.require("to", problems);
+        fields.finish(problems);
+        let shares = to.and_then(|to| read_shares(&to, problems));
+        let text = from.as_ref().and_then(|from| from.string(problems));
+        let (Some(from), Some(text)) = (from, text) else { continue };
+        patterns.push((text, from));
+        distributions.extend(shares.map(|to| Distribution { from: text.into(), to }));
     }
+    check_patterns(&patterns, problems);
+    distributions
+}
+
+fn read_shares(to: &Field<'_>, problems: &mut Problems) -> Option<Vec<(Box<str>, u32)>> {
+    let weights = to.fields(problems)?;
+    let mut patterns: Vec<_> = weights.all().collect();
+    // The longest first: `a/b` is meant before `a/*`, as nothing else would be left of it.
+    patterns.sort_by_key(|(locality, _)| std::cmp::Reverse(specificity(locality)));
+    let shares = patterns
+        .iter()
+        .map(|(locality, field)| Some(((*locality).into(), field.integer(1..=100, problems)?)));
+    let shares = shares.collect::<Option<Vec<(Box<str>, u32)>>>()?;
     let sum: u32 = shares.iter().map(|(_, share)| share).sum();
     if sum != 100 {
-        problems.error(&to, format!("the shares must be 100 together, not {sum}"), "");
+        problems.error(to, format!("the shares must be 100 together, not {sum}"), "");
         return None;
     }
-    // The longest first: `a/b` is meant before `a/*`, as nothing else would be left of it.
-    shares.sort_by_key(|(locality, _)| std::cmp::Reverse(specificity(locality)));
-    Some(Distribution { from, to: shares })
+    check_patterns(&patterns, problems);
+    Some(shares)
+}
+
+/// Refuses what is no pattern of localities, and one that means what an earlier one does.
+fn check_patterns(patterns: &[(&str, Field<'_>)], problems: &mut Problems) {
+    for (place, (pattern, field)) in patterns.iter().enumerate() {
+        if !is_pattern(pattern) {
+            let what = format!("must be `region/zone/subzone` or a part of it, not `{pattern}`");
+            problems.error(field, what, "the later parts may be missing, and the last be `*`");
+        }
+        let mut earlier = patterns[..place].iter();
+        if let Some((other, _)) = earlier.find(|(other, _)| overlap(other, pattern)) {
+            let cause = "each locality counts once; a pattern with `*` may stand behind others";
+            problems.error(field, format!("`{pattern}` overlaps with `{other}`"), cause);
+        }
+    }
+}
+
+/// Without empty parts, and with `*` at its end alone.
+fn is_pattern(pattern: &str) -> bool {
+    let stars = pattern.matches('*').count();
+    pattern.splitn(3, '/').all(|part| !part.is_empty())
+        && (stars == 0 || (stars == 1 && pattern.ends_with('*')))
+}
+
+/// Whether Istio refuses `pattern` behind `before`: one means all of the other, but for `*` behind
+/// what is narrower.
+fn overlap(before: &str, pattern: &str) -> bool {
+    let whole = if before == "*" { "" } else { before.strip_suffix("/*").unwrap_or(before) };
+    is_within(pattern, whole) || is_within(before, pattern)
+}
+
+fn is_within(pattern: &str, whole: &str) -> bool {
+    let rest = pattern.strip_prefix(whole);
+    rest.is_some_and(|rest| rest.is_empty() || whole.is_empty() || rest.starts_with('/'))
 }
 
 /// How many parts of a locality a pattern names.
@@ -124,10 +201,11 @@ fn specificity(pattern: &str) -> usize {
     pattern.split('/').filter(|part| !part.is_empty() && *part != "*").count()
 }
 
+/// From one region to another; one that is not written is that of who does not know his own.
 fn read_failover(item: &Field<'_>, problems: &mut Problems) -> Option<(Box<str>, Box<str>)> {
     let mut fields = item.fields(problems)?;
     let mut region = |name| {
-        let field = fields.require(name, problems)?;
+        let Some(field) = fields.take(name) else { return Some(Box::default()) };
         let text = field.string(problems)?;
         if text.contains(['/', '*']) {
             problems.error(&field, format!("must be a region, not `{text}`"), "");
@@ -173,5 +251,38 @@ mod tests {
             assert_eq!(here.is_in(pattern), expected, "{pattern}");
         }
         assert!(Locality::default().is_in("*") && !Locality::default().is_in("r"));
+    }
+
+    #[test]
+    fn localities_overlap_as_in_istio() {
+        for (before, pattern, expected) in [
+            ("*", "a/b/c", true),
+            ("*", "*", true),
+            ("a", "*", false),
+            ("a", "a", true),
+            ("a", "a/b", true),
+            ("a/b/c", "a", true),
+            ("a", "ab/c", false),
+            ("a", "a/*", true),
+            ("a/*", "a", true),
+            ("a/*", "a/b", true),
+            ("a/*", "a/b/c", true),
+            ("a/b", "a/*", false),
+            ("a/b", "a/b/c", true),
+            ("a/b/c", "a/b", true),
+            ("a/b", "a/bc", false),
+            ("a/b", "a/b/*", true),
+            ("a/b/*", "a/b", true),
+            ("a/b/*", "a/b/c", true),
+            ("a/b/c", "a/b/*", false),
+            ("a/b/c", "a/b/d", false),
+            ("a/b/c", "a/b/c", true),
+        ] {
+            assert_eq!(overlap(before, pattern), expected, "{before} {pattern}");
+        }
+        for bad in ["", "a//c", "a/", "*/z", "*/z/*", "a/*/c"] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
+        assert!(["*", "a", "a/*", "a/b/*", "a/b/c"].into_iter().all(is_pattern));
     }
 }

@@ -95,6 +95,29 @@ fn a_region_fails_over_to_the_one_that_is_named() {
 }
 
 #[test]
+fn zones_of_a_region_may_count_alike() {
+    let backends = backends();
+    let setting = |more| format!("loadBalancer: {{ zoneAwareLbSetting: {{ {more} }} }}");
+    for (policy, expected) in [
+        (setting(""), [true, true, false]),
+        (setting("failoverPriority: [ v=v3 ]"), [false, false, true]),
+        (setting("enabled: false"), [true, true, true]),
+    ] {
+        let places = [PLACES[0], PLACES[1], "locality: q/x, labels: { v: v3 }"];
+        let gateway = builder(&backends, places, &policy).settings(SETTINGS).start();
+        let shares = shares(&gateway, &backends, "/name", 60);
+        assert_eq!(shares.map(|share| share > 0), expected, "{policy}: {shares:?}");
+    }
+    let policy = format!("{DETECTION}, {}", setting("failover: [ { from: r, to: q } ]"));
+    let places = ["locality: r/y", "locality: p/x", "locality: q/x"];
+    let gateway = builder(&backends, places, &policy).settings(SETTINGS).start();
+    for expected in [[20, 0, 0], [0, 0, 20], [0, 20, 0]] {
+        assert_eq!(shares(&gateway, &backends, "/name", 20), expected);
+        shares(&gateway, &backends, "/status/500", 1);
+    }
+}
+
+#[test]
 fn labels_say_who_is_near() {
     let backends = backends();
     let places = ["labels: { v: v1 }", "labels: { v: v2 }", "labels: { istio: ingressgateway }"];

@@ -3,6 +3,7 @@
 //! - With shares, each locality that has one is a group; endpoints elsewhere get nothing.
 //! - Else, where outliers are detected, those are a group that are as near to the gateway; without
 //!   such detection nobody would know when to go further.
+//! - Where regions alone count, each distance between regions is a group, with detection or not.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ const SUBZONE: &str = "topology.istio.io/subzone";
 
 /// Pods say by this where they are, if they are not where their node is.
 const LOCALITY: &str = "istio-locality";
+
+/// The distance to an endpoint of the same region in another zone.
+const SAME_REGION: u32 = 2;
 
 /// A group's weight, and the places of its endpoints.
 pub(super) type Groups = (GroupOrder, Vec<(u32, Vec<usize>)>);
@@ -40,9 +44,22 @@ pub(super) fn group<'a>(
             let way = ways.iter().find(|way| here.is_in(&way.from))?;
             Some((GroupOrder::Shares, distribute(endpoints, way)))
         }
+        Some(LocalityRule::Regions(failover)) => {
+            let by_region = |there: Locality<'_>| distance(there, failover, here).max(SAME_REGION);
+            by_nearness(endpoints, failover, by_region, here, gateway)
+        }
         _ if !detects_outliers => None,
-        Some(LocalityRule::Failover(failover)) => by_nearness(endpoints, failover, here, gateway),
-        None => by_nearness(endpoints, &nearest, here, gateway),
+        Some(LocalityRule::Failover(failover)) => {
+            // As in Istio, labels stand for localities; with regions beside them both count.
+            let is_counted = failover.labels.is_empty() || !failover.regions.is_empty();
+            let by_place =
+                |there: Locality<'_>| if is_counted { distance(there, failover, here) } else { 0 };
+            by_nearness(endpoints, failover, by_place, here, gateway)
+        }
+        None => {
+            let by_place = |there: Locality<'_>| distance(there, &nearest, here);
+            by_nearness(endpoints, &nearest, by_place, here, gateway)
+        }
     }
 }
 
@@ -101,18 +118,14 @@ fn distribute(endpoints: &mut Vec<Candidate<'_>>, way: &Distribution) -> Vec<(u3
 fn by_nearness(
     endpoints: &[Candidate<'_>],
     failover: &Failover,
+    by_place: impl Fn(Locality<'_>) -> u32,
     here: Locality<'_>,
     gateway: &GatewayIdentity,
 ) -> Option<Groups> {
     let mut groups = BTreeMap::<_, Vec<usize>>::new();
     for (place, endpoint) in endpoints.iter().enumerate() {
         let by_label = label_distance(endpoint, failover, here, gateway);
-        // As in Istio, labels stand for localities; with regions beside them both count.
-        let by_place = match failover.labels.is_empty() || !failover.regions.is_empty() {
-            true => distance(endpoint.locality, failover, here),
-            false => 0,
-        };
-        groups.entry((by_label, by_place)).or_default().push(place);
+        groups.entry((by_label, by_place(endpoint.locality))).or_default().push(place);
     }
     let groups: Vec<_> = groups.into_values().map(|places| (1, places)).collect();
     (groups.len() > 1).then_some((GroupOrder::Nearest, groups))
@@ -127,7 +140,7 @@ fn distance(there: Locality<'_>, failover: &Failover, here: Locality<'_>) -> u32
     match (there.zone == here.zone, there.subzone == here.subzone) {
         (true, true) => 0,
         (true, false) => 1,
-        (false, _) => 2,
+        (false, _) => SAME_REGION,
     }
 }
 
@@ -204,6 +217,23 @@ mod tests {
         let places: Vec<_> = grouped(&all, Some(&to_p), true).unwrap();
         assert_eq!(places[3..], [(1, vec![4]), (1, vec![0])]);
         assert_eq!(grouped(&all[..1], None, true), None, "one group is none");
+    }
+
+    #[test]
+    fn regions_alone_may_count_with_detection_or_not() {
+        let none = Labels::new();
+        let all = ["q", "r/z/s", "r/y", "p", "r/z/t"].map(|text| (text, &none));
+        let regions = |regions: &[(&str, &str)]| {
+            let regions = regions.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect();
+            LocalityRule::Regions(Failover { regions, labels: Vec::new() })
+        };
+        for detects in [true, false] {
+            let groups = |rule| grouped(&all, Some(&rule), detects).unwrap();
+            let expected = [vec![1, 2, 4], vec![0, 3]].map(|places| (1, places));
+            assert_eq!(groups(regions(&[])), expected);
+            let expected = [vec![1, 2, 4], vec![3], vec![0]].map(|places| (1, places));
+            assert_eq!(groups(regions(&[("r", "p")])), expected);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) struct Locality<'a> {
     pub(crate) subzone: &'a str,
 }
 
-/// `localityLbSetting` of a policy.
+/// `localityLbSetting` or `zoneAwareLbSetting` of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LocalityRule {
     /// All endpoints alike.
@@ -19,6 +19,8 @@ pub(crate) enum LocalityRule {
     Distribute(Vec<Distribution>),
     /// The nearest endpoints, others when those fail.
     Failover(Failover),
+    /// The endpoints of the nearest region, others when those fail.
+    Regions(Failover),
 }
 
 /// Where the requests of gateways in some localities go.
@@ -86,6 +88,36 @@ pub(super) fn read_rule(
     })
 }
 
+/// Reads `zoneAwareLbSetting`; `None` if something is wrong.
+pub(super) fn read_zone_rule(
+    field: &Field<'_>,
+    has_outliers: bool,
+    problems: &mut Problems,
+) -> Option<LocalityRule> {
+    let mut fields = field.fields(problems)?;
+    let enabled = fields.take("enabled").map(|field| field.boolean(problems));
+    let mut list = |name| fields.take(name).filter(|list| !list.items(problems).is_empty());
+    let (failover, labels) = (list("failover"), list("failoverPriority"));
+    if let Some(size) = fields.take("minClusterSize") {
+        size.integer(0..=u32::MAX, problems);
+        problems.warn(&size, "has no effect", "the zones of a region count alike");
+    }
+    fields.finish(problems);
+    if let Some(labels) = &labels {
+        refuse_places(labels, "here: `failover` is for regions", problems);
+    }
+    warn_of_no_detection(has_outliers, failover.as_ref().or(labels.as_ref()), problems);
+    let regions = read_list(failover.as_ref(), problems, read_failover);
+    let labels = read_list(labels.as_ref(), problems, read_label);
+    if enabled == Some(Some(false)) {
+        return Some(LocalityRule::Off);
+    }
+    let cause = "as in Istio where proxies do not discover each other; `localityLbSetting` goes by \
+                 zones";
+    problems.warn(field, "the zones of a region count alike", cause);
+    Some(LocalityRule::Regions(Failover { regions, labels }))
+}
+
 fn check_together(
     [distribute, failover, labels]: [&Option<Field<'_>>; 3],
     has_outliers: bool,
@@ -100,9 +132,13 @@ fn check_together(
     if let (Some(_), Some(labels)) = (failover, labels) {
         refuse_places(labels, "beside `failover`", problems);
     }
-    if let (false, Some(other)) = (has_outliers, failover.as_ref().or(labels.as_ref())) {
+    warn_of_no_detection(has_outliers, failover.as_ref().or(labels.as_ref()), problems);
+}
+
+fn warn_of_no_detection(has_outliers: bool, rule: Option<&Field<'_>>, problems: &mut Problems) {
+    if let (false, Some(rule)) = (has_outliers, rule) {
         let cause = "without `outlierDetection` no endpoint is known to fail";
-        problems.warn(other, "has no effect", cause);
+        problems.warn(rule, "has no effect", cause);
     }
 }
 

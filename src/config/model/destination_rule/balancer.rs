@@ -44,13 +44,11 @@ pub(super) fn read(
     let hash = hash.map(|field| read_hash(&field, problems));
     let locality = fields.take("localityLbSetting");
     let locality = locality.map(|field| locality::read_rule(&field, has_outliers, problems));
-    if let Some(zones) = fields.take("zoneAwareLbSetting") {
-        if locality.is_some() {
-            problems.error(&zones, "cannot stand beside `localityLbSetting`", "");
-        }
-        let cause = "endpoints are chosen as without it; `localityLbSetting` is followed";
-        problems.warn(&zones, "`zoneAwareLbSetting` has no effect", cause);
+    let zones = fields.take("zoneAwareLbSetting");
+    if let (Some(_), Some(zones)) = (&locality, &zones) {
+        problems.error(zones, "cannot stand beside `localityLbSetting`", "");
     }
+    let zones = zones.map(|field| locality::read_zone_rule(&field, has_outliers, problems));
     let warmup = fields.take("warmup").map(|field| read_warmup(&field, problems));
     let old = fields.take("warmupDurationSecs");
     let old = old.map(|field| {
@@ -61,7 +59,7 @@ pub(super) fn read(
     Some(Balancer {
         balance: hash.or(simple).unwrap_or_else(|| Some(Balance::default()))?,
         warmup: warmup.or(old).map_or(Some(None), |warmup| warmup.map(Some))?,
-        locality: locality.flatten(),
+        locality: locality.or(zones).flatten(),
     })
 }
 

@@ -142,20 +142,9 @@ pub(super) struct Directory {
 impl Directory {
     /// By the text of a `resolv.conf`; `servers` go before its own.
     pub(super) fn new(resolv_conf: &[u8], hosts: Hosts, servers: &[SocketAddr]) -> Self {
-        let (search, mut options, written) = match system_conf::parse_resolv_conf(resolv_conf) {
-            Ok((config, options)) => {
-                let (domain, search, servers) = config.into_parts();
-                let search = if search.is_empty() { domain.into_iter().collect() } else { search };
-                (search, options, servers)
-            }
-            Err(error) => {
-                if servers.is_empty() {
-                    tracing::warn!("{RESOLV_CONF}: {error}; names are asked of {SERVER}");
-                }
-                let server = NameServerConfig::udp_and_tcp(SERVER);
-                (Vec::new(), ResolverOpts::default(), vec![server])
-            }
-        };
+        let (config, mut options) = parse(resolv_conf, servers.is_empty());
+        let (domain, search, written) = config.into_parts();
+        let search = if search.is_empty() { domain.into_iter().collect() } else { search };
         let dots_min = options.ndots;
         // Answers are kept by whoever asks, and asked for again when they have ended.
         options.cache_size = 0;
@@ -229,6 +218,24 @@ impl Directory {
         };
         Asked::of(part(v4), part(v6))
     }
+}
+
+/// What the text of a `resolv.conf` says. Where there is no server in it the rest counts all the
+/// same, and it is said who is asked if `counts`.
+fn parse(resolv_conf: &[u8], counts: bool) -> (ResolverConfig, ResolverOpts) {
+    let error = match system_conf::parse_resolv_conf(resolv_conf) {
+        Ok(parsed) => return parsed,
+        Err(error) => error,
+    };
+    if counts {
+        tracing::warn!("{RESOLV_CONF}: {error}; names are asked of {SERVER}");
+    }
+    let line = format!("\nnameserver {SERVER}\n");
+    let with_server = [resolv_conf, line.as_bytes()].concat();
+    system_conf::parse_resolv_conf(with_server).unwrap_or_else(|_| {
+        let server = NameServerConfig::udp_and_tcp(SERVER);
+        (ResolverConfig::from_parts(None, Vec::new(), vec![server]), ResolverOpts::default())
+    })
 }
 
 fn server(address: &SocketAddr) -> NameServerConfig {
@@ -374,7 +381,7 @@ mod tests {
         assert_eq!(candidates(plain, "a.b"), ["a.b.", "a.b.corp.test."]);
         assert_eq!(candidates(plain, "a"), ["a.corp.test.", "a."]);
         assert_eq!(candidates("domain corp.test\nnameserver 10.0.0.1\n", "a").len(), 2);
-        assert_eq!(candidates("", "a"), ["a."]);
+        assert_eq!(candidates("search corp.test\n", "a"), ["a.corp.test.", "a."], "no server");
     }
 
     #[tokio::test]

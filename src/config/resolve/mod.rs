@@ -17,8 +17,12 @@ mod lookup;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -240,7 +244,7 @@ impl Resolver {
                     entry.due = None;
                     let directory = self.host.directory();
                     self.lane(is_doubtful).lookups.spawn(async move {
-                        let answer = directory.look_up(&name).await;
+                        let answer = caught(directory.look_up(&name)).await;
                         (name, answer)
                     });
                 }
@@ -275,6 +279,18 @@ impl Resolver {
             self.untold.get_or_insert(now);
         }
     }
+}
+
+/// What `lookup` finds. One that panics has failed: its name is tried again as after any failure.
+async fn caught(lookup: impl Future<Output = Answer>) -> Answer {
+    let mut lookup = pin!(lookup);
+    // After a panic it is polled no more.
+    poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| lookup.as_mut().poll(cx))).unwrap_or_else(|_| {
+            Poll::Ready(Answer::Failed("the lookup panicked, which is a bug".to_owned()))
+        })
+    })
+    .await
 }
 
 /// Each says whether the addresses are different, and how long to wait for the next lookup.
@@ -510,6 +526,12 @@ mod tests {
         let late = found_for(9, &["10.0.0.1"]);
         assert!(!learns(&mut resolver, "a.test", late, now));
         assert_eq!(resolver.addresses("a.test"), None);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_panics_has_failed() {
+        let answer = caught(async { panic!("a bug in a lookup") }).await;
+        assert!(matches!(&answer, Answer::Failed(why) if why.contains("panicked")), "{answer:?}");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ const LAYERS: &str = "
     bench     > http tls snapshot io
     fuzz      > config http tcp upstream tls crypto io
     main      > config admin worker snapshot drain telemetry demo tune settings
-    config    > snapshot crypto settings address
+    config    > snapshot crypto telemetry settings address
     admin     > snapshot drain telemetry settings
     worker    > http tcp upstream tls snapshot runtime io drain telemetry settings address
     http      > upstream snapshot io drain telemetry address

@@ -25,6 +25,7 @@ use super::source::watch::{Look, Watch};
 use crate::crypto::{Digest, TicketSecrets};
 use crate::settings::{self, Settings};
 use crate::snapshot::{Limits, Network, Policy, Rejection, Severity, Snapshot};
+use crate::telemetry::{Counters, SharedCounters};
 
 /// The first snapshot waits so long for names: later ones bring what is slower.
 const NAMES_WAIT: Duration = Duration::from_millis(500);
@@ -40,6 +41,7 @@ pub struct Control {
     named: NamedFiles,
     watch: Watch,
     resolver: Resolver,
+    counters: SharedCounters,
     current: Arc<Snapshot>,
     /// When ticket keys are replaced.
     rotation: tokio::time::Interval,
@@ -76,13 +78,15 @@ impl Control {
         identities: Box<dyn Identities>,
     ) -> Result<Self, StartError> {
         let (started, limits) = (Instant::now(), limits(&settings.limits));
+        let counters = Counters::shared();
         let mut control = Self {
             compiler: Compiler::new(gateway(settings), listen(settings), limits, identities),
             named: NamedFiles::new(settings.files.root.clone()),
             settings: settings.clone(),
             directory: Directory::new(&settings.source.directory),
             watch: Watch::start(),
-            resolver: Resolver::new(&settings.dns.servers),
+            resolver: Resolver::new(&settings.dns.servers, Arc::clone(&counters)),
+            counters,
             current: Arc::default(),
             rotation: rotation(),
             stale_since: None,
@@ -106,6 +110,12 @@ impl Control {
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current)
+    }
+
+    /// What the control thread counts.
+    #[must_use]
+    pub fn counters(&self) -> SharedCounters {
+        Arc::clone(&self.counters)
     }
 
     /// Waits for the next snapshot. Cancel-safe.

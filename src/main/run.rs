@@ -22,7 +22,7 @@ use ringgate::config::Control;
 use ringgate::settings::{self, Settings, threads};
 use ringgate::snapshot::{Publisher, Snapshot};
 use ringgate::telemetry::prometheus::Reporter;
-use ringgate::telemetry::{AccessLog, LogFormat};
+use ringgate::telemetry::{AccessLog, LogFormat, SharedCounters};
 use ringgate::worker::{self, Applied, Bound, Fleet, Running};
 
 use crate::orders::{Asked, LogLevel, Orders, start_log};
@@ -93,7 +93,7 @@ pub(crate) async fn serve(
 ) -> Result<(), Failure> {
     let mut orders = Orders::new().map_err(failure)?;
     let mut control = Control::start(&settings).await.map_err(failure)?;
-    let mut gateway = Gateway::start(&settings, &control.current(), &orders, log)?;
+    let mut gateway = Gateway::start(&settings, &control, &orders, log)?;
     ready();
     let mut tidying = Some(Instant::now());
     loop {
@@ -172,12 +172,13 @@ impl Shared {
 impl Gateway {
     fn start(
         settings: &Settings,
-        first: &Arc<Snapshot>,
+        control: &Control,
         orders: &Orders,
         level: LogLevel,
     ) -> Result<Self, Failure> {
+        let first = control.current();
         let mut publisher = Publisher::default();
-        publisher.publish(Arc::clone(first));
+        publisher.publish(Arc::clone(&first));
         let log = start_access_log(settings)?;
         let config = fleet_config(&settings.workers);
         let (fleet, drivers) =
@@ -186,12 +187,13 @@ impl Gateway {
         announce_open_files(drivers.len(), first.limits.connections_max);
         let shared = Arc::new(Shared::new(settings, orders.fails_health_check()));
         let command = orders.commands(level);
-        let state = state(&publisher, &fleet, log.as_ref(), &shared, command);
+        let others = log.iter().map(AccessLog::counters).chain([control.counters()]).collect();
+        let state = state(&publisher, &fleet, others, &shared, command);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
         let mut gateway =
             Self { publisher, fleet, shared, admin, log, closing: None, is_retired: false };
         gateway.announce();
-        gateway.apply(first);
+        gateway.apply(&first);
         gateway.announce_readiness();
         Ok(gateway)
     }
@@ -426,7 +428,7 @@ fn reporter(gateway: &settings::Gateway) -> Reporter {
 fn state(
     publisher: &Publisher,
     fleet: &Fleet,
-    log: Option<&AccessLog>,
+    others: Vec<SharedCounters>,
     shared: &Arc<Shared>,
     command: impl Fn(Command) + Send + 'static,
 ) -> State {
@@ -436,7 +438,7 @@ fn state(
     State {
         snapshot: Box::new(move || source.current()),
         workers: fleet.counters().cloned().collect(),
-        others: log.map(AccessLog::counters).into_iter().collect(),
+        others,
         scrape: Box::new(move || {
             let (sender, receiver) = mpsc::channel(scraper.workers().max(1));
             scraper.ask(move |worker, series| {

@@ -159,6 +159,18 @@ counters! {
         "Retries that were not made because of a limit of their cluster.";
     outlier_ejections: Counter "envoy_cluster_outlier_detection_ejections_enforced_total" [""]
         "Times that a worker left an endpoint out because it failed.";
+    lookups: Counter "envoy_cluster_update_attempt" [""]
+        "Lookups of names in DNS begun.";
+    lookups_found: Counter "envoy_cluster_update_success" [""]
+        "Lookups that found an address.";
+    lookups_absent: Counter "envoy_cluster_update_empty" [""]
+        "Lookups that ended with the word that the name does not exist or has no address.";
+    lookups_failed: Counter "envoy_cluster_update_failure" [""]
+        "Lookups that ended without an answer.";
+    names: Gauge "ringgate_dns_names" [""]
+        "Names that are looked up.";
+    names_unresolved: Gauge "ringgate_dns_names_unresolved" [""]
+        "Names whose last lookup found no address.";
     mirrors_dropped: Counter "ringgate_mirrors_dropped_total" [""]
         "Mirrored requests that were not sent.";
     series_overflowed: Counter "ringgate_series_overflowed_total" [""]

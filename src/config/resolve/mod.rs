@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::compile::{Wanted, WantedNames};
+use crate::telemetry::SharedCounters;
 use lookup::{Answer, Found, Host};
 
 /// Servers say 0 for answers that must not be kept at all; asking for each request is no choice
@@ -72,6 +73,7 @@ pub(crate) struct Resolver {
     doubtful: Lane,
     /// Since when there are addresses that the caller was not told of.
     untold: Option<Instant>,
+    counters: SharedCounters,
 }
 
 /// Names that wait for their lookups, and lookups.
@@ -116,8 +118,8 @@ struct Name {
 }
 
 impl Resolver {
-    /// Asks `servers`, or those of the host if there are none.
-    pub(crate) fn new(servers: &[SocketAddr]) -> Self {
+    /// Asks `servers`, or those of the host if there are none. Lookups are counted in `counters`.
+    pub(crate) fn new(servers: &[SocketAddr], counters: SharedCounters) -> Self {
         Self {
             host: Host::new(servers.to_vec()),
             checked: Instant::now(),
@@ -125,6 +127,7 @@ impl Resolver {
             found: Lane::default(),
             doubtful: Lane::default(),
             untold: None,
+            counters,
         }
     }
 
@@ -150,7 +153,15 @@ impl Resolver {
             entry.due.inspect(|due| self.found.push(&name, *due));
             self.names.insert(name, entry);
         }
+        self.count_names();
         learned
+    }
+
+    fn count_names(&self) {
+        let names = self.names.iter().filter(|(name, _)| without_lookup(name).is_none());
+        let unresolved = names.clone().filter(|(_, entry)| entry.is_doubtful());
+        self.counters.names.set(names.count() as u64);
+        self.counters.names_unresolved.set(unresolved.count() as u64);
     }
 
     /// The addresses of `name`, as far as they are known: that with which the newest answer begins,
@@ -243,6 +254,7 @@ impl Resolver {
                 {
                     entry.due = None;
                     let directory = self.host.directory();
+                    self.counters.lookups.increment();
                     self.lane(is_doubtful).lookups.spawn(async move {
                         let answer = caught(directory.look_up(&name)).await;
                         (name, answer)
@@ -264,12 +276,25 @@ impl Resolver {
     }
 
     fn learn(&mut self, name: &Arc<str>, answer: Answer, now: Instant) {
+        let counters = &self.counters;
+        let counter = match &answer {
+            Answer::Found(_) => &counters.lookups_found,
+            Answer::Absent => &counters.lookups_absent,
+            Answer::Failed(_) => &counters.lookups_failed,
+        };
+        counter.increment();
         let Some(entry) = self.names.get_mut(name) else { return };
+        let was_doubtful = entry.is_doubtful();
         let (differs, wait) = match answer {
             Answer::Found(found) => entry.found(found),
             Answer::Absent => entry.absent(name),
             Answer::Failed(why) => entry.failed(name, &why),
         };
+        match (was_doubtful, entry.is_doubtful()) {
+            (false, true) => counters.names_unresolved.increment(),
+            (true, false) => counters.names_unresolved.decrement(),
+            (false, false) | (true, true) => {}
+        }
         let due = now + spread(wait);
         entry.due = Some(due);
         entry.is_answered = true;
@@ -380,9 +405,10 @@ async fn sleep_until(at: Option<Instant>) {
 mod tests {
     use super::lookup::Family;
     use super::*;
+    use crate::telemetry::Counters;
 
     fn resolver() -> Resolver {
-        Resolver::new(&[])
+        Resolver::new(&[], Counters::shared())
     }
 
     fn names(names: &[&str]) -> WantedNames {
@@ -534,6 +560,30 @@ mod tests {
         assert!(matches!(&answer, Answer::Failed(why) if why.contains("panicked")), "{answer:?}");
     }
 
+    #[test]
+    fn lookups_and_names_are_counted() {
+        let (mut resolver, now) = (resolver(), Instant::now());
+        let unresolved = |resolver: &Resolver| {
+            let counters = &resolver.counters;
+            (counters.names.value(), counters.names_unresolved.value())
+        };
+        resolver.want(&names(&["a.test", "b.test", "10.0.0.1", "localhost"]), now);
+        assert_eq!(unresolved(&resolver), (2, 0));
+        for answer in [failure(), Answer::Absent, failure()] {
+            learns(&mut resolver, "a.test", answer, now);
+            assert_eq!(unresolved(&resolver), (2, 1));
+        }
+        learns(&mut resolver, "b.test", failure(), now);
+        assert_eq!(unresolved(&resolver), (2, 2));
+        learns(&mut resolver, "a.test", found_for(9, &["10.0.0.1"]), now);
+        assert_eq!(unresolved(&resolver), (2, 1));
+        resolver.want(&names(&["a.test"]), now);
+        assert_eq!(unresolved(&resolver), (1, 0), "what is not wanted is not missed");
+        let counters = &resolver.counters;
+        let ended = [&counters.lookups_found, &counters.lookups_absent, &counters.lookups_failed];
+        assert_eq!(ended.map(|count| count.value()), [1, 1, 3]);
+    }
+
     #[tokio::test]
     async fn a_lookup_that_fails_settles_too() {
         let mut resolver = resolver();
@@ -548,7 +598,7 @@ mod tests {
     async fn many_names_are_not_looked_up_at_once() {
         // A server that never answers.
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut resolver = Resolver::new(&[server.local_addr().unwrap()]);
+        let mut resolver = Resolver::new(&[server.local_addr().unwrap()], Counters::shared());
         let many = (0..10_000).map(|n| (format!("n{n}.many.test"), Wanted::All)).collect();
         resolver.want(&many, Instant::now());
         resolver.start_lookups(Instant::now());
@@ -560,7 +610,7 @@ mod tests {
     async fn names_about_which_nobody_answers_do_not_hold_up_the_others() {
         // A server that never answers.
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut resolver = Resolver::new(&[server.local_addr().unwrap()]);
+        let mut resolver = Resolver::new(&[server.local_addr().unwrap()], Counters::shared());
         let (mut wanted, start) = (names(&["good.test"]), Instant::now());
         wanted.extend((0..1_000).map(|n| (format!("n{n}.dead.test"), Wanted::All)));
         resolver.want(&wanted, start);

@@ -1,7 +1,10 @@
 //! Names that are looked up, by a DNS server of the tests' own.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use super::destination_rule::{HOST, builder, client, hold};
 use crate::harness::backend::Backend;
@@ -120,4 +123,115 @@ fn an_answer_that_says_the_same_is_no_new_generation() {
 
 fn generations(gateway: &Gateway) -> usize {
     (1..20).take_while(|n| gateway.logged(&format!("applied generation {n} "))).count()
+}
+
+#[test]
+fn an_answer_that_is_too_long_for_udp_is_taken_by_tcp() {
+    let (backend, dns) = (Backend::start("a"), Dns::start());
+    let many = (2..120).map(|n| format!("127.0.0.{n}").parse().unwrap());
+    let many: Vec<IpAddr> = many.chain(["127.0.0.1".parse().unwrap()]).collect();
+    dns.says("web.test", Say::ByTcp(many.clone(), 60));
+    let gateway = routed(&dns, "DNS", backend.port());
+    let clusters = gateway.admin_get("/clusters").text();
+    let missing = many.iter().find(|one| !clusters.contains(&format!("{one}:{}", backend.port())));
+    assert_eq!(missing, None, "{clusters}");
+    assert!(dns.asked_by_tcp() >= 1);
+}
+
+#[test]
+fn aliases_are_followed_and_the_shortest_time_holds() {
+    for last in [Say::Alias, Say::BareAlias] {
+        let (backend, dns) = (Backend::start("a"), Dns::start());
+        dns.says("web.test", Say::Alias("one.test", 1));
+        // With the second, the answer ends in a name that has to be asked for in turn.
+        dns.says("one.test", last("two.test", 3600));
+        dns.says("two.test", addresses(&["127.0.0.77"], 3600));
+        dns.says("other.test", addresses(&["127.0.0.1"], 3600));
+        let gateway = routed(&dns, "DNS", backend.port());
+        let mut client = client(&gateway);
+        assert_eq!(status(&mut client), 503);
+        assert!(gateway.admin_get("/clusters").text().contains("127.0.0.77"));
+        dns.says("web.test", Say::Alias("other.test", 3600));
+        eventually("the alias leads elsewhere", || status(&mut client) == 200);
+    }
+}
+
+#[test]
+fn aliases_in_a_circle_are_no_answer() {
+    let dns = Dns::start();
+    dns.says("web.test", Say::BareAlias("one.test", 60));
+    dns.says("one.test", Say::BareAlias("web.test", 60));
+    let gateway = routed(&dns, "DNS", 1);
+    assert_eq!(status(&mut client(&gateway)), 503);
+    assert!(dns.asked("web.test") < 100, "asked {} times", dns.asked("web.test"));
+}
+
+#[test]
+fn addresses_of_ipv6_serve() {
+    let backend = Backend::start_at("a", "[::1]:0".parse().unwrap());
+    let dns = Dns::start();
+    dns.says("web.test", addresses(&["::1"], 60));
+    let gateway = routed(&dns, "DNS", backend.port());
+    assert_eq!(status(&mut client(&gateway)), 200);
+    let clusters = gateway.admin_get("/clusters").text();
+    assert!(clusters.contains(&format!("[::1]:{}", backend.port())), "{clusters}");
+}
+
+#[test]
+fn a_hangup_asks_the_servers_of_the_new_settings() {
+    let (backend, old, new) = (Backend::start("a"), Dns::start(), Dns::start());
+    old.says("web.test", addresses(&["127.0.0.77"], 3600));
+    new.says("web.test", addresses(&["127.0.0.1"], 3600));
+    let gateway = routed(&old, "DNS", backend.port());
+    let mut client = client(&gateway);
+    assert_eq!(status(&mut client), 503);
+    let settings = fs::read_to_string(gateway.path("settings.yaml")).unwrap();
+    let settings = settings.replace(&old.setting(), &new.setting());
+    gateway.write_file("settings.yaml", &settings);
+    gateway.signal(Signal::HUP);
+    eventually("the new server's address", || status(&mut client) == 200);
+    let asked = old.asked("web.test");
+    assert_eq!(asked, 2, "of the old one, each family once");
+}
+
+#[test]
+fn a_resolv_conf_that_changes_is_read_again() {
+    let (backend, dns) = (Backend::start("a"), Dns::start());
+    dns.says("web.test.one.test", addresses(&["127.0.0.77"], 3600));
+    dns.says("web.test.two.test", addresses(&["127.0.0.1"], 3600));
+    let route = "  - route: [ { destination: { host: web.test } } ]\n";
+    let builder = builder(&[], &[])
+        .settings(&dns.setting())
+        .resource("route.yaml", &yaml::virtual_service("web", "web", &[HOST], route))
+        .resource("backends.yaml", &entry("web.test", "DNS", backend.port()));
+    let Some(builder) = builder.resolv_conf("search one.test\n") else { return };
+    let gateway = builder.start();
+    let mut client = client(&gateway);
+    assert_eq!(status(&mut client), 503);
+    assert!(gateway.admin_get("/clusters").text().contains("127.0.0.77"));
+    // In place, as kubelets and container runtimes do: it is mounted.
+    fs::write(gateway.path("resolv.conf"), "search two.test other.test\n").unwrap();
+    eventually("its domain is searched", || status(&mut client) == 200);
+}
+
+#[test]
+fn lookups_are_counted_and_names_without_address_shown() {
+    let dns = Dns::start();
+    dns.says("web.test", Say::Failure);
+    let gateway = routed(&dns, "DNS", 1);
+    let counted = |name: &str| {
+        let text = gateway.admin_get("/stats/prometheus").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse::<u64>().unwrap()
+    };
+    assert_eq!((counted("ringgate_dns_names"), counted("ringgate_dns_names_unresolved")), (1, 1));
+    assert!(counted("envoy_cluster_update_failure") >= 1);
+    dns.forgets("web.test");
+    eventually("it does not exist", || counted("envoy_cluster_update_empty") >= 1);
+    dns.says("web.test", addresses(&["127.0.0.1"], 3600));
+    eventually("it is found", || counted("envoy_cluster_update_success") == 1);
+    assert_eq!(counted("ringgate_dns_names_unresolved"), 0);
+    let ended =
+        ["success", "empty", "failure"].map(|how| counted(&format!("envoy_cluster_update_{how}")));
+    assert_eq!(counted("envoy_cluster_update_attempt"), ended.iter().sum::<u64>());
 }

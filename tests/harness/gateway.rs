@@ -59,7 +59,31 @@ pub struct Builder {
     balance: &'static str,
     log_format: &'static str,
     environment: Vec<(&'static str, String)>,
-    soft_open_files: Option<u64>,
+    launch: Launch,
+}
+
+/// What is done before the binary takes the process over.
+#[derive(Default)]
+struct Launch {
+    /// Commands of a shell. `DIRECTORY` stands for the gateway's own.
+    commands: Vec<String>,
+    /// In a mount namespace of its own.
+    mounts: bool,
+}
+
+impl Launch {
+    fn command(&self, root: &Path) -> Command {
+        let binary = env!("CARGO_BIN_EXE_ringgate");
+        let mut script = self.commands.join(" && ");
+        script = script.replace("DIRECTORY", &root.display().to_string());
+        if script.is_empty() {
+            return Command::new(binary);
+        }
+        let mut command = Command::new(if self.mounts { "unshare" } else { "sh" });
+        command.args(self.mounts.then_some(["-rm", "sh"]).into_iter().flatten());
+        command.args(["-c", &format!("{script} && exec \"$@\""), "sh", binary]);
+        command
+    }
 }
 
 /// A running gateway, killed and removed when dropped.
@@ -83,7 +107,7 @@ impl Gateway {
             balance: "auto",
             log_format: "text",
             environment: Vec::new(),
-            soft_open_files: None,
+            launch: Launch::default(),
         }
     }
 
@@ -281,8 +305,18 @@ impl Builder {
 
     /// The soft limit of open files that it is started with.
     pub fn soft_open_files(mut self, limit: u64) -> Self {
-        self.soft_open_files = Some(limit);
+        self.launch.commands.push(format!("ulimit -Sn {limit}"));
         self
+    }
+
+    /// What it finds in `/etc/resolv.conf`, which is `resolv.conf` in its directory: to be changed
+    /// in place. None, aloud, where no process may have mounts of its own.
+    pub fn resolv_conf(mut self, text: &str) -> Option<Self> {
+        super::outside::own_mounts()?;
+        self.files.push(("resolv.conf".to_owned(), text.to_owned()));
+        self.launch.commands.push("mount --bind DIRECTORY/resolv.conf /etc/resolv.conf".to_owned());
+        self.launch.mounts = true;
+        Some(self)
     }
 
     /// `host` over TLS, all of it routed to the service `backend.test` that `backend` describes.
@@ -360,7 +394,9 @@ impl Builder {
             replace(&root.join(path), text);
         }
         fs::write(root.join("settings.yaml"), self.settings_file(root)).unwrap();
-        let (child, log) = run(&root.join("settings.yaml"), self.environment, self.soft_open_files);
+        let mut command = self.launch.command(root);
+        command.args(["run", "--settings"]).arg(root.join("settings.yaml"));
+        let (child, log) = run(command.envs(self.environment));
         Gateway { child, log, directory, authority }
     }
 
@@ -396,24 +432,8 @@ impl Gateway {
     }
 }
 
-fn run(
-    settings: &Path,
-    environment: Vec<(&'static str, String)>,
-    soft_open_files: Option<u64>,
-) -> (Child, Arc<Mutex<Vec<String>>>) {
-    let binary = env!("CARGO_BIN_EXE_ringgate");
-    let mut command = match soft_open_files {
-        Some(limit) => {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit -Sn {limit} && exec \"$@\""), "sh", binary]);
-            shell
-        }
-        None => Command::new(binary),
-    };
+fn run(command: &mut Command) -> (Child, Arc<Mutex<Vec<String>>>) {
     let mut child = command
-        .args(["run", "--settings"])
-        .arg(settings)
-        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -47,6 +47,16 @@ pub fn python(module: &str) -> Option<Command> {
     None
 }
 
+/// Whether a process may have mounts of its own, which is the kernel's affair and no program's.
+pub fn own_mounts() -> Option<()> {
+    let (code, said) = output(Command::new("unshare").args(["-rm", "true"]));
+    if code != Some(0) {
+        println!("skipped: no mounts of its own: {said}");
+        return None;
+    }
+    Some(())
+}
+
 /// Runs `command` to its end: exit code (none when it was killed or is missing), all its output.
 pub fn output(command: &mut Command) -> (Option<i32>, String) {
     output_within(command, 2 * PATIENCE)

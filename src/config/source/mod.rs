@@ -7,4 +7,5 @@ pub(crate) mod document;
 mod link;
 mod look;
 pub(crate) mod named;
+mod walk;
 pub(crate) mod watch;

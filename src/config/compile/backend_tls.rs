@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 
 use super::GatewayIdentity;
-use super::identity::{CA_SUFFIX, Unfit, Vault, days};
+use super::complaint::days;
+use super::identity::{CA_SUFFIX, Unfit, Vault};
 use super::policy;
 use super::sources::{Placed, Resources};
 use super::{BackendRules, BuiltBackend, ClientTrust, LoadedPair, Part};

@@ -14,6 +14,7 @@
 
 mod backend;
 mod backend_tls;
+mod complaint;
 mod delegate;
 mod identity;
 mod listener;

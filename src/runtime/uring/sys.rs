@@ -113,12 +113,13 @@ pub(super) struct Ring {
 impl Ring {
     /// Makes a ring, unless the kernel denies it.
     pub(super) fn new(config: &Config) -> Result<Self, Denied> {
+        // First, so that they go last, also when the kernel denies a later step.
+        let buffers = Pool::ring(config.buffer_count(), config.buffer_bytes);
         let ring = set_up(config).map_err(|error| Denied::new(Step::Setup, &error))?;
         probe(&ring)?;
-        let buffers = Pool::ring(config.buffer_count(), config.buffer_bytes);
         let address = buffers.ring_address().expect("made for the ring");
-        // SAFETY: the buffer ring's memory belongs to `buffers`, which is dropped after `ring` (see
-        // the order of the fields), and has `count` entries.
+        // SAFETY: the buffer ring's memory has `count` entries and belongs to `buffers`, which is
+        // dropped after `ring`: here by the order of the variables, later by that of the fields.
         let registered = unsafe {
             ring.submitter().register_buf_ring_with_flags(address, buffers.count(), BUFFER_GROUP, 0)
         };

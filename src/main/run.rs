@@ -205,6 +205,13 @@ impl Gateway {
                 tracing::info!("{name} on {address}");
             }
         }
+        if let Some(address) = admin.filter(|address| !address.ip().to_canonical().is_loopback()) {
+            tracing::warn!(
+                "whoever reaches {address} sees the whole configuration and can end the gateway; \
+                 with `admin.address: 127.0.0.1:{}` that is this host alone",
+                address.port()
+            );
+        }
     }
 
     fn announce_readiness(&self) {

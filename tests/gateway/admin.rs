@@ -43,6 +43,22 @@ fn serial(gateway: &Gateway) -> String {
 }
 
 #[test]
+fn an_administration_that_others_reach_is_warned_of() {
+    let start = |address: &str| {
+        let settings = format!(
+            "source: {{ directory: DIRECTORY/resources }}\n\
+             admin: {{ address: \"{address}:0\" }}\n\
+             status: {{ address: \"127.0.0.1:0\" }}\n\
+             metrics: {{ address: \"127.0.0.1:0\" }}\n"
+        );
+        Gateway::builder().only_settings(&settings).start()
+    };
+    let warning = "sees the whole configuration and can end the gateway";
+    assert!(start("0.0.0.0").logged(warning));
+    assert!(!start("127.0.0.1").logged(warning));
+}
+
+#[test]
 fn no_private_key_shows_anywhere() {
     let backend = Backend::start("a");
     let gateway = start(&backend);

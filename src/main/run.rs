@@ -104,6 +104,7 @@ pub(crate) async fn serve(
             }
             () = until(tidying) => {
                 tidying = None;
+                gateway.publisher.free_retired();
                 worker::give_back_memory();
             }
             () = until(gateway.closing) => gateway.close(),

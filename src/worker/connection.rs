@@ -29,6 +29,8 @@ use crate::io::{Elapsed, Net, Stream, linger};
 use crate::snapshot::{Identity, ListenerKey, Serves, TcpTable, TlsPolicy, TlsServer, TlsServes};
 use crate::tcp;
 use crate::tcp::proxy_protocol::{self, Header, ReadError};
+use crate::telemetry::Counters;
+use crate::telemetry::counters::Count;
 use crate::telemetry::request::{Flags, Record};
 use crate::tls::{self, AcceptError, Hello, TlsStream, Unaccepted};
 
@@ -252,67 +254,17 @@ impl<N: Net> Connection<N> {
     }
 
     fn note(&self, failure: &Failure) {
-        let counters = self.worker.gateway.telemetry.counters();
-        let (counter, flags, details) = match failure {
-            Failure::TooManyConnections => {
-                (&counters.connections_over_limit, Flags::LOCAL_RESET, "connection_limit")
-            }
-            Failure::TooManyHandshakes => {
-                (&counters.connections_over_limit, Flags::LOCAL_RESET, "handshake_limit")
-            }
-            Failure::TooSlow => (&counters.handshakes_timeout, Flags::NONE, "handshake_timeout"),
-            Failure::NoProxyHeader => (
-                &counters.proxy_protocol_errors,
-                Flags::DOWNSTREAM_PROTOCOL_ERROR,
-                "proxy_protocol_error",
-            ),
-            Failure::Refused(AcceptError::NoServer { .. }) => {
-                (&counters.handshakes_no_server, Flags::NO_ROUTE, "filter_chain_not_found")
-            }
-            Failure::Refused(AcceptError::NotTls) => {
-                (&counters.handshakes_not_tls, Flags::DOWNSTREAM_PROTOCOL_ERROR, "not_tls")
-            }
-            Failure::Refused(AcceptError::Tls(rustls::Error::NoCertificatesPresented)) => {
-                (&counters.clients_without_certificate, Flags::NONE, "no_client_certificate")
-            }
-            Failure::Refused(AcceptError::Tls(rustls::Error::InvalidCertificate(error))) => {
-                (&counters.clients_refused, Flags::NONE, why_refused(error))
-            }
-            Failure::Refused(_) => (&counters.handshakes_tls_error, Flags::NONE, "tls_error"),
-        };
+        let telemetry = &self.worker.gateway.telemetry;
+        let (counter, flags, details) = failure.told(telemetry.counters());
         counter.increment();
-        let server_name = match failure {
-            Failure::Refused(AcceptError::NoServer { sni: Some(name) }) => name,
-            Failure::Refused(_)
-            | Failure::TooManyConnections
-            | Failure::TooManyHandshakes
-            | Failure::NoProxyHeader
-            | Failure::TooSlow => "",
-        };
-        self.worker.gateway.telemetry.record(&Record {
+        telemetry.record(&Record {
             flags,
             details,
-            server_name,
+            server_name: failure.server_name(),
             downstream_local: Some(self.local.into()),
             downstream_remote: Some(self.remote.into()),
             ..Record::new(self.worker.gateway.net.wall())
         });
-    }
-}
-
-/// What is wrong with a client's certificate, for the access log.
-fn why_refused(error: &rustls::CertificateError) -> &'static str {
-    use rustls::CertificateError as E;
-    if matches!(error, E::UnknownIssuer) {
-        "client_certificate_of_unknown_ca"
-    } else if matches!(error, E::Revoked) {
-        "client_certificate_revoked"
-    } else if matches!(error, E::Expired | E::NotValidYet) {
-        "client_certificate_out_of_date"
-    } else if matches!(error, E::UnknownRevocationStatus | E::ExpiredRevocationList) {
-        "client_certificate_without_valid_crl"
-    } else {
-        "client_certificate_refused"
     }
 }
 
@@ -379,6 +331,76 @@ enum Failure {
     /// It should have begun with a header of the PROXY protocol.
     NoProxyHeader,
     Refused(AcceptError),
+}
+
+impl Failure {
+    /// Where it is counted; and its flags and details in the access log.
+    fn told<'a>(&self, counters: &'a Counters) -> (&'a Count, Flags, &'static str) {
+        match self {
+            Self::TooManyConnections => {
+                (&counters.connections_over_limit, Flags::LOCAL_RESET, "connection_limit")
+            }
+            Self::TooManyHandshakes => {
+                (&counters.connections_over_limit, Flags::LOCAL_RESET, "handshake_limit")
+            }
+            Self::TooSlow => (&counters.handshakes_timeout, Flags::NONE, "handshake_timeout"),
+            Self::NoProxyHeader => {
+                let flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
+                (&counters.proxy_protocol_errors, flags, "proxy_protocol_error")
+            }
+            Self::Refused(error) => refused(error, counters),
+        }
+    }
+
+    fn server_name(&self) -> &str {
+        match self {
+            Self::Refused(AcceptError::NoServer { sni: Some(name) }) => name,
+            Self::Refused(_)
+            | Self::TooManyConnections
+            | Self::TooManyHandshakes
+            | Self::NoProxyHeader
+            | Self::TooSlow => "",
+        }
+    }
+}
+
+/// As [`Failure::told`], where a handshake did not come about.
+fn refused<'a>(error: &AcceptError, counters: &'a Counters) -> (&'a Count, Flags, &'static str) {
+    match error {
+        AcceptError::NoServer { .. } => {
+            (&counters.handshakes_no_server, Flags::NO_ROUTE, "filter_chain_not_found")
+        }
+        AcceptError::NotTls => {
+            (&counters.handshakes_not_tls, Flags::DOWNSTREAM_PROTOCOL_ERROR, "not_tls")
+        }
+        AcceptError::Tls(rustls::Error::NoCertificatesPresented) => {
+            (&counters.clients_without_certificate, Flags::NONE, "no_client_certificate")
+        }
+        AcceptError::Tls(rustls::Error::InvalidCertificate(error)) => {
+            (&counters.clients_refused, Flags::NONE, why_refused(error))
+        }
+        AcceptError::Tls(_)
+        | AcceptError::Unused
+        | AcceptError::Closed
+        | AcceptError::TooLong
+        | AcceptError::Io(_) => (&counters.handshakes_tls_error, Flags::NONE, "tls_error"),
+    }
+}
+
+/// What is wrong with a client's certificate, for the access log.
+fn why_refused(error: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as E;
+    if matches!(error, E::UnknownIssuer) {
+        "client_certificate_of_unknown_ca"
+    } else if matches!(error, E::Revoked) {
+        "client_certificate_revoked"
+    } else if matches!(error, E::Expired | E::NotValidYet) {
+        "client_certificate_out_of_date"
+    } else if matches!(error, E::UnknownRevocationStatus | E::ExpiredRevocationList) {
+        "client_certificate_without_valid_crl"
+    } else {
+        "client_certificate_refused"
+    }
 }
 
 /// A connection within the limit, counted until it is dropped: also by a panic, or a drain.

@@ -82,25 +82,40 @@ impl Start {
             // A core that went away since start-up only costs locality.
             core_affinity::set_for_current(core);
         }
-        let runtime = match Runtime::new(&self.runtime) {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                // If the control thread is gone, so is the process.
-                let _: Result<(), _> = self.started.send(Err(error));
-                return;
-            }
-        };
-        // As above.
-        let _: Result<(), _> = self.started.send(Ok(runtime.backend().clone()));
+        let Some(runtime) = self.start_runtime() else { return };
         tls::warm_up();
-        let handle = runtime.handle();
+        let life = AssertUnwindSafe(|| self.serve(&runtime));
+        if catch_unwind(life).is_err() {
+            // The hook has said where. A gateway that goes on with fewer workers, or with none,
+            // looks alive to whoever would start it anew.
+            std::process::abort();
+        }
+    }
+
+    /// The runtime. Reports whether it started.
+    fn start_runtime(&self) -> Option<Runtime> {
+        let (runtime, report) = match Runtime::new(&self.runtime) {
+            Ok(runtime) => {
+                let backend = runtime.backend().clone();
+                (Some(runtime), Ok(backend))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        // If the control thread is gone, so is the process.
+        let _: Result<(), _> = self.started.send(report);
+        runtime
+    }
+
+    /// Serves for as long as there are orders.
+    fn serve(self, runtime: &Runtime) {
+        let net = runtime.handle();
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {
             mirrors: Mirrors::default(),
             retires_connections: Cell::new(false),
-            net: handle,
+            net,
             snapshots: self.snapshots.subscribe().into(),
-            upstreams: Upstreams::new(handle, Rc::clone(&telemetry)).shared_by(self.workers),
+            upstreams: Upstreams::new(net, Rc::clone(&telemetry)).shared_by(self.workers),
             telemetry,
         };
         let (balance, incoming) = self.balance.unzip();
@@ -111,14 +126,9 @@ impl Start {
             balance: balance.map(Rc::new),
         });
         if let Some(incoming) = incoming {
-            handle.spawn(take_in(Rc::clone(&worker), incoming));
+            net.spawn(take_in(Rc::clone(&worker), incoming));
         }
-        let life = AssertUnwindSafe(|| runtime.block_on(obey(worker, self.orders)));
-        if catch_unwind(life).is_err() {
-            // The hook has said where. A gateway that goes on with fewer workers, or with none,
-            // looks alive to whoever would start it anew.
-            std::process::abort();
-        }
+        runtime.block_on(obey(worker, self.orders));
     }
 }
 

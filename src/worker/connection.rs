@@ -254,6 +254,10 @@ impl<N: Net> Connection<N> {
     }
 
     fn note(&self, failure: &Failure) {
+        if matches!(failure, Failure::Refused(AcceptError::Unused)) {
+            // As health checks do: a port that was found open is no failure.
+            return;
+        }
         let telemetry = &self.worker.gateway.telemetry;
         let (counter, flags, details) = failure.told(telemetry.counters());
         counter.increment();
@@ -540,6 +544,23 @@ mod tests {
         // Beside this it has one box: its handshake's, then `http::Served`.
         let bytes = size_of_val(&connection.serve(far).unwrap());
         assert!(bytes <= 80, "{bytes} bytes for as long as the connection lives");
+    }
+
+    #[test]
+    fn who_closes_without_a_word_is_no_failure() {
+        let failures = |said: &[u8]| {
+            let world = World::new(Chunking::UpTo(4096));
+            let worker = worker(&world, Limits::default());
+            let mut client = open(&world, &worker);
+            client.write(&[std::io::IoSlice::new(said)]).unwrap();
+            drop(client);
+            world.idle();
+            let counters = worker.gateway.telemetry.counters();
+            assert_eq!(counters.connections_active.value(), 0);
+            counters.handshakes_tls_error.value()
+        };
+        assert_eq!(failures(b""), 0, "as health checks do");
+        assert_eq!(failures(&[22, 3, 1]), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod body;
 mod certs;
 mod command;

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 use ::http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::scrape::Scraper;
+use super::aside::Aside;
+use super::scrape::{Scraped, Scraper};
 use super::{BoundListener, Command, State, certs, command, config_dump};
 use crate::snapshot::{
     Action, Cluster, Forward, RouteTable, Serves, Snapshot, TcpTable, TlsServer, TlsServes,
@@ -54,11 +55,12 @@ impl Page {
 pub(super) struct Pages {
     state: State,
     scraper: Scraper,
+    aside: Aside,
 }
 
 impl Pages {
     pub(super) fn new(state: State) -> Self {
-        Self { scraper: Scraper::new(state.workers.len()), state }
+        Self { scraper: Scraper::new(state.workers.len()), aside: Aside::new(), state }
     }
 
     /// A page of the administration; `None` when there is none at that path.
@@ -68,20 +70,17 @@ impl Pages {
             "/" => Page::ok("text/html; charset=utf-8", index()),
             "/certs" => {
                 let now = SystemTime::now();
-                aside(move || Page::json(&certs::dump(&snapshot.certificates, now))).await
+                self.aside(move || Page::json(&certs::dump(&snapshot.certificates, now))).await
             }
-            "/clusters" => aside(move || Page::ok(TEXT, clusters_text(&snapshot))).await,
-            "/config_dump" => aside(move || Page::json(&config_dump::dump(&snapshot))).await,
+            "/clusters" => self.aside(move || Page::ok(TEXT, clusters_text(&snapshot))).await,
+            "/config_dump" => self.aside(move || Page::json(&config_dump::dump(&snapshot))).await,
             "/listeners" if uri.query() == Some("format=json") => {
                 Page::json(&self.listeners_json())
             }
             "/listeners" => Page::ok(TEXT, self.listeners_text()),
             "/ready" => self.ready(),
             "/server_info" => Page::json(&self.server_info(&snapshot)),
-            "/stats" => {
-                let scraped = self.scraper.scrape(&self.state).await;
-                aside(move || Page::ok(TEXT, plain(&scraped.render()))).await
-            }
+            "/stats" => self.scraped(|scraped| Page::ok(TEXT, plain(&scraped.render()))).await,
             "/stats/prometheus" => self.prometheus().await,
             _ => return None,
         })
@@ -107,8 +106,23 @@ impl Pages {
     }
 
     async fn prometheus(&self) -> Page {
+        self.scraped(|scraped| Page::ok(prometheus::CONTENT_TYPE, scraped.render())).await
+    }
+
+    /// What `make` makes of what the workers say.
+    async fn scraped(&self, make: impl FnOnce(Scraped) -> Page + Send + 'static) -> Page {
+        // First the turn: whoever waits has no copies yet, which may be large.
+        let turn = self.aside.turn().await;
         let scraped = self.scraper.scrape(&self.state).await;
-        aside(move || Page::ok(prometheus::CONTENT_TYPE, scraped.render())).await
+        turn.make(move || make(scraped)).await
+    }
+
+    /// What `make` makes on the second thread: it may take long.
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        self.aside.turn().await.make(make).await
     }
 
     fn ready(&self) -> Page {
@@ -167,11 +181,6 @@ impl Pages {
             "workers": self.state.workers.iter().map(worker).collect::<Vec<_>>(),
         })
     }
-}
-
-/// What `make` makes on the second thread: it may take long.
-pub(super) async fn aside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(make).await.expect("making a page does not panic")
 }
 
 /// Envoy's way to name a listener, `0.0.0.0_443`, with the Gateway's port.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
 use super::body::Whole;
-use super::page::{Page, Pages, TEXT, aside};
+use super::page::{Page, Pages, TEXT};
 use super::{Command, State, command, gzip};
 
 /// For a request's head, and between two requests.
@@ -150,18 +150,18 @@ async fn answer(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(only("GET, HEAD"));
     }
-    Ok(send(page, request.headers()).await)
+    Ok(send(pages, page, request.headers()).await)
 }
 
 /// `page` as the client wants it, who sent `headers`.
-async fn send(page: Page, headers: &HeaderMap) -> Response<Whole> {
+async fn send(pages: &Pages, page: Page, headers: &HeaderMap) -> Response<Whole> {
     let Page { status, content_type, text } = page;
     if text.len() < gzip::WORTH_IT {
         return response(status, content_type, text);
     }
     let is_gzip = gzip::is_accepted(headers);
     let mut response = if is_gzip {
-        let packed = aside(move || gzip::pack(text.as_bytes())).await;
+        let packed = pages.aside(move || gzip::pack(text.as_bytes())).await;
         response(status, content_type, packed)
     } else {
         response(status, content_type, text)

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -271,6 +272,32 @@ fn a_stuck_worker_does_not_hang_a_scrape_nor_make_counters_fall() {
     assert_eq!(requests(&before), requests(&after));
     assert!(after.contains("ringgate_scrape_workers_late: 2"), "{after}");
     drop(stuck);
+}
+
+#[test]
+fn scrapes_wait_for_each_other() {
+    let scrapes = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&scrapes);
+    let unanswered = std::cell::RefCell::new(Vec::new());
+    let scrape = move || {
+        scrapes.fetch_add(1, Relaxed);
+        let (copies, receiver) = mpsc::channel(1);
+        unanswered.borrow_mut().push(copies);
+        receiver
+    };
+    let admin = start(State { scrape: Box::new(scrape), ..state() });
+    let begun = std::time::Instant::now();
+    let ask = || {
+        let mut client = TcpStream::connect(admin.addresses().metrics.unwrap()).unwrap();
+        client.write_all(b"GET /stats/prometheus HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..10).map(|_| ask()).collect();
+    clients[0].read_exact(&mut [0; 12]).unwrap();
+    // Each takes a second, as no worker answers.
+    let most = u32::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let scrapes = counted.load(Relaxed);
+    assert!((1..=most).contains(&scrapes), "{scrapes} in {:?}", begun.elapsed());
 }
 
 #[test]

@@ -96,6 +96,8 @@ fn limits(pool: &PoolLimits) -> Value {
         ("retries_max", count(pool.retries_max)),
         ("idle_timeout_ms", time(pool.idle_timeout)),
         ("streams_max", count(pool.streams_max)),
+        ("ping_interval_ms", time(pool.pings.map(|pings| pings.interval))),
+        ("ping_timeout_ms", time(pool.pings.map(|pings| pings.timeout))),
         ("protocol", protocol),
     ])
 }

@@ -142,6 +142,12 @@ pub trait Clock: Clone + 'static {
     /// wants it `Send + Sync`; it is only ever used on its own thread.
     type Sleep: Sleep;
 
+    /// The clock alone, which hyper wants `Send + Sync` as well.
+    type Bare: Clock<Sleep = Self::Sleep> + Send + Sync;
+
+    /// Without what else the handle may be.
+    fn bare(&self) -> Self::Bare;
+
     /// The monotonic time of this loop turn.
     fn now(&self) -> Instant;
 

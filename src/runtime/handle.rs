@@ -77,6 +77,11 @@ impl Spawn for Handle {
 
 impl Clock for Handle {
     type Sleep = Sleep;
+    type Bare = Self;
+
+    fn bare(&self) -> Self {
+        *self
+    }
 
     fn now(&self) -> Instant {
         engine::current().now()

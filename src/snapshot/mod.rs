@@ -55,7 +55,7 @@ pub use route::{
 };
 pub use tcp::{TcpRoute, TcpRoutes, TcpTable};
 pub use traffic::{
-    Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, PoolLimits,
+    Balance, HashCookie, HashKey, HashPolicy, Keepalive, OutlierDetection, Pings, PoolLimits,
     ProtocolChoice, ProxyVersion, RetryBudget, Spread, Traffic, TrafficPolicy, Warmup,
 };
 

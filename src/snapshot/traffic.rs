@@ -175,6 +175,8 @@ pub struct PoolLimits {
     pub idle_timeout: Option<Duration>,
     /// Streams of an HTTP/2 connection.
     pub streams_max: Option<u32>,
+    /// How a silent HTTP/2 connection is asked for a sign of life.
+    pub pings: Option<Pings>,
     /// Which protocol is spoken.
     pub protocol: ProtocolChoice,
 }
@@ -200,6 +202,15 @@ pub struct Keepalive {
     pub time: Option<Duration>,
     /// From one to the next.
     pub interval: Option<Duration>,
+}
+
+/// Pings of an HTTP/2 connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pings {
+    /// Silence until one is sent, and from one to the next.
+    pub interval: Duration,
+    /// How long the answer may take.
+    pub timeout: Duration,
 }
 
 /// When an endpoint is left out, and for how long.

@@ -4,7 +4,8 @@
 //!   that hyper's interface forces.
 //! - A write is taken whole, up to [`WRITE_BYTES_MAX`], or not at all; a flush is done as soon as
 //!   the bytes are in the send buffer, which leaves at the end of the loop turn.
-//! - [`Tasks`] gives hyper the tasks of this thread. It needs no timer: time is kept by ours.
+//! - [`Tasks`] gives hyper the tasks of this thread, [`Timer`] its clock. Only pings need that: all
+//!   other time is kept by us.
 //!
 //! Both directions use it: HTTP/2 towards endpoints here, everything downstream in `http`.
 
@@ -12,10 +13,11 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use hyper::rt::{Executor, Read, ReadBufCursor, Write};
 
-use crate::io::{Spawn, Stream};
+use crate::io::{Clock, Sleep, Spawn, Stream};
 
 /// Bytes that one write takes at most, so that a send buffer overshoots its mark by no more.
 pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -124,6 +126,37 @@ impl<N: Spawn, F: Future<Output = ()> + 'static> Executor<F> for Tasks<N> {
         self.0.spawn(future);
     }
 }
+
+/// hyper's timer over the clock of this thread.
+#[derive(Debug)]
+pub(crate) struct Timer<C>(pub(crate) C);
+
+impl<C: Clock + Send + Sync> hyper::rt::Timer for Timer<C> {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Asleep(self.0.sleep(duration)))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Asleep(self.0.sleep_until(deadline)))
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+/// One of our sleeps as one of hyper's.
+struct Asleep<S>(S);
+
+impl<S: Sleep> Future for Asleep<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<S: Sleep> hyper::rt::Sleep for Asleep<S> {}
 
 #[cfg(test)]
 mod tests {

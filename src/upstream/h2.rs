@@ -4,6 +4,8 @@
 //!   to [`CONNECTIONS_MAX`], then requests wait for a stream.
 //! - Only one connect per endpoint is under way; who needs it meanwhile waits for it.
 //! - A connection that ended or is going away is left to its open streams and replaced.
+//! - Where a cluster wants it, a connection that is silent is asked for a sign of life: one that
+//!   gives none in time is closed, which resets its streams.
 //! - Streaming both ways and trailers come with hyper; what is added here is the timeout.
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +29,7 @@ use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::PoolLimits;
 
-use super::adapt::{Adapted, Tasks};
+use super::adapt::{Adapted, Tasks, Timer};
 use super::body::Body;
 use super::error::{Error, Kind, Retry};
 use super::patience::Patience;
@@ -244,7 +246,15 @@ async fn connect<N: Net>(
     let life = active.life(cluster, net.now());
     let Lease { stream, life, .. } = pools.connect(active.again(), to, life).await?;
     let local = stream.local();
-    let shaken = Builder::new(Tasks(net.clone()))
+    let mut builder = Builder::new(Tasks(net.clone()));
+    if let Some(pings) = cluster.traffic.as_ref().and_then(|traffic| traffic.policy.pool.pings) {
+        builder
+            .timer(Timer(net.bare()))
+            .keep_alive_interval(pings.interval)
+            .keep_alive_timeout(pings.timeout)
+            .keep_alive_while_idle(true);
+    }
+    let shaken = builder
         .initial_stream_window_size(limits.h2_stream_window_bytes)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
@@ -572,7 +582,9 @@ mod tests {
     use super::*;
     use crate::io::Spawn;
     use crate::io::pipe::Chunking;
-    use crate::snapshot::{Cluster, Field, Limits, UpstreamProtocol};
+    use crate::snapshot::{
+        Cluster, Field, Limits, Pings, Traffic, TrafficPolicy, UpstreamProtocol,
+    };
     use crate::upstream::Upstreams;
     use crate::upstream::world::{Fed, World, bare, cluster, poll_frame, telemetry, write};
     use ::http::{HeaderMap, HeaderValue};
@@ -839,5 +851,64 @@ mod tests {
         rig.world.idle();
         rig.echoed(bare("GET"));
         assert_eq!(rig.world.connects(), 2);
+    }
+
+    const PINGS: Pings =
+        Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
+
+    /// A rig whose connections are asked for signs of life.
+    fn pinging() -> Rig {
+        let mut rig = Rig::new();
+        let pool = PoolLimits { pings: Some(PINGS), ..PoolLimits::default() };
+        let policy = TrafficPolicy { pool, ..TrafficPolicy::default() };
+        rig.cluster.traffic = Some(Box::new(Traffic::new(policy, Box::default(), None)));
+        rig
+    }
+
+    #[test]
+    fn a_connection_that_answers_no_ping_is_closed_and_its_streams_are_reset() {
+        let rig = pinging();
+        let mut sendings = [rig.send(bare("GET")), rig.send(bare("GET"))];
+        for sending in &mut sendings {
+            assert!(rig.world.settle(sending).is_pending());
+        }
+        // Nobody reads there.
+        let (_, _end) = rig.world.accept();
+        for wait in [PINGS.interval, PINGS.timeout - Duration::from_millis(1)] {
+            rig.world.advance(wait);
+            assert!(rig.world.settle(&mut sendings[0]).is_pending());
+        }
+        rig.world.advance(Duration::from_millis(1));
+        for sending in &mut sendings {
+            let error = rig.finish(sending).err().expect("an error");
+            assert!(matches!(error.kind, Kind::Reset(_)), "{error}");
+        }
+        rig.echoed(bare("GET"));
+        assert_eq!(rig.world.connects(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_answers_pings_stays_with_streams_and_without() {
+        let rig = pinging();
+        let body = Fed::default();
+        let mut request = bare("POST");
+        *request.body_mut() = body.clone();
+        let mut exchange = rig.echoed(request);
+        for _ in 0..5 {
+            rig.world.advance(PINGS.interval);
+            rig.world.idle();
+        }
+        body.push(Ok(data("late")));
+        body.end();
+        let frame = rig.world.finish(frame(&mut exchange)).unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "late");
+        drop(exchange);
+        for _ in 0..5 {
+            rig.world.advance(PINGS.interval);
+            rig.world.idle();
+        }
+        let mut again = rig.send(bare("GET"));
+        assert_eq!(rig.finish(&mut again).unwrap().response.status(), 200);
+        assert_eq!(rig.world.connects(), 1);
     }
 }

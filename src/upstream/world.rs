@@ -160,6 +160,36 @@ impl Spawn for World {
 
 impl Clock for World {
     type Sleep = Until;
+    type Bare = Time;
+
+    fn bare(&self) -> Time {
+        Time
+    }
+
+    fn now(&self) -> Instant {
+        Time.now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        Time.wall()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Until {
+        Time.sleep_until(deadline)
+    }
+}
+
+/// The time of the world alone.
+#[derive(Clone)]
+pub(crate) struct Time;
+
+impl Clock for Time {
+    type Sleep = Until;
+    type Bare = Self;
+
+    fn bare(&self) -> Self {
+        Self
+    }
 
     fn now(&self) -> Instant {
         NOW.get()

@@ -1,7 +1,8 @@
 //! `connectionPool` and `retryBudget` of a DestinationRule, seen by client, backend and log.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -267,4 +268,36 @@ fn a_connection_has_so_many_streams() {
         assert_eq!([first.status(), second.status()].map(|status| status.as_u16()), [200, 200]);
     });
     assert_eq!(backend.connections(), 2);
+}
+
+/// Speaks HTTP/2, and answers neither requests nor pings; how many pings there were until the
+/// gateway closed the connection.
+fn count_pings(mut stream: TcpStream) -> io::Result<usize> {
+    // Its settings, and that it has read those of the gateway.
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0])?;
+    stream.read_exact(&mut [0; b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()])?;
+    let (mut pings, mut head) = (0, [0; 9]);
+    while stream.read_exact(&mut head).is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        io::copy(&mut (&stream).take(length.into()), &mut io::sink())?;
+        pings += usize::from(head[3] == 6);
+    }
+    Ok(pings)
+}
+
+#[test]
+fn a_connection_that_answers_no_ping_is_closed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let backend = thread::spawn(move || count_pings(listener.accept().unwrap().0));
+    let policy = "{ connectionPool: { http: { h2UpgradePolicy: UPGRADE, http2KeepAlive: { \
+                  interval: 200ms, timeout: 300ms } } } }";
+    let entry = yaml::backend(HOST, port);
+    let rules = rule(&format!("  trafficPolicy: {policy}\n"));
+    let gateway =
+        builder(&[], &[]).resource("backends.yaml", &entry).resource("rule.yaml", &rules).start();
+    assert_eq!(get(&gateway, "/").status, 503);
+    assert_eq!(backend.join().unwrap().unwrap(), 1);
+    let log = gateway.access_log(1);
+    assert!(log[0].contains(" 503 UC "), "{log:?}");
 }

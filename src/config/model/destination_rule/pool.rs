@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::model::fields::{Field, Fields, Problems};
-use crate::snapshot::{Keepalive, PoolLimits, ProtocolChoice};
+use crate::snapshot::{Keepalive, Pings, PoolLimits, ProtocolChoice};
 
 pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<PoolLimits> {
     let mut fields = field.fields(problems)?;
@@ -53,9 +53,7 @@ fn read_http(field: &Field<'_>, limits: &mut PoolLimits, problems: &mut Problems
     limits.retries_max = count(&mut http, "maxRetries", problems);
     limits.idle_timeout = duration(&mut http, "idleTimeout", problems);
     limits.streams_max = count(&mut http, "maxConcurrentStreams", problems);
-    if let Some(pings) = http.take("http2KeepAlive") {
-        read_pings(&pings, problems);
-    }
+    limits.pings = http.take("http2KeepAlive").and_then(|field| read_pings(&field, problems));
     let policies = [("DEFAULT", false), ("DO_NOT_UPGRADE", false), ("UPGRADE", true)];
     let upgrade = http.take("h2UpgradePolicy").and_then(|f| f.one_of(&policies, problems));
     let client = http.take("useClientProtocol");
@@ -73,14 +71,12 @@ fn read_http(field: &Field<'_>, limits: &mut PoolLimits, problems: &mut Problems
     http.finish(problems);
 }
 
-fn read_pings(field: &Field<'_>, problems: &mut Problems) {
-    let Some(mut pings) = field.fields(problems) else { return };
-    for name in ["interval", "timeout"] {
-        pings.require(name, problems).and_then(|field| field.duration(problems));
-    }
+fn read_pings(field: &Field<'_>, problems: &mut Problems) -> Option<Pings> {
+    let mut pings = field.fields(problems)?;
+    let mut time = |name| pings.require(name, problems).and_then(|field| field.duration(problems));
+    let (interval, timeout) = (time("interval"), time("timeout"));
     pings.finish(problems);
-    let cause = "no pings are sent; `tcp.tcpKeepalive` finds dead connections, too";
-    problems.warn(field, "`http2KeepAlive` has no effect", cause);
+    Some(Pings { interval: interval?, timeout: timeout? })
 }
 
 fn count(fields: &mut Fields<'_>, name: &'static str, problems: &mut Problems) -> Option<u32> {

@@ -4,6 +4,8 @@
 
 #[path = "main/demo.rs"]
 mod demo;
+#[path = "main/log.rs"]
+mod log;
 #[path = "main/orders.rs"]
 mod orders;
 #[path = "main/run.rs"]

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use ringgate::demo::{self, Backend, Certificates, Ports};
 use ringgate::settings::Settings;
 
-use crate::orders::{LogLevel, start_log};
 use crate::run::{Failure, on_control_thread, serve};
 
 /// The flags of the command.
@@ -39,7 +38,7 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
 
 /// Serves the demo until Ctrl-C.
 pub(crate) fn demo(flags: &Flags) -> ExitCode {
-    match try_demo(flags, start_log()) {
+    match try_demo(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringgate demo: {error}");
@@ -48,7 +47,7 @@ pub(crate) fn demo(flags: &Flags) -> ExitCode {
     }
 }
 
-fn try_demo(flags: &Flags, log: LogLevel) -> Result<(), Failure> {
+fn try_demo(flags: &Flags) -> Result<(), Failure> {
     flags.check_ports()?;
     let place = Place::open(flags.dir.as_deref())?;
     let dir = place.path();
@@ -66,9 +65,11 @@ fn try_demo(flags: &Flags, log: LogLevel) -> Result<(), Failure> {
         .map_err(cannot("write resources"))?;
     let load = || Settings::load(&resources.settings).map_err(|error| error.to_string());
     let settings = load().map_err(Failure::new)?;
-    on_control_thread(serve(settings, load, log, || {
-        println!("{}", demo::instructions(ports, &certificates.ca, dir));
-    }))
+    on_control_thread(|log| {
+        serve(settings, load, log, || {
+            println!("{}", demo::instructions(ports, &certificates.ca, dir));
+        })
+    })
 }
 
 impl Flags {

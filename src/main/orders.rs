@@ -9,23 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt, reload};
 
 use ringgate::admin::Command;
 
-/// How much the process logs; it can be changed.
-pub(crate) type LogLevel = reload::Handle<LevelFilter, Registry>;
-
-/// The program's own messages go to standard error, the access log to its own file.
-pub(crate) fn start_log() -> LogLevel {
-    let (level, handle) = reload::Layer::new(LevelFilter::INFO);
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
-    tracing_subscriber::registry().with(level).with(lines).init();
-    handle
-}
+use crate::log::LogLevel;
 
 /// What the control thread is to do.
 pub(crate) enum Asked {

@@ -25,7 +25,8 @@ use ringgate::telemetry::prometheus::Reporter;
 use ringgate::telemetry::{AccessLog, LogFormat, SharedCounters};
 use ringgate::worker::{self, Applied, Bound, Fleet, Running};
 
-use crate::orders::{Asked, LogLevel, Orders, start_log};
+use crate::log::{LogLevel, ProcessLog};
+use crate::orders::{Asked, Orders};
 
 /// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
 pub(crate) const EXIT_USAGE: u8 = 64;
@@ -35,7 +36,6 @@ const TIDY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves as `path` says until a signal ends it.
 pub(crate) fn run(path: &Path) -> ExitCode {
-    let log = start_log();
     let settings = match Settings::load(path) {
         Ok(settings) => settings,
         Err(error) => {
@@ -44,7 +44,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         }
     };
     let reload = || Settings::load(path).map_err(|error| error.to_string());
-    match on_control_thread(serve(settings, reload, log, || {})) {
+    match on_control_thread(|log| serve(settings, reload, log, || {})) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringgate run: {error}");
@@ -53,14 +53,16 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     }
 }
 
-/// Runs `story` on this thread, which becomes the control thread.
-pub(crate) fn on_control_thread<T>(
-    story: impl Future<Output = Result<T, Failure>>,
+/// Runs a story on this thread, which becomes the control thread, and logs it.
+pub(crate) fn on_control_thread<T, F: Future<Output = Result<T, Failure>>>(
+    story: impl FnOnce(LogLevel) -> F,
 ) -> Result<T, Failure> {
+    let log = ProcessLog::start();
+    let log = log.map_err(|error| Failure(format!("cannot start the log: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .map_err(|error| Failure(format!("cannot start the control thread: {error}")))?
-        .block_on(story)
+        .block_on(story(log.level()))
 }
 
 /// Why the gateway could not start.

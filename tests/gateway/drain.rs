@@ -1,6 +1,8 @@
 //! SIGTERM: not ready at once, what is open may finish, then exit 0.
 
-use std::net::TcpStream;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use crate::harness::backend::Backend;
 use crate::harness::client::Client;
 use crate::harness::gateway::{Driver, Gateway, on_each_driver};
 use crate::harness::h2::{H2, block_on};
-use crate::harness::{PATIENCE, eventually, yaml};
+use crate::harness::{PATIENCE, eventually, free_port, yaml};
 
 const HOST: &str = "web.test";
 
@@ -181,4 +183,45 @@ fn the_process_logs_as_much_as_it_is_told_to() {
     gateway.write_resource("more.yaml", &more(8443));
     eventually("the next is, and logged", || bound(8443).is_some_and(|line| gateway.logged(&line)));
     assert!(!gateway.logged(&silent), "it was told to be silent");
+}
+
+#[test]
+fn nobody_waits_for_whoever_should_read_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (port, root) = (free_port(), directory.path().display());
+    let settings = directory.path().join("settings.yaml");
+    std::fs::create_dir(directory.path().join("resources")).unwrap();
+    let text = format!(
+        "source: {{ directory: {root}/resources }}\n\
+         admin: {{ address: \"127.0.0.1:{port}\" }}\n\
+         status: {{ address: \"127.0.0.1:0\" }}\n\
+         metrics: {{ address: \"127.0.0.1:0\" }}\n"
+    );
+    std::fs::write(&settings, text).unwrap();
+    let (reader, mut full) = std::io::pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+    command.args(["run", "--settings"]).arg(&settings).stderr(full.try_clone().unwrap());
+    // Until the reader is gone.
+    let filling = std::thread::spawn(move || while full.write_all(&[b'x'; 4096]).is_ok() {});
+    let mut gateway = Killed(command.stdout(Stdio::null()).spawn().unwrap());
+    drop(command);
+    let admin = SocketAddr::from(([127, 0, 0, 1], port));
+    let ready = || Client::plain(admin, "localhost")?.request("GET", "/ready", "", b"");
+    eventually("it is ready", || ready().is_ok_and(|answer| answer.status == 200));
+    let pid = rustix::process::Pid::from_child(&gateway.0);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    eventually("it ends", || gateway.0.try_wait().unwrap().is_some());
+    assert_eq!(gateway.0.wait().unwrap().code(), Some(0));
+    drop(reader);
+    filling.join().unwrap();
+}
+
+/// Not left behind, whatever becomes of the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

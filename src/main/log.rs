@@ -1,0 +1,105 @@
+//! The process log: lines to standard error, for which nobody waits.
+//!
+//! - Whoever logs hands its line over; a thread of its own writes it. The control thread goes on,
+//!   and so does its end, though whoever reads standard error has stopped.
+//! - While the thread is that far behind, lines are lost; the next that is written tells how many.
+//! - How much is logged can be changed.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// Lines that may wait: a configuration with ten thousand mistakes has as many, all at once.
+const LINES_MAX: usize = 1 << 16;
+
+/// How long the end waits for the last lines.
+const ENDING_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How much is logged.
+pub(crate) type LogLevel = reload::Handle<LevelFilter, Registry>;
+
+/// The log. Dropping it waits for the lines so far, but not for long.
+pub(crate) struct ProcessLog {
+    level: LogLevel,
+    messages: Sender<Message>,
+}
+
+enum Message {
+    Line(Vec<u8>),
+    /// All before it is written when this is dropped.
+    Mark(Sender<()>),
+}
+
+impl ProcessLog {
+    /// Begins to log, for the whole process.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (messages, received) = channel::bounded(LINES_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let lines = Lines { messages: messages.clone(), lost: Arc::clone(&lost) };
+        std::thread::Builder::new()
+            .name("process-log".to_owned())
+            .spawn(move || write_out(&received, &lost, &mut io::stderr()))?;
+        let (filter, level) = reload::Layer::new(LevelFilter::INFO);
+        let layer = fmt::layer().with_writer(move || lines.clone());
+        let layer = layer.with_ansi(false).with_target(false);
+        tracing_subscriber::registry().with(filter).with(layer).init();
+        Ok(Self { level, messages })
+    }
+
+    pub(crate) fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+}
+
+impl Drop for ProcessLog {
+    fn drop(&mut self) {
+        let (mark, written) = channel::bounded(0);
+        // A thread that does not get that far is left behind.
+        if self.messages.send_timeout(Message::Mark(mark), ENDING_TIME_MAX).is_ok() {
+            let _: Result<(), _> = written.recv_timeout(ENDING_TIME_MAX);
+        }
+    }
+}
+
+/// Where lines are handed over; each is written at once.
+#[derive(Clone)]
+struct Lines {
+    messages: Sender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.messages.try_send(Message::Line(line.to_vec())).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_out(received: &Receiver<Message>, lost: &AtomicU64, to: &mut impl Write) {
+    for message in received {
+        match message {
+            Message::Line(line) => {
+                // There is nobody else to tell.
+                let _: io::Result<()> = to.write_all(&line);
+                let lost = lost.swap(0, Relaxed);
+                if lost > 0 {
+                    let _: io::Result<()> = writeln!(to, "{lost} lines of this log were lost");
+                }
+            }
+            Message::Mark(mark) => drop(mark),
+        }
+    }
+}

@@ -29,6 +29,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The environment variable that says where the gateway is, as `gateway.locality` does: what runs
+/// in many places has one settings file.
+const LOCALITY: &str = "RINGGATE_LOCALITY";
+
 /// Far above any real file; what is larger is not a settings file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -124,7 +128,7 @@ pub struct Gateway {
     pub namespace: String,
     /// Its labels: what the `selector` of a Gateway matches.
     pub labels: BTreeMap<String, String>,
-    /// Where it is: `region/zone/subzone`. Empty if that is not known.
+    /// Where it is: `region/zone/subzone`. Empty if that is not known, as a part may be.
     pub locality: String,
 }
 
@@ -340,13 +344,21 @@ impl Default for AccessLog {
 }
 
 impl Settings {
-    /// The settings in the file at `path`.
+    /// The settings in the file at `path`; of what it does not say, the environment says where the
+    /// gateway is.
     ///
     /// # Errors
     /// The file cannot be read, or something in it is wrong: every mistake that was found.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
-        let bytes = read(path).map_err(|what| SettingsError::of_file(path, what))?;
-        Self::parse(path, &bytes)
+        let wrong = |what| SettingsError::of_file(path, what);
+        let mut settings = Self::parse(path, &read(path).map_err(wrong)?)?;
+        if settings.gateway.locality.is_empty() {
+            let told = std::env::var(LOCALITY).unwrap_or_default();
+            settings.gateway.locality = value::locality_told(&told).map_err(|what| {
+                wrong(format!("gateway.locality: the environment variable {LOCALITY} {what}"))
+            })?;
+        }
+        Ok(settings)
     }
 
     /// The settings in `bytes`, which `path` names in errors.

@@ -145,6 +145,16 @@ fn what_is_no_settings_file_is_said() {
 }
 
 #[test]
+fn what_the_environment_tells_of_the_locality_may_lack_parts() {
+    let told = |told| value::locality_told(told);
+    for (text, locality) in [("", ""), ("/", ""), ("r/", "r"), ("r/z", "r/z"), ("/z", "/z")] {
+        assert_eq!(told(text).as_deref(), Ok(locality));
+    }
+    let wrong = "must be a region, or `region/zone`, or `region/zone/subzone`, not `a/b/c/d`";
+    assert_eq!(told("a/b/c/d"), Err(wrong.to_owned()));
+}
+
+#[test]
 fn numbers_in_quotes_and_windows_line_ends() {
     assert_eq!(
         errors("listen: { ports: { 443: '8443' } }"),

@@ -209,6 +209,8 @@ pub(super) fn name(value: &Value) -> Result<String, String> {
     name.ok_or_else(|| "must be a name of lower-case letters, digits and `-`".to_owned())
 }
 
+const LOCALITY: &str = "must be a region, or `region/zone`, or `region/zone/subzone`";
+
 /// Where something is; nothing is not known.
 pub(super) fn locality(value: &Value) -> Result<String, String> {
     let is_good = |text: &String| {
@@ -216,8 +218,15 @@ pub(super) fn locality(value: &Value) -> Result<String, String> {
         text.is_empty() || parts.clone().count() <= 3 && !parts.into_iter().any(str::is_empty)
     };
     let locality = text(value)?;
-    let wrong = "must be a region, or `region/zone`, or `region/zone/subzone`";
-    Some(locality).filter(is_good).ok_or_else(|| wrong.to_owned())
+    Some(locality).filter(is_good).ok_or_else(|| LOCALITY.to_owned())
+}
+
+/// The same as somebody else has put it together, who may not have known each part.
+pub(super) fn locality_told(told: &str) -> Result<String, String> {
+    if told.split('/').count() > 3 {
+        return Err(format!("{LOCALITY}, not `{told}`"));
+    }
+    Ok(told.trim_end_matches('/').to_owned())
 }
 
 pub(super) fn path(value: &Value) -> Result<PathBuf, String> {

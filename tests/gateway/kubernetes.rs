@@ -157,6 +157,21 @@ fn every_volume_has_its_mount_and_its_object() {
 }
 
 #[test]
+fn the_pod_is_told_where_its_node_is() {
+    let container = container();
+    let variables = list(&container, "env");
+    let names: Vec<_> = variables.iter().map(|variable| text(variable, "name")).collect();
+    // What a value names stands before it, or it is not replaced.
+    assert_eq!(names, ["REGION", "ZONE", "RINGGATE_LOCALITY"]);
+    for (variable, part) in variables.iter().zip(["region", "zone"]) {
+        let path = text(&variable["valueFrom"]["fieldRef"], "fieldPath");
+        assert_eq!(path, format!("metadata.labels['topology.kubernetes.io/{part}']"));
+    }
+    assert_eq!(text(&variables[2], "value"), "$(REGION)/$(ZONE)");
+    assert_eq!(settings().gateway.locality, "", "the settings would go before it");
+}
+
+#[test]
 fn the_pod_is_confined_and_ends_in_time() {
     let (pod, container) = (pod(), container());
     let security = &container["securityContext"];

@@ -60,6 +60,19 @@ fn the_nearest_endpoints_serve_until_they_fail() {
 }
 
 #[test]
+fn the_environment_says_where_the_gateway_is_unless_the_settings_do() {
+    let backends = backends();
+    let places = ["locality: r/y", "locality: r/z", "locality: q/x"];
+    for (settings, told, expected) in
+        [("", "r/z", [0, 20, 0]), ("", "q/", [0, 0, 20]), (SETTINGS, "q/x", [0, 20, 0])]
+    {
+        let builder = builder(&backends, places, DETECTION).settings(settings);
+        let gateway = builder.env("RINGGATE_LOCALITY", told).start();
+        assert_eq!(shares(&gateway, &backends, "/name", 20), expected, "{told}");
+    }
+}
+
+#[test]
 fn without_detection_or_when_it_is_turned_off_all_are_alike() {
     let backends = backends();
     let off = format!("{DETECTION}, loadBalancer: {{ localityLbSetting: {{ enabled: false }} }}");

@@ -490,8 +490,7 @@ impl Wish {
             CaSource::Secret(name) => vault.find_trust_of(name, beside),
         };
         let crl = self.crl.as_ref().map(|path| vault.read(path)).transpose();
-        let (trust, crl) = (trust?, crl?);
-        Ok(Some(ClientTrust { crl: crl.or(trust.crl), ..trust }))
+        Ok(Some(trust?.with_lists(crl?)))
     }
 
     fn find_own(

@@ -507,18 +507,17 @@ impl Vault<'_> {
             ClientCa::OfCredential(name) => self.find_trust_of(&name.value, beside),
         };
         let crl = clients.crl.as_ref().map(|path| self.read(&path.value)).transpose();
-        let (trust, crl) = (trust?, crl?);
-        let crl = match (trust.crl, crl) {
-            (Some(one), Some(other)) => Some([&*one, b"\n", &*other].concat().into()),
-            (one, other) => one.or(other),
-        };
-        Ok(ClientTrust { crl, ..trust })
+        Ok(trust?.with_lists(crl?))
     }
 
     /// What the Secret `name` has, or the one `beside` it.
     pub(super) fn find_trust_of(&mut self, name: &str, beside: bool) -> Result<ClientTrust, Unfit> {
-        let name = if beside { format!("{name}{CA_SUFFIX}") } else { name.to_owned() };
-        self.find_in_secret("Secret", &name, Secret::trust)
+        if !beside {
+            return self.find_in_secret("Secret", name, Secret::trust);
+        }
+        let trust = self.find_in_secret("Secret", &format!("{name}{CA_SUFFIX}"), Secret::trust)?;
+        // Without a CA of its own they can be meant for no other.
+        Ok(trust.with_lists(self.secret(name).and_then(|own| own.lists_alone.clone())))
     }
 
     /// The Secret that holds the CA: the one beside the server's, where there is one.

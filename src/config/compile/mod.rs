@@ -306,6 +306,15 @@ pub(crate) struct ClientTrust {
 }
 
 impl ClientTrust {
+    /// With these revocation lists, beside its own.
+    fn with_lists(mut self, lists: Option<Arc<[u8]>>) -> Self {
+        self.crl = match (self.crl, lists) {
+            (Some(one), Some(other)) => Some([&*one, b"\n", &*other].concat().into()),
+            (one, other) => one.or(other),
+        };
+        self
+    }
+
     /// Whether peers may go on being checked by this where `wanted` cannot be used: what has no
     /// revocation lists is no substitute for what is to have some.
     fn may_replace(&self, wanted: &Self) -> bool {

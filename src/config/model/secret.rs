@@ -4,6 +4,7 @@
 //! is served is what remains in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -12,6 +13,9 @@ use super::fields::{Field, Fields, Problems};
 use crate::config::compile::{ClientTrust, Identities, LoadedPair};
 use crate::crypto::PairPem;
 
+/// The keys of a CA and of its revocation lists.
+const KNOWN: [(&str, &str); 2] = [("cacert", "crl"), ("ca.crt", "ca.crl")];
+
 /// A Secret, whatever its type.
 #[derive(Debug)]
 pub(crate) struct Secret {
@@ -19,6 +23,8 @@ pub(crate) struct Secret {
     pub(crate) pair: Result<LoadedPair, String>,
     /// What clients are checked with, if there is any.
     trust: Option<Result<ClientTrust, String>>,
+    /// Revocation lists, where there is no CA beside them.
+    pub(crate) lists_alone: Option<Arc<[u8]>>,
     /// The names of its keys, as a message shows them.
     keys: Box<str>,
 }
@@ -27,7 +33,9 @@ impl Secret {
     /// The Secret with the contents `keys`.
     pub(crate) fn load(keys: &BTreeMap<String, Vec<u8>>, identities: &dyn Identities) -> Self {
         let pair = choose_pair(keys).and_then(|pair| identities.load(&pair));
-        Self { pair, trust: choose_trust(keys), keys: names(keys).into() }
+        let trust = choose_trust(keys);
+        let lists_alone = trust.is_none().then(|| lists(keys, KNOWN.iter())).flatten();
+        Self { pair, trust, lists_alone, keys: names(keys).into() }
     }
 
     /// CA and revocation lists, or why there are none.
@@ -105,16 +113,22 @@ fn choose_pair(keys: &BTreeMap<String, Vec<u8>>) -> Result<PairPem<'_>, String> 
 pub(super) fn choose_trust(
     keys: &BTreeMap<String, Vec<u8>>,
 ) -> Option<Result<ClientTrust, String>> {
-    let known = [("cacert", "crl"), ("ca.crt", "ca.crl")];
-    let (name, ca) = known.iter().find_map(|(ca, _)| Some((*ca, keys.get(*ca)?)))?;
+    let (name, ca) = KNOWN.iter().find_map(|(ca, _)| Some((*ca, keys.get(*ca)?)))?;
     if ca.is_empty() {
         return Some(Err(format!("found key \"{name}\", but it was empty")));
     }
     // A list whose own CA is not there is meant for the one that is: Istio leaves it out.
-    let meant = known.iter().filter(|(own, _)| *own == name || !keys.contains_key(*own));
-    let lists: Vec<_> = meant.filter_map(|(_, crl)| keys.get(*crl)).map(Vec::as_slice).collect();
-    let crl = (!lists.is_empty()).then(|| lists.join(&b'\n').into());
-    Some(Ok(ClientTrust { ca: ca.as_slice().into(), crl }))
+    let meant = KNOWN.iter().filter(|(own, _)| *own == name || !keys.contains_key(*own));
+    Some(Ok(ClientTrust { ca: ca.as_slice().into(), crl: lists(keys, meant) }))
+}
+
+/// The revocation lists of `known`, one after the other.
+fn lists<'a>(
+    keys: &BTreeMap<String, Vec<u8>>,
+    known: impl Iterator<Item = &'a (&'static str, &'static str)>,
+) -> Option<Arc<[u8]>> {
+    let lists: Vec<_> = known.filter_map(|(_, crl)| keys.get(*crl)).map(Vec::as_slice).collect();
+    (!lists.is_empty()).then(|| lists.join(&b'\n').into())
 }
 
 pub(super) fn names(keys: &BTreeMap<String, Vec<u8>>) -> String {

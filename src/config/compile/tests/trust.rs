@@ -86,6 +86,40 @@ fn a_list_by_the_other_name_counts_where_its_own_ca_is_not_there() {
 }
 
 #[test]
+fn a_list_without_a_ca_counts_for_that_of_the_secret_beside() {
+    let pair = [("tls.crt", "good 1"), ("tls.key", "key 1")];
+    let beside = [("cacert", "good ca 1")];
+    let checked = |own: Keys<'_>, beside: Keys<'_>| {
+        let mut world = world();
+        world.mount("cred", &[&pair, own].concat());
+        world.mount("cred-cacert", beside);
+        checked_with(&world.compile())
+    };
+    for list in ["crl", "ca.crl"] {
+        // That a list without a list in it lets nobody in shows that it was read.
+        assert_eq!(checked(&[(list, "")], &beside), both("-"));
+        assert_eq!(checked(&[(list, "good crl")], &beside), both("good ca 1"));
+    }
+    let other = [("ca.crt", "good ca 2"), ("ca.crl", "")];
+    assert_eq!(checked(&other, &beside), both("good ca 1"), "the list of a CA that is not used");
+}
+
+#[test]
+fn a_list_beside_which_comes_later_is_used() {
+    let mut world = world();
+    let pair = [("tls.crt", "good 1"), ("tls.key", "key 1")];
+    world.mount("cred", &pair);
+    world.mount("cred-cacert", &[("cacert", "good ca 1")]);
+    assert_eq!(checked_with(&world.compile()), both("good ca 1"));
+    world.mount("cred", &[&pair, &[("ca.crl", "")][..]].concat());
+    let snapshot = world.compile();
+    assert_eq!(checked_with(&snapshot), both("-"), "what had no list is no substitute");
+    assert!(said(&snapshot).contains("there is no revocation list in it"));
+    world.mount("cred", &[&pair, &[("ca.crl", "good crl")][..]].concat());
+    assert_eq!(checked_with(&world.compile()), both("good ca 1"));
+}
+
+#[test]
 fn a_list_that_is_taken_away_is_taken_away() {
     let mut world = world();
     world.mount("cred", LISTED);

@@ -28,7 +28,7 @@ fn a_host_is_a_name_or_a_wildcard() {
     let port = backend.port();
     let fixed = format!(
         "  hosts: [ \"*.far.test\", near.test ]\n  resolution: STATIC\n  ports: [ {{ number: 80, \
-         name: http }} ]\n  endpoints: [ {{ network: another }}, {{ address: 127.0.0.1, ports: {{ \
+         name: http, protocol: HTTP }} ]\n  endpoints: [ {{ network: another }}, {{ address: 127.0.0.1, ports: {{ \
          http: {port} }} }} ]\n"
     );
     // A wildcard as destination is the entry's own.
@@ -52,7 +52,7 @@ fn names_are_looked_up() {
         format!("{host}DNS_ROUND_ROBIN\n{ports}"),
         format!("{host}NONE\n{ports}"),
         format!("{wild}NONE\n{ports}"),
-        format!("{wild}DYNAMIC_DNS\n{ports}"),
+        format!("{wild}DYNAMIC_DNS\n{}", ports.replace("name: http", "name: http, protocol: HTTP")),
         format!("{wild}DNS\n{ports}{named}"),
     ] {
         let gateway = routed(&entry(&spec), "web.localhost");

@@ -193,6 +193,39 @@ impl<'a> Field<'a> {
         if is_zero { Some(Duration::ZERO) } else { self.duration(problems) }
     }
 
+    /// Labels as Kubernetes has them.
+    pub(crate) fn labels(&self, problems: &mut Problems) -> BTreeMap<String, String> {
+        let labels = self.strings(problems);
+        for (name, value) in &labels {
+            if !is_label_name(name) {
+                let cause = "up to 63 letters, digits, `-`, `_` and `.`, after a DNS name and `/` \
+                             if need be";
+                problems.error(self, format!("`{name}` is no name of a label"), cause);
+            }
+            if !value.is_empty() && !is_qualified(value) {
+                let cause = "letters, digits, `-`, `_` and `.`, with a letter or digit at each end";
+                problems.error(self, format!("`{value}` is no value of a label"), cause);
+            }
+        }
+        labels
+    }
+
+    /// Labels that select workloads.
+    pub(crate) fn selector(&self, problems: &mut Problems) -> BTreeMap<String, String> {
+        let labels = self.strings(problems);
+        if labels.iter().any(|(name, value)| name.contains('*') || value.contains('*')) {
+            problems.error(self, "`*` is no wildcard in labels", "leave the label out");
+        }
+        if labels.contains_key("") {
+            problems.error(self, "a label has no name", "remove it");
+        }
+        if let Some(long) = labels.values().find(|value| value.len() > LABEL_BYTES_MAX) {
+            let cause = "Kubernetes has none with more than 63 letters";
+            problems.error(self, format!("`{long}` is no value of a label"), cause);
+        }
+        labels
+    }
+
     /// The strings of a map of them.
     pub(crate) fn strings(&self, problems: &mut Problems) -> BTreeMap<String, String> {
         let Some(fields) = self.fields(problems) else { return BTreeMap::new() };
@@ -388,10 +421,28 @@ fn has_part_of_a_millisecond(duration: Duration) -> bool {
     duration < Duration::from_secs(1_000_000) && !duration.subsec_nanos().is_multiple_of(1_000_000)
 }
 
+/// The longest DNS label; names and values of labels are as long.
+const LABEL_BYTES_MAX: usize = 63;
+
+/// Whether it is `name` or `prefix/name`, with a DNS name before the slash.
+fn is_label_name(text: &str) -> bool {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(p, name)| (Some(p), name));
+    let is_prefix = |text: &str| text.len() <= 253 && text.split('.').all(is_label);
+    name.len() <= LABEL_BYTES_MAX && is_qualified(name) && prefix.is_none_or(is_prefix)
+}
+
+/// Whether it is made of letters, digits, `-`, `_` and `.`, without the last three at its ends.
+fn is_qualified(text: &str) -> bool {
+    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    is_end(text.bytes().next())
+        && is_end(text.bytes().next_back())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 /// Whether it is a DNS label (RFC 1123), as the name of a namespace or a port is.
 pub(crate) fn is_label(text: &str) -> bool {
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 63
+    text.len() <= LABEL_BYTES_MAX
         && is_end(text.bytes().next())
         && is_end(text.bytes().next_back())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

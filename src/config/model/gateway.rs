@@ -62,6 +62,10 @@ pub(super) fn read(
     key: &Key,
     problems: &mut Problems,
 ) -> Option<(Gateway, Vec<Finding>)> {
+    if !is_label(&key.name) {
+        let cause = "up to 63 letters, digits and `-`, without dots";
+        problems.error(spec, format!("`{}` is no name of a Gateway", key.name), cause);
+    }
     let mut spec = spec.fields(problems)?;
     let selector = spec.take("selector").map(|field| read_selector(&field, problems));
     let list = spec.require("servers", problems)?;

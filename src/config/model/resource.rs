@@ -337,7 +337,8 @@ fn read_spec(
                 .map(|spec| whole(Spec::VirtualService(spec)))
         }
         Kind::ServiceEntry => {
-            service_entry::read(&spec_of(fields, problems)?, &key.namespace, problems)
+            let labels = pod::labels(fields, &mut Problems::default());
+            service_entry::read(&spec_of(fields, problems)?, &labels, &key.namespace, problems)
                 .map(|spec| whole(Spec::ServiceEntry(spec)))
         }
         Kind::WorkloadEntry => {

@@ -80,15 +80,19 @@ pub(crate) enum EntryAddress {
     Pipe(PipePath),
 }
 
+/// Reads it; `labels` are those of its metadata.
 pub(super) fn read(
     spec: &Field<'_>,
+    labels: &BTreeMap<String, String>,
     namespace: &str,
     problems: &mut Problems,
 ) -> Option<ServiceEntry> {
     let parent = spec.clone();
     let mut spec = spec.fields(problems)?;
-    let hosts = spec.require("hosts", problems).map(|field| read_hosts(&field, problems));
-    let ports = spec.take("ports").map(|field| read_ports(&field, problems));
+    let written_hosts = spec.require("hosts", problems);
+    let hosts = written_hosts.as_ref().map(|field| read_hosts(field, problems));
+    let written_ports = spec.take("ports");
+    let ports = written_ports.as_ref().map(|field| read_ports(field, problems));
     let written_resolution = spec.take("resolution");
     let resolution = match &written_resolution {
         Some(field) => field.one_of(&RESOLUTIONS, problems),
@@ -103,16 +107,32 @@ pub(super) fn read(
     if let (Some(_), Some(selector)) = (&written, &selector) {
         problems.error(selector, "there may be `endpoints` or `workloadSelector`, not both", "");
     }
-    let selector = selector.map(|field| read_selector(&field, problems));
-    if let Some(location) = spec.take("location") {
-        location.one_of(&[("MESH_EXTERNAL", ()), ("MESH_INTERNAL", ())], problems);
+    if let (Some(Resolution::None), Some(selector)) = (resolution, &selector) {
+        let cause = "the host that a route names is looked up";
+        problems.warn(selector, "has no effect beside this `resolution`", cause);
     }
+    let selector = selector.map(|field| read_selector(&field, problems));
+    let location = spec.take("location");
+    let locations = [("MESH_EXTERNAL", false), ("MESH_INTERNAL", true)];
+    let is_internal = location.as_ref().and_then(|field| field.one_of(&locations, problems));
     let addresses = spec.take("addresses").filter(|field| !field.items(problems).is_empty());
     if let Some(addresses) = &addresses {
         read_addresses(addresses, resolution, problems);
     }
     if let Some(mode) = &written_resolution {
         check_mode(mode, &hosts, &items, addresses.as_ref(), problems);
+        if mode.string(problems) == Some("DYNAMIC_DNS")
+            && let (Some(location), Some(true)) = (&location, is_internal)
+            && uses_waypoint(labels)
+        {
+            let what = "cannot be MESH_INTERNAL beside resolution DYNAMIC_DNS and a waypoint";
+            let cause = "remove the label `istio.io/use-waypoint`, or write MESH_EXTERNAL";
+            problems.error(location, what, cause);
+        }
+    }
+    if let (Some(ports), Some(hosts), Some(_)) = (&written_ports, &written_hosts, resolution) {
+        let is_one = hosts.items(problems).len() < 2;
+        check_protocols(ports, is_one, written_resolution.as_ref(), problems);
     }
     let export = read_export(spec.take("exportTo"), namespace, problems);
     let names = spec.take("subjectAltNames").map(|names| names.items(problems)).unwrap_or_default();
@@ -169,7 +189,7 @@ impl ServiceEntry {
                 );
             }
             Resolution::Dns | Resolution::FirstOfDns
-                if has_none && self.hosts.iter().any(is_wildcard) =>
+                if endpoints.is_none() && self.hosts.iter().any(is_wildcard) =>
             {
                 let cause =
                     "or write `resolution: NONE`, which looks up the host that a route names";
@@ -212,6 +232,38 @@ fn check_mode(
     }
 }
 
+/// Whether it is reached through a waypoint, a proxy of a mesh.
+fn uses_waypoint(labels: &BTreeMap<String, String>) -> bool {
+    let waypoint = labels.get("istio.io/use-waypoint");
+    waypoint.is_some_and(|name| !name.is_empty() && !name.eq_ignore_ascii_case("none"))
+}
+
+/// Istio has several hosts only where requests or the ClientHello tell them apart, unless they are
+/// looked up; and of those that are looked up as they are asked for, TLS and HTTP.
+fn check_protocols(
+    ports: &Field<'_>,
+    is_one: bool,
+    mode: Option<&Field<'_>>,
+    problems: &mut Problems,
+) {
+    let mode = mode.and_then(|mode| mode.string(problems)).unwrap_or("NONE");
+    for port in ports.items(problems) {
+        // What is wrong with it is said elsewhere.
+        let unheard = &mut Problems::default();
+        let field = port.fields(unheard).and_then(|mut port| port.take("protocol"));
+        let protocol = field.and_then(|field| field.string(unheard)).unwrap_or_default();
+        let protocol = protocol.to_ascii_uppercase();
+        let tells_hosts = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS"];
+        if mode == "DYNAMIC_DNS" && !["HTTP", "HTTP2", "GRPC", "TLS"].contains(&&*protocol) {
+            let cause = "write one of these as its `protocol`";
+            problems.error(&port, "DYNAMIC_DNS is for HTTP, HTTP2, GRPC and TLS", cause);
+        } else if mode != "NONE" && !is_one && !tells_hosts.contains(&&*protocol) {
+            let what = "several hosts need `protocol` HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS or TLS";
+            problems.error(&port, what, "connections do not tell them apart otherwise");
+        }
+    }
+}
+
 fn read_hosts(field: &Field<'_>, problems: &mut Problems) -> Vec<HostPattern> {
     let items = field.items(problems);
     if items.is_empty() {
@@ -245,14 +297,11 @@ fn is_partial_wildcard(text: &str) -> bool {
 
 fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
     let mut selector = field.fields(problems)?;
-    let labels = selector.take("labels").map(|labels| labels.strings(problems));
+    let labels = selector.take("labels").map(|labels| labels.selector(problems));
     selector.finish(problems);
     if labels.as_ref().is_none_or(BTreeMap::is_empty) {
         let cause = "it selects every workload of its namespace";
         problems.warn(field, "has no `labels`", cause);
-    }
-    if labels.iter().flatten().any(|(name, value)| name.contains('*') || value.contains('*')) {
-        problems.error(field, "`*` is no wildcard in labels", "leave the label out");
     }
     Some(labels.unwrap_or_default())
 }
@@ -378,11 +427,15 @@ fn read_endpoint(
     let ports = ports.and_then(|field| field.fields(problems));
     let ports = ports.map(|ports| {
         let number = |(name, field): (&str, Field<'_>)| {
+            if !is_label(name) {
+                let cause = "up to 63 letters, digits and `-`";
+                problems.error(&field, format!("`{name}` is no name of a port"), cause);
+            }
             field.port(problems).map(|number| (name.to_owned(), number))
         };
         ports.all().filter_map(number).collect()
     });
-    let labels = endpoint.take("labels").map(|labels| labels.strings(problems));
+    let labels = endpoint.take("labels").map(|labels| labels.labels(problems));
     let weight = endpoint.take("weight").map(|f| f.integer(0..=u32::MAX, problems));
     let locality = endpoint.take("locality").map(|field| field.string(problems));
     for name in ["network", "serviceAccount"] {

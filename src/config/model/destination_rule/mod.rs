@@ -137,7 +137,7 @@ fn read_host(field: &Field<'_>, namespace: &str, problems: &mut Problems) -> Opt
 
 fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
     let mut selector = field.fields(problems)?;
-    let labels = selector.take("matchLabels").map(|labels| labels.strings(problems));
+    let labels = selector.take("matchLabels").map(|labels| labels.selector(problems));
     if labels.as_ref().is_none_or(BTreeMap::is_empty) {
         let cause = "it selects every workload of its namespace";
         problems.warn(field, "has no `matchLabels`", cause);
@@ -164,7 +164,7 @@ fn read_subsets(field: &Field<'_>, problems: &mut Problems) -> Vec<Subset> {
 fn read_subset(item: &Field<'_>, problems: &mut Problems) -> Option<Subset> {
     let mut subset = item.fields(problems)?;
     let name = subset.require("name", problems).and_then(|f| read_subset_name(&f, problems));
-    let labels = subset.take("labels").map(|field| field.strings(problems)).unwrap_or_default();
+    let labels = subset.take("labels").map(|field| field.labels(problems)).unwrap_or_default();
     let policy = subset.take("trafficPolicy").map(|field| read_policy(&field, problems));
     subset.finish(problems);
     let policy = policy.unwrap_or_else(|| Some(PortPolicy::default()))?;

@@ -50,7 +50,7 @@ impl Place {
     ) -> Option<Self> {
         let port = fields.take("port").map(|port| port.port(problems));
         let gateways = read_gateways(fields.take("gateways"), namespace, problems);
-        let source_labels = fields.take("sourceLabels").map(|field| field.strings(problems));
+        let source_labels = fields.take("sourceLabels").map(|field| field.labels(problems));
         let source_namespace = optional_string(fields, "sourceNamespace", problems);
         Some(Self {
             port: port.map_or(Some(None), |port| port.map(Some))?,

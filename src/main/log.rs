@@ -7,7 +7,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
@@ -40,12 +40,13 @@ enum Message {
 impl ProcessLog {
     /// Begins to log, for the whole process.
     pub(crate) fn start() -> io::Result<Self> {
-        let (messages, received) = channel::bounded(LINES_MAX);
-        let lost = Arc::new(AtomicU64::new(0));
-        let lines = Lines { messages: messages.clone(), lost: Arc::clone(&lost) };
+        // Counted apart: a bounded channel has the room for all of them from the beginning.
+        let (messages, received) = channel::unbounded();
+        let backlog = Arc::<Backlog>::default();
+        let lines = Lines { messages: messages.clone(), backlog: Arc::clone(&backlog) };
         std::thread::Builder::new()
             .name("process-log".to_owned())
-            .spawn(move || write_out(&received, &lost, &mut io::stderr()))?;
+            .spawn(move || write_out(&received, &backlog, &mut io::stderr()))?;
         let (filter, level) = reload::Layer::new(LevelFilter::INFO);
         let layer = fmt::layer().with_writer(move || lines.clone());
         let layer = layer.with_ansi(false).with_target(false);
@@ -62,7 +63,7 @@ impl Drop for ProcessLog {
     fn drop(&mut self) {
         let (mark, written) = channel::bounded(0);
         // A thread that does not get that far is left behind.
-        if self.messages.send_timeout(Message::Mark(mark), ENDING_TIME_MAX).is_ok() {
+        if self.messages.send(Message::Mark(mark)).is_ok() {
             let _: Result<(), _> = written.recv_timeout(ENDING_TIME_MAX);
         }
     }
@@ -72,13 +73,22 @@ impl Drop for ProcessLog {
 #[derive(Clone)]
 struct Lines {
     messages: Sender<Message>,
-    lost: Arc<AtomicU64>,
+    backlog: Arc<Backlog>,
+}
+
+/// Numbers of lines.
+#[derive(Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    lost: AtomicUsize,
 }
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.messages.try_send(Message::Line(line.to_vec())).is_err() {
-            self.lost.fetch_add(1, Relaxed);
+        let is_full = self.backlog.waiting.fetch_add(1, Relaxed) >= LINES_MAX;
+        if is_full || self.messages.send(Message::Line(line.to_vec())).is_err() {
+            self.backlog.waiting.fetch_sub(1, Relaxed);
+            self.backlog.lost.fetch_add(1, Relaxed);
         }
         Ok(line.len())
     }
@@ -88,18 +98,38 @@ impl Write for Lines {
     }
 }
 
-fn write_out(received: &Receiver<Message>, lost: &AtomicU64, to: &mut impl Write) {
+fn write_out(received: &Receiver<Message>, backlog: &Backlog, to: &mut impl Write) {
     for message in received {
         match message {
             Message::Line(line) => {
                 // There is nobody else to tell.
                 let _: io::Result<()> = to.write_all(&line);
-                let lost = lost.swap(0, Relaxed);
+                backlog.waiting.fetch_sub(1, Relaxed);
+                let lost = backlog.lost.swap(0, Relaxed);
                 if lost > 0 {
                     let _: io::Result<()> = writeln!(to, "{lost} lines of this log were lost");
                 }
             }
             Message::Mark(mark) => drop(mark),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_find_no_room_are_counted() {
+        let (messages, received) = channel::unbounded();
+        let backlog = Arc::<Backlog>::default();
+        let mut lines = Lines { messages, backlog: Arc::clone(&backlog) };
+        (0..LINES_MAX + 2).for_each(|_| lines.write_all(b"line\n").unwrap());
+        drop(lines);
+        let mut written = Vec::new();
+        write_out(&received, &backlog, &mut written);
+        let text = String::from_utf8(written).unwrap();
+        assert_eq!(text.matches("line\n").count(), LINES_MAX);
+        assert_eq!(text.matches("2 lines of this log were lost\n").count(), 1);
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! rustls makes the secrets; sealing with them here saves the two copies and the allocation that
 //! its own record layer makes of every record. The library is the one that the negotiated suite
-//! belongs to.
+//! seals with.
 //!
 //! Deliberately not here: nonces, headers and anything else of the record format (`tls`).
 
 use std::fmt;
 
-use rustls::crypto::aws_lc_rs as suites_of_aws_lc_rs;
+use rustls::crypto::ring as suites_of_ring;
 use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
 
 /// Bytes of a nonce, in every suite.
@@ -46,12 +46,12 @@ impl RecordKey {
             Secrets::Chacha20Poly1305 { key, iv } => (Cipher::Chacha20Poly1305, key, iv),
             _ => return None,
         };
-        let library = if is_of_aws_lc_rs(suite) {
-            let key = aws_lc_rs::aead::UnboundKey::new(cipher.of_aws_lc_rs(), key.as_ref());
-            Library::AwsLcRs(aws_lc_rs::aead::LessSafeKey::new(key.ok()?))
-        } else {
+        let library = if is_of_ring(suite) {
             let key = ring::aead::UnboundKey::new(cipher.of_ring(), key.as_ref());
             Library::Ring(Box::new(ring::aead::LessSafeKey::new(key.ok()?)))
+        } else {
+            let key = aws_lc_rs::aead::UnboundKey::new(cipher.of_aws_lc_rs(), key.as_ref());
+            Library::AwsLcRs(aws_lc_rs::aead::LessSafeKey::new(key.ok()?))
         };
         Some((Self(library), iv.as_ref().try_into().ok()?))
     }
@@ -131,12 +131,30 @@ impl Cipher {
     }
 }
 
-/// Whether `suite` is one of the statics of aws-lc-rs: equal suites of ring have other addresses.
-fn is_of_aws_lc_rs(suite: SupportedCipherSuite) -> bool {
+/// Whether `suite` is one of the statics of ring: equal suites that seal with aws-lc-rs have other
+/// addresses.
+fn is_of_ring(suite: SupportedCipherSuite) -> bool {
     use SupportedCipherSuite::{Tls12, Tls13};
-    suites_of_aws_lc_rs::ALL_CIPHER_SUITES.iter().any(|own| match (own, suite) {
+    suites_of_ring::ALL_CIPHER_SUITES.iter().any(|own| match (own, suite) {
         (Tls12(own), Tls12(suite)) => std::ptr::eq(*own, suite),
         (Tls13(own), Tls13(suite)) => std::ptr::eq(*own, suite),
         (Tls12(_), Tls13(_)) | (Tls13(_), Tls12(_)) => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Choice, Provider};
+
+    #[test]
+    fn ring_seals_only_where_it_was_asked_to() {
+        for (choice, expected) in
+            [(Choice::Auto, false), (Choice::AwsLcRs, false), (Choice::Ring, true)]
+        {
+            for suite in &Provider::new(choice).rustls().cipher_suites {
+                assert_eq!(is_of_ring(*suite), expected, "{choice:?} {suite:?}");
+            }
+        }
+    }
 }

@@ -163,7 +163,7 @@ pub struct Tls {
 /// `tls.provider`: who signs, seals and hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
-    /// aws-lc-rs, which measured faster.
+    /// Each for what it is faster at.
     Auto,
     /// aws-lc-rs.
     AwsLcRs,

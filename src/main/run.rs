@@ -31,6 +31,9 @@ use crate::orders::{Asked, Orders};
 /// The command line or the settings are wrong (`EX_USAGE` of sysexits.h).
 pub(crate) const EXIT_USAGE: u8 = 64;
 
+/// With files for fewer clients than that, somebody has forgotten to raise the limit.
+const CLIENTS_MIN: u64 = 2000;
+
 /// How long after a change its memory is given back: one seldom comes alone.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 
@@ -187,7 +190,8 @@ impl Gateway {
         let (fleet, drivers) =
             Fleet::start(&config, &publisher.source(), log.as_ref()).map_err(failure)?;
         announce_workers(&drivers);
-        announce_open_files(drivers.len(), first.limits.connections_max);
+        let chosen = settings.limits.connections_max.is_some();
+        announce_open_files(drivers.len(), first.limits.connections_max, chosen);
         let shared = Arc::new(Shared::new(settings, orders.fails_health_check()));
         let command = orders.commands(level);
         let others = log.iter().map(AccessLog::counters).chain([control.counters()]).collect();
@@ -307,17 +311,25 @@ fn announce_workers(drivers: &[Running]) {
     }
 }
 
-/// Each client is a file, and so is each connection to an endpoint.
-fn announce_open_files(workers: usize, connections_max: usize) {
+/// Each client is a file, and so is each connection to an endpoint. The default of
+/// `limits.connections_max` is a ceiling that few hosts allow in full; it is worth a warning where
+/// somebody has `chosen` it, or where there is hardly room for anybody.
+fn announce_open_files(workers: usize, connections_max: usize, chosen: bool) {
     let (max, wanted) = (worker::open_files_max(), (2 * workers * connections_max) as u64);
     if max >= wanted {
         return tracing::info!("open files: up to {max}, room for limits.connections_max");
     }
     let clients = max / 2;
-    tracing::warn!(
+    let room = format!(
         "open files: up to {max}, room for about {clients} clients with a connection to an \
-         endpoint each, where limits.connections_max allows {}; raise the hard limit \
-         (`ulimit -n {wanted}`, `LimitNOFILE=`), or lower limits.connections_max",
+         endpoint each"
+    );
+    if !chosen && clients >= CLIENTS_MIN {
+        return tracing::info!("{room}");
+    }
+    tracing::warn!(
+        "{room}, where limits.connections_max allows {}; raise the hard limit (`ulimit -n \
+         {wanted}`, `LimitNOFILE=`), or lower limits.connections_max",
         workers * connections_max,
     );
 }

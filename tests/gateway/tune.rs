@@ -63,6 +63,20 @@ fn the_gateway_raises_its_soft_limit() {
 }
 
 #[test]
+fn a_limit_of_files_is_warned_of_where_it_is_too_low_for_what_was_chosen_or_for_anybody() {
+    let chosen = "limits: { connections_max: 3000 }\n";
+    for (limit, settings, is_warned_of) in
+        [(4096, "", false), (4096, chosen, true), (1024, "", true), (1024, chosen, true)]
+    {
+        let gateway = Gateway::builder().open_files(limit).settings(settings).start();
+        let line =
+            |level| format!(" {level} open files: up to {limit}, room for about {}", limit / 2);
+        assert_eq!(gateway.logged(&line("WARN")), is_warned_of, "{limit} {settings}");
+        assert_eq!(gateway.logged(&line("INFO")), !is_warned_of, "{limit} {settings}");
+    }
+}
+
+#[test]
 fn huge_pages_are_forbidden_unless_asked_for() {
     let state = |allowed: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));

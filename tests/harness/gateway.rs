@@ -309,6 +309,12 @@ impl Builder {
         self
     }
 
+    /// The hard limit of open files, and the soft one.
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.launch.commands.push(format!("ulimit -n {limit}"));
+        self
+    }
+
     /// What it finds in `/etc/resolv.conf`, which is `resolv.conf` in its directory: to be changed
     /// in place. None, aloud, where no process may have mounts of its own.
     pub fn resolv_conf(mut self, text: &str) -> Option<Self> {

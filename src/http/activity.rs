@@ -138,6 +138,22 @@ impl Activity {
         is_idle.then(|| self.latest.get())
     }
 
+    /// Since when its client owes nothing and is owed nothing: it may be closed, as at its timeout,
+    /// without a request that fails. One of which nothing was heard, and one of HTTP/2 that has not
+    /// asked for anything yet, rests too.
+    pub(crate) fn rests_since(&self) -> Option<Instant> {
+        if self.requests.get() > 0 || self.congested.get() {
+            return None;
+        }
+        match self.head_begun.get() {
+            None => Some(self.latest.get()),
+            Some(begun) => {
+                let is_head = self.heard.get() != begun && !self.multiplexed.get();
+                (!is_head).then_some(begun)
+            }
+        }
+    }
+
     /// Whether its next request is probably far away, as the one before was.
     pub(crate) fn asks_seldom(&self) -> bool {
         self.seldom.get()
@@ -243,6 +259,30 @@ mod tests {
         activity.bytes_arrived(at(3));
         activity.bytes_arrived(at(4));
         assert_eq!(activity.deadline(&limits), at(3) + limits.head_timeout, "from its first byte");
+    }
+
+    #[test]
+    fn a_connection_rests_before_and_between_its_requests() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let activity = Activity::new(start);
+        assert_eq!(activity.rests_since(), Some(start), "nothing was heard of it");
+        activity.bytes_arrived(at(1));
+        assert_eq!(activity.rests_since(), None, "a part of a head");
+        activity.request_began(at(2));
+        assert_eq!(activity.rests_since(), None);
+        activity.request_ended(at(3));
+        assert_eq!(activity.rests_since(), Some(at(3)));
+        activity.congested.set(true);
+        assert_eq!(activity.rests_since(), None, "the end of its answer");
+        let activity = Activity::new(start);
+        activity.multiplex();
+        activity.bytes_arrived(at(1));
+        assert_eq!(activity.rests_since(), Some(start), "of HTTP/2 no byte is a head");
+        activity.request_began(at(2));
+        activity.request_ended(at(3));
+        activity.bytes_arrived(at(4));
+        assert_eq!(activity.rests_since(), Some(at(3)), "a PING");
     }
 
     #[test]

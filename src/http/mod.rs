@@ -29,6 +29,7 @@ mod forward;
 mod grpc;
 pub(crate) mod headers;
 mod hurry;
+mod idle;
 mod mirror;
 mod outgoing;
 pub(crate) mod path;
@@ -42,6 +43,7 @@ mod tee;
 mod tests;
 
 pub(crate) use hurry::hurry;
+pub(crate) use idle::Idle;
 pub(crate) use mirror::Mirrors;
 pub(crate) use serve::serve;
 
@@ -67,6 +69,7 @@ pub(crate) struct Gateway<N: Net> {
     pub(crate) mirrors: Mirrors,
     /// Each request is the last of its connection.
     pub(crate) retires_connections: Cell<bool>,
+    pub(crate) idle: Idle,
 }
 
 /// What a request has to know of the connection that it came by.

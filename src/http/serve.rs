@@ -6,8 +6,8 @@
 //! ```
 //!
 //! - A drain lets open requests finish: HTTP/1.1 closes after the response, HTTP/2 sends GOAWAY.
-//! - A connection that makes no progress by its deadline is closed, and one whose client breaks off
-//!   most of its requests at once.
+//! - A connection that makes no progress by its deadline is closed, one whose client breaks off
+//!   most of its requests at once, and an idle one that has to give way to a new one.
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
@@ -24,6 +24,7 @@ use super::activity::Observed;
 use super::detect::{Peeked, detect};
 use super::entry::Entry;
 use super::forward::{Forwarder, Switched};
+use super::idle::Seat;
 use super::streams::Streams;
 use super::{Downstream, Gateway, Protocol, hurry};
 use crate::drain::Watch;
@@ -79,8 +80,9 @@ impl<N: Net> Serving<N> {
     async fn detected<S: Stream>(self, stream: S) {
         let detecting = detect(stream);
         let limits = (self.limits.head_timeout, self.limits.linger_timeout);
-        let Ok(Ok((stream, protocol))) =
-            hurry(&self.gateway.net, &self.watch, limits, detecting).await
+        // Boxed: the connection does not carry its room when that is over.
+        let detecting = Box::pin(hurry(&self.gateway.net, &self.watch, limits, detecting));
+        let Some(Ok(Ok((stream, protocol)))) = self.gateway.idle.sit_down().run(detecting).await
         else {
             return;
         };
@@ -111,6 +113,11 @@ impl<N: Net> Serving<N> {
                     break (paused, Bytes::new());
                 }
             };
+            if matches!(ended, Ended::GaveWay) {
+                // Somebody waits for its room, and nothing was sent that it could still take.
+                return;
+            }
+            guard.seat = None;
             self.note_malformed(&ended);
             let finishing: Pin<Box<dyn Future<Output = ()> + '_>> = match forwarder.take_switched()
             {
@@ -286,6 +293,8 @@ enum Ended {
     TooSlow,
     /// Its client breaks off most requests as soon as they are under way.
     Abused,
+    /// It was idle, and another one needs its room.
+    GaveWay,
 }
 
 /// What can end a connection from outside: the drain, and its deadline.
@@ -299,13 +308,15 @@ struct Guard<'a, N: Net> {
     sleep: N::Sleep,
     /// When `sleep` fires.
     armed: Instant,
+    /// While it is idle.
+    seat: Option<Seat<'a>>,
 }
 
 impl<'a, N: Net> Guard<'a, N> {
     fn new(serving: &'a Serving<N>) -> Self {
         let armed = serving.downstream.activity.deadline(&serving.limits);
         let sleep = serving.gateway.net.sleep_until(armed);
-        Self { serving, draining: None, is_told: false, sleep, armed }
+        Self { serving, draining: None, is_told: false, sleep, armed, seat: None }
     }
 
     /// Whether hyper is to be told now, once, to take no more requests. One whose head is on its
@@ -361,17 +372,37 @@ impl<'a, N: Net> Guard<'a, N> {
         if pause.is_some_and(|pause| pause <= now) {
             return Poll::Ready(Ended::Idle);
         }
+        let rests = activity.rests_since();
+        if self.poll_seat(rests.is_some_and(|since| since + PAUSE_AFTER <= now), cx).is_ready() {
+            return Poll::Ready(Ended::GaveWay);
+        }
         // From now, not from the last request: a timer for each would cost more than a later pause.
-        let look = pause.map(|_| now + PAUSE_AFTER);
+        let look = rests.filter(|_| self.seat.is_none()).map(|_| now + PAUSE_AFTER);
         self.poll_deadline(look, cx).map(|()| Ended::TooSlow)
+    }
+
+    /// Takes a seat among the idle or leaves it. Ready when the connection is to give way.
+    fn poll_seat(&mut self, is_idle: bool, cx: &Context<'_>) -> Poll<()> {
+        if !is_idle {
+            self.seat = None;
+            return Poll::Pending;
+        }
+        let idle = &self.serving.gateway.idle;
+        self.seat.get_or_insert_with(|| idle.sit_down()).poll_over(cx)
     }
 
     /// Waits for the next request without hyper.
     fn poll_paused(&mut self, stream: &mut impl Stream, cx: &mut Context<'_>) -> Poll<Ended> {
         match stream.poll_fill(cx) {
-            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => return Poll::Ready(Ended::Idle),
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => {
+                self.seat = None;
+                return Poll::Ready(Ended::Idle);
+            }
             Poll::Ready(_) => return Poll::Ready(Ended::Done),
             Poll::Pending => {}
+        }
+        if self.poll_seat(true, cx).is_ready() {
+            return Poll::Ready(Ended::GaveWay);
         }
         if self.poll_draining(cx) {
             return Poll::Ready(Ended::Done);

@@ -60,6 +60,7 @@ impl Rig {
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
+            idle: super::Idle::default(),
             retires_connections: std::cell::Cell::new(false),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),

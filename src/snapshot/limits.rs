@@ -10,7 +10,8 @@ use super::Network;
 /// What a client or an upstream may take of the gateway. Every worker holds to them on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Downstream connections of one worker; more are closed at once and counted.
+    /// Downstream connections of one worker; for one more an idle one gives way, or it is closed at
+    /// once and counted.
     pub connections_max: usize,
     /// Handshakes of one worker that may be under way, and connections that have yet to send their
     /// header of the PROXY protocol.

@@ -111,6 +111,8 @@ counters! {
         "Downstream connections open now.";
     connections_over_limit: Counter "envoy_listener_downstream_cx_overflow" [""]
         "Downstream connections closed at once because of a limit.";
+    connections_gave_way: Counter "ringgate_listener_connections_gave_way_total" [""]
+        "Idle downstream connections closed to make room for new ones.";
     handshakes_ok: Counter "envoy_listener_ssl_handshake" [""]
         "TLS handshakes completed.";
     handshakes_resumed: Counter "envoy_listener_ssl_session_reused" [""]

@@ -10,7 +10,8 @@
 //!
 //! - A snapshot is held only while something is looked up in it, never as long as the connection.
 //! - What is over a limit is closed at once and counted: nobody waits for a slot. Of handshakes it
-//!   is the one that has taken longest.
+//!   is the one that has taken longest, of connections the one that has been idle longest, if there
+//!   is one.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -419,11 +420,15 @@ impl<N: Net> Open<N> {
     fn begin(worker: &Rc<Worker<N>>) -> Option<Self> {
         let connections_max =
             worker.gateway.snapshots.borrow_mut().current().limits.connections_max;
-        let active = &worker.gateway.telemetry.counters().connections_active;
-        if active.value() >= connections_max as u64 {
-            return None;
+        let (counters, idle) = (worker.gateway.telemetry.counters(), &worker.gateway.idle);
+        let staying = || counters.connections_active.value() - idle.leaving() as u64;
+        while staying() >= connections_max as u64 {
+            if !idle.make_room() {
+                return None;
+            }
+            counters.connections_gave_way.increment();
         }
-        active.increment();
+        counters.connections_active.increment();
         let _carried = worker.balance.as_ref().map(Balance::carry);
         Some(Self { worker: Rc::clone(worker), _carried })
     }
@@ -440,7 +445,7 @@ mod tests {
     use super::super::handshakes::Handshakes;
     use super::*;
     use crate::drain::Drain;
-    use crate::http::{Gateway, Mirrors};
+    use crate::http::{Gateway, Idle, Mirrors};
     use crate::io::Spawn;
     use crate::io::pipe::{self, Chunking, End};
     use crate::snapshot::{
@@ -469,6 +474,7 @@ mod tests {
         let telemetry = telemetry();
         let gateway = Rc::new(Gateway {
             mirrors: Mirrors::default(),
+            idle: Idle::default(),
             retires_connections: Cell::new(false),
             net: world.clone(),
             snapshots: publisher.source().subscribe().into(),

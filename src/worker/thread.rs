@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::handshakes::Handshakes;
 use super::{Fresh, Worker};
 use crate::drain::Drain;
-use crate::http::{Gateway, Mirrors};
+use crate::http::{Gateway, Idle, Mirrors};
 use crate::io::{Clock, Spawn, timeout};
 use crate::runtime::{self, Accepted, Handle, Listener, Runtime};
 use crate::snapshot::{ListenerKey, Source};
@@ -112,6 +112,7 @@ impl Start {
         let telemetry = Rc::new(WorkerTelemetry::new(self.counters, self.log));
         let gateway = Gateway {
             mirrors: Mirrors::default(),
+            idle: Idle::default(),
             retires_connections: Cell::new(false),
             net,
             snapshots: self.snapshots.subscribe().into(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Client, Response};
-use crate::harness::gateway::{Builder, Gateway};
+use crate::harness::gateway::{Builder, Gateway, on_each_driver};
 use crate::harness::h2::{H2, block_on};
 use crate::harness::{eventually, free_port, outside, yaml};
 
@@ -104,6 +104,73 @@ fn what_is_over_a_limit_of_connections_is_closed_and_logged() {
     drop(silent);
     eventually("there is room again", || gateway.try_client(HOST).is_ok());
     assert!(overflows(&gateway) >= 1);
+}
+
+/// Idle connections that had to make room.
+fn gone(gateway: &Gateway) -> u32 {
+    let metrics = gateway.admin_get("/stats/prometheus").text();
+    let name = "ringgate_listener_connections_gave_way_total ";
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap()
+}
+
+/// A new connection, which there is room for as soon as one of the others counts as idle.
+fn admitted(gateway: &Gateway) -> Client {
+    let mut client = None;
+    eventually("there is room for it", || {
+        client = gateway.try_client(HOST).ok();
+        client.is_some()
+    });
+    client.unwrap()
+}
+
+#[test]
+fn for_a_new_connection_the_one_that_is_idle_longest_gives_way() {
+    on_each_driver(|driver| {
+        let backend = Backend::start("a");
+        let settings = "limits: { connections_max: 4 }\n";
+        let gateway = both_ports(&backend).driver(driver).workers(1).settings(settings).start();
+        let mut busy = gateway.client(HOST);
+        busy.send(b"GET /hold HTTP/1.1\r\nhost: web.test\r\n\r\n").unwrap();
+        backend.wait_requests(1);
+        let mut first = gateway.client(HOST);
+        assert_eq!(first.get("/name").text(), "a");
+        let mut silent = Client::plain(gateway.address(80), HOST).unwrap();
+        // Far longer than after its request a connection counts as idle.
+        std::thread::sleep(Duration::from_millis(500));
+        let mut last = gateway.client(HOST);
+        assert_eq!(last.get("/name").text(), "a");
+        let mut new = Vec::new();
+        for (n, leaver) in (1..).zip([&mut silent, &mut first]) {
+            new.push(admitted(&gateway));
+            assert_eq!(leaver.read_to_close(), b"");
+            assert_eq!(new.last_mut().unwrap().get("/name").text(), "a");
+            assert_eq!(gone(&gateway), n);
+        }
+        assert_eq!(last.get("/name").text(), "a", "it was not its turn");
+        backend.release();
+        assert_eq!(busy.response("GET").unwrap().status, 200, "who is served is not idle");
+    });
+}
+
+#[test]
+fn http2_without_a_stream_gives_way_too() {
+    let backend = Backend::start("a");
+    let settings = "limits: { connections_max: 1 }\n";
+    let gateway = both_ports(&backend).workers(1).settings(settings).start();
+    block_on(async {
+        let client = H2::connect(&gateway.tls(), gateway.address(443), HOST).await;
+        let asking = client.clone();
+        let waiting = tokio::spawn(async move { asking.get("/hold").await });
+        while backend.requests() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(gateway.try_client(HOST).is_err(), "it has a stream");
+        backend.release();
+        assert_eq!(waiting.await.unwrap().unwrap().status, 200);
+        assert_eq!(admitted(&gateway).get("/name").text(), "a");
+        assert!(client.get("/name").await.is_err());
+    });
+    assert_eq!(gone(&gateway), 1);
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl Identities for RealIdentities {
             let request = BackendRequest {
                 trust: trust.clone(),
                 subject_alt_names: rules.subject_alt_names,
+                mesh: rules.mesh,
                 pair: rules.own.map(|own| &own.key),
                 alpn,
             };

@@ -33,7 +33,7 @@ mod staple;
 mod ticket;
 mod trust;
 
-pub(crate) use backend::{BackendRequest, BackendTrust, backend_config};
+pub(crate) use backend::{BackendRequest, BackendTrust, MeshPeer, backend_config};
 pub(crate) use certificate::{Description, describe, describe_all};
 pub(crate) use client::{CheckedTickets, ClientRequest, ClientVerifier, Pins};
 pub(crate) use digest::Digest;

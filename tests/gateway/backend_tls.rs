@@ -218,6 +218,40 @@ fn a_backend_that_wants_a_certificate_gets_that_of_the_rule() {
     assert!(!log.contains("PRIVATE KEY") && !certs.contains("PRIVATE KEY"));
 }
 
+#[test]
+fn a_backend_in_a_mesh_is_shown_an_identity_and_has_one() {
+    let (ca, backend) = (Authority::new(), Backend::start("a"));
+    let leaf = ca.workload("spiffe://cluster.local/ns/default/sa/web");
+    let options = Options { client_ca: Some(ca.pem()), ..plain(backend.port(), &leaf) };
+    let Some(front) = TlsFront::start(&options) else { return };
+    let gateway = builder(front.port(), "mode: ISTIO_MUTUAL").start();
+    refused(&gateway, "its certificates are not to be had; see /certs");
+    assert!(gateway.logged("ISTIO_MUTUAL wants the files of the mesh"));
+    assert!(front.handshakes().is_empty() && backend.connections() == 0, "nothing was sent");
+    let own = ca.workload("spiffe://cluster.local/ns/istio-system/sa/ingress");
+    let mount = |name: &str, text: &str| {
+        std::fs::create_dir_all(gateway.path("root/etc/certs")).unwrap();
+        gateway.write_file(&format!("root/etc/certs/{name}"), text);
+    };
+    mount("cert-chain.pem", &own.chain_pem);
+    mount("key.pem", &own.key_pem);
+    mount("root-cert.pem", &ca.pem());
+    eventually("the files are there", || get(&gateway, "/name").text() == "a");
+
+    let other = ca.workload("spiffe://cluster.local/ns/other/sa/web");
+    let options = Options { client_ca: Some(ca.pem()), ..plain(backend.port(), &other) };
+    let front = TlsFront::start(&options).unwrap();
+    gateway.write_resource("backend.yaml", &yaml::backend(HOST, front.port()));
+    eventually("it is another namespace's", || get(&gateway, "/name").status == 503);
+    let why = "the certificate is for \
+               spiffe://cluster.local/ns/other/sa/web, not for a workload of namespace default";
+    refused(&gateway, why);
+    let named =
+        "mode: ISTIO_MUTUAL, subjectAltNames: [ \"spiffe://cluster.local/ns/other/sa/web\" ]";
+    gateway.write_resource("rule.yaml", &rule(named));
+    eventually("a name that is given counts", || get(&gateway, "/name").text() == "a");
+}
+
 /// OpenSSL's own server, which answers every request with a page about the handshake.
 struct OpenSsl {
     child: Child,

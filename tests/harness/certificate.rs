@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -70,6 +71,12 @@ impl Authority {
     /// The same, which is valid for `life` from now on.
     pub fn leaf_for(&self, names: &[&str], life: Duration) -> Leaf {
         self.sign(names, |params| params.not_after = (SystemTime::now() + life).into())
+    }
+
+    /// The same for a workload of a mesh with the identity `id`.
+    pub fn workload(&self, id: &str) -> Leaf {
+        let uri = SanType::URI(id.try_into().unwrap());
+        self.sign(&[id], |params| params.subject_alt_names = vec![uri])
     }
 
     fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {

@@ -18,7 +18,7 @@ use super::policy;
 use super::sources::{Placed, Resources};
 use super::{BackendRules, BuiltBackend, ClientTrust, LoadedPair, Part};
 use crate::config::model::{ClientCertificates, ClientTls, Kind, Located, ServiceEntry, Spec};
-use crate::crypto::{Digest, PairPem};
+use crate::crypto::{Digest, MeshPeer, PairPem};
 use crate::snapshot::{
     BackendTls, Certificate, CertificateState, ClientCa, Rejection, Severity, UpstreamProtocol,
 };
@@ -48,6 +48,7 @@ struct Wish {
     crl: Option<Arc<str>>,
     own: Option<OwnSource>,
     names: Vec<String>,
+    mesh: Option<MeshPeer>,
     sni: Option<Arc<str>>,
 }
 
@@ -126,6 +127,7 @@ impl Wish {
             crl: crl.filter(|_| !tls.accept_untrusted),
             own,
             names: names.to_vec(),
+            mesh: tls.mesh.clone(),
             sni: tls.sni.as_ref().map(path),
         }
     }
@@ -289,6 +291,11 @@ impl Use {
     fn report(&self, unit: &Unit, now: SystemTime, out: &mut Vec<Rejection>) {
         for Fault { part, severity, reason } in &unit.faults {
             let cause = match part {
+                _ if unit.built.is_none() && self.wish.mesh.is_some() => {
+                    "ISTIO_MUTUAL wants the files of the mesh, as Istio's agent writes them with \
+                     OUTPUT_CERTS, and without them requests are answered with 503; outside of a \
+                     mesh write MUTUAL with a certificate of your own, or SIMPLE"
+                }
                 _ if unit.built.is_none() => {
                     "requests to its backends are answered with 503 until this is mended; no \
                      restart is needed then"
@@ -323,6 +330,11 @@ impl Use {
 
     fn reject(&self, part: Part, severity: Severity, what: String, cause: &str) -> Rejection {
         let (line, name) = match (&self.tls.certificates, part) {
+            (ClientCertificates::Files { own: Some([own, _]), .. }, _)
+                if self.tls.mesh.is_some() =>
+            {
+                (own.line, ".mode")
+            }
             (ClientCertificates::Secret { name, .. }, _) => (name.line, ".credentialName"),
             (ClientCertificates::Files { own: Some([own, _]), .. }, Part::Pair(_)) => {
                 (own.line, ".clientCertificate")
@@ -433,6 +445,7 @@ impl Unit {
         let built = vault.identities.backend(&BackendRules {
             trust: now.trust.as_ref(),
             subject_alt_names: &wish.names,
+            mesh: wish.mesh.as_ref(),
             own: now.own.as_ref().map(|own| &own.loaded),
         })?;
         self.tls = wish.tls(Some(&built));

@@ -37,7 +37,7 @@ use std::time::SystemTime;
 
 use crate::address::Address;
 use crate::config::model::{ClientCa, Credential, Tls};
-use crate::crypto::{CertifiedPair, Digest, PairPem, Parameters, Pins};
+use crate::crypto::{CertifiedPair, Digest, MeshPeer, PairPem, Parameters, Pins};
 use crate::snapshot::{
     Certificate, CertificateInfo, CertificateState, Limits, Origin, Policy, Rejection, Severity,
     Snapshot,
@@ -260,6 +260,8 @@ pub(crate) struct BackendRules<'a> {
     pub(crate) trust: Option<&'a ClientTrust>,
     /// One of these names; none means the one that they are asked for.
     pub(crate) subject_alt_names: &'a [String],
+    /// They are in a mesh.
+    pub(crate) mesh: Option<&'a MeshPeer>,
     /// What the gateway shows them.
     pub(crate) own: Option<&'a LoadedPair>,
 }

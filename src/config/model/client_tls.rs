@@ -7,9 +7,15 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::fields::{Field, Fields, Located, Problems, not_supported};
+use super::fields::{Field, Fields, Located, Problems};
+use crate::crypto::MeshPeer;
 
-/// Istio's `ClientTLSSettings`, in modes SIMPLE and MUTUAL.
+/// Where a mesh's certificates are mounted, as Istio's agent names them.
+const MESH_CERTIFICATE: &str = "/etc/certs/cert-chain.pem";
+const MESH_KEY: &str = "/etc/certs/key.pem";
+const MESH_CA: &str = "/etc/certs/root-cert.pem";
+
+/// Istio's `ClientTLSSettings`, in modes SIMPLE, MUTUAL and ISTIO_MUTUAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientTls {
     /// Where it stands.
@@ -17,7 +23,10 @@ pub(crate) struct ClientTls {
     /// `spec.trafficPolicy.tls`.
     pub(crate) field: String,
     pub(crate) certificates: ClientCertificates,
-    /// One of these has to be the backend's; none means the name that was asked for.
+    /// Who the backend is in its mesh (mode ISTIO_MUTUAL).
+    pub(crate) mesh: Option<MeshPeer>,
+    /// One of these has to be the backend's; none means its identity in the mesh, or the name that
+    /// was asked for.
     pub(crate) subject_alt_names: Vec<String>,
     /// The name to ask for; `None` for the host that the client asked for.
     pub(crate) sni: Option<Located<Arc<str>>>,
@@ -65,23 +74,41 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Option<
     ];
     // The first of Istio's enumeration.
     let chosen = mode.as_ref().map_or(Some(Mode::Disable), |mode| mode.one_of(&modes, problems));
-    let at = mode.as_ref().unwrap_or(field);
-    if chosen == Some(Mode::IstioMutual) {
-        let cause = "it needs the identity of a mesh, which this gateway is no part of; MUTUAL \
-                     with a certificate of your own does the same";
-        problems.error(at, not_supported("mode ISTIO_MUTUAL"), cause);
+    let of_mesh = mode.filter(|_| chosen == Some(Mode::IstioMutual));
+    if of_mesh.is_some() {
+        ignore_own(&mut tls, problems);
     }
-    let read = read_settings(&mut tls, chosen == Some(Mode::Mutual), problems);
+    let is_mutual = chosen == Some(Mode::Mutual);
+    let read = read_settings(&mut tls, of_mesh.as_ref(), is_mutual, problems);
     tls.finish(problems);
     match chosen? {
         Mode::Disable => Some(None),
-        Mode::Simple | Mode::Mutual => read.map(Some),
-        Mode::IstioMutual => None,
+        Mode::Simple | Mode::Mutual | Mode::IstioMutual => read.map(Some),
     }
 }
 
+/// Warns of what a mesh has its own of.
+fn ignore_own(tls: &mut Fields<'_>, problems: &mut Problems) {
+    let files = ["clientCertificate", "privateKey", "caCertificates", "caCrl", "credentialName"];
+    for name in files.into_iter().chain(["insecureSkipVerify"]) {
+        if let Some(field) = tls.take_filled(name) {
+            let cause = format!("the files of the mesh count, which are beside {MESH_CERTIFICATE}");
+            problems.warn(&field, "ignored in this mode", &cause);
+        }
+    }
+}
+
+/// Files of the mesh, as if they were written where its `mode` is.
+fn mesh_certificates(mode: &Field<'_>) -> ClientCertificates {
+    let file = |path: &str| Located { line: mode.line, value: path.into() };
+    let own = Some([file(MESH_CERTIFICATE), file(MESH_KEY)]);
+    ClientCertificates::Files { ca: Some(file(MESH_CA)), crl: None, own }
+}
+
+/// `of_mesh` is the mode, if it is ISTIO_MUTUAL.
 fn read_settings(
     tls: &mut Fields<'_>,
+    of_mesh: Option<&Field<'_>>,
     is_mutual: bool,
     problems: &mut Problems,
 ) -> Option<ClientTls> {
@@ -97,11 +124,15 @@ fn read_settings(
     let items = names.map(|names| names.items(problems)).unwrap_or_default();
     let names: Vec<_> = items.iter().map(|n| n.string(problems).map(str::to_owned)).collect();
     let sni = tls.take("sni").map(|field| read_sni(&field, problems));
-    let certificates = read_certificates(tls, is_mutual, accept_untrusted == Some(true), problems);
+    let certificates = match of_mesh {
+        Some(mode) => Some(mesh_certificates(mode)),
+        None => read_certificates(tls, is_mutual, accept_untrusted == Some(true), problems),
+    };
     Some(ClientTls {
         line: tls.parent.line,
         field: tls.parent.path.clone(),
         certificates: certificates?,
+        mesh: of_mesh.map(|_| MeshPeer::default()),
         subject_alt_names: names.into_iter().collect::<Option<_>>()?,
         sni: sni.map_or(Some(None), |sni| sni.map(Some))?,
         accept_untrusted: accept_untrusted?,

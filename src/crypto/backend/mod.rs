@@ -20,7 +20,7 @@ use rustls::{ClientConfig, SignatureScheme};
 use super::trust::{Revocation, Trust, TrustError, Usage};
 use super::{CertifiedPair, Provider};
 use session::Sessions;
-use verifier::BackendVerifier;
+use verifier::{BackendVerifier, Names};
 
 /// Who vouches for backends: CA certificates and revocation lists, read.
 #[derive(Debug)]
@@ -58,10 +58,20 @@ pub(crate) struct BackendRequest<'a> {
     pub(crate) trust: Option<Arc<BackendTrust>>,
     /// It has one of these names; none means the one that it is asked for.
     pub(crate) subject_alt_names: &'a [String],
+    /// It is in a mesh; counts for its name where `subject_alt_names` is empty.
+    pub(crate) mesh: Option<&'a MeshPeer>,
     /// What the gateway proves itself with, where it is asked to.
     pub(crate) pair: Option<&'a CertifiedPair>,
     /// The protocol that is spoken inside.
     pub(crate) alpn: &'static [u8],
+}
+
+/// A workload of a mesh, which a certificate of the mesh's CA names as in SPIFFE:
+/// `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct MeshPeer {
+    /// Its namespace; `None` for any.
+    pub(crate) namespace: Option<Arc<str>>,
 }
 
 /// A configuration for `request`.
@@ -71,7 +81,7 @@ pub(crate) fn backend_config(
 ) -> Arc<ClientConfig> {
     let provider = provider.rustls();
     let algorithms = provider.signature_verification_algorithms;
-    let names = request.subject_alt_names.to_vec();
+    let names = Names { given: request.subject_alt_names.to_vec(), mesh: request.mesh.cloned() };
     let sessions = Arc::new(Sessions::new());
     let verifier =
         BackendVerifier::new(request.trust.clone(), names, algorithms, Arc::clone(&sessions));
@@ -84,7 +94,9 @@ pub(crate) fn backend_config(
         Some(pair) => builder.with_client_cert_resolver(Arc::new(Own(pair.bare()))),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![request.alpn.to_vec()];
+    // By this a proxy of a mesh tells the mesh's TLS from that of its application.
+    config.alpn_protocols = request.mesh.map(|_| b"istio".to_vec()).into_iter().collect();
+    config.alpn_protocols.push(request.alpn.to_vec());
     config.resumption = Resumption::store(sessions);
     // After the handshake `tls` seals and opens records itself.
     config.enable_secret_extraction = true;

@@ -71,7 +71,8 @@ fn trust(ca: &str, crl: Option<&str>) -> Option<Arc<BackendTrust>> {
 
 fn verifier(trust: Option<Arc<BackendTrust>>, names: &[&str]) -> BackendVerifier {
     let algorithms = Provider::new(Choice::Auto).rustls().signature_verification_algorithms;
-    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let given = names.iter().map(|name| (*name).to_owned()).collect();
+    let names = Names { given, mesh: None };
     BackendVerifier::new(trust, names, algorithms, Arc::new(Sessions::new()))
 }
 
@@ -104,6 +105,58 @@ fn the_name_that_was_asked_for_counts_unless_others_are_given() {
     let other = verifier(trust, &["z.example.com"]);
     let error = check(&other, &[leaf], "a.example.com").unwrap_err().to_string();
     assert!(error.contains("not for z.example.com"), "{error}");
+}
+
+#[test]
+fn in_a_mesh_the_identity_counts() {
+    let root = root();
+    let trust = trust(&root.pem(), None);
+    let algorithms = Provider::new(Choice::Auto).rustls().signature_verification_algorithms;
+    let check = |namespace: Option<&str>, given: &[&str], names: &[&str]| {
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| match name.contains(':') {
+                true => SanType::URI((*name).try_into().unwrap()),
+                false => dns(name),
+            })
+            .collect();
+        let mesh = Some(MeshPeer { namespace: namespace.map(Into::into) });
+        let given = given.iter().map(|name| (*name).to_owned()).collect();
+        let sessions = Arc::new(Sessions::new());
+        let names_wanted = Names { given, mesh };
+        let verifier = BackendVerifier::new(trust.clone(), names_wanted, algorithms, sessions);
+        check(&verifier, &[named(&names, &root)], "a.example.com").map_err(|e| e.to_string())
+    };
+    let id = "spiffe://cluster.local/ns/shop/sa/cart";
+    assert_eq!(check(Some("shop"), &[], &[id]), Ok(()));
+    assert_eq!(check(None, &[], &[id, "a.example.com"]), Ok(()));
+    assert_eq!(check(Some("other"), &[id], &[id]), Ok(()), "a name that is given counts alone");
+    let error = check(Some("other"), &[], &[id]).unwrap_err();
+    assert!(error.contains(&format!("is for {id}, not for a workload of namespace other")));
+    assert!(check(Some("shop"), &["spiffe://cluster.local/ns/shop/sa/x"], &[id]).is_err());
+    for none in [
+        "a.example.com",
+        "https://cluster.local/ns/shop/sa/cart",
+        "spiffe://cluster.local/ns/shop/sa/",
+        "spiffe:///ns/shop/sa/cart",
+        "spiffe://cluster.local/ns/shop/sa/cart/x",
+        "spiffe://cluster.local/sa/shop/ns/cart",
+    ] {
+        let error = check(None, &[], &[none]).unwrap_err();
+        assert!(error.contains("not for a workload of the mesh"), "{none}: {error}");
+    }
+    let provider = Provider::new(Choice::Auto);
+    let request = BackendRequest {
+        trust: trust.clone(),
+        subject_alt_names: &[],
+        mesh: Some(&MeshPeer::default()),
+        pair: None,
+        alpn: b"h2",
+    };
+    let offered = backend_config(&provider, &request).alpn_protocols.clone();
+    assert_eq!(offered, [&b"istio"[..], b"h2"], "a proxy knows the mesh's TLS by it");
+    let two = [id, "spiffe://cluster.local/ns/other/sa/x"];
+    assert!(check(Some("shop"), &[], &two).is_err(), "an identity is the only one");
 }
 
 #[test]
@@ -274,7 +327,8 @@ fn in_2020(
     };
     let template = Template::new(&provider, &policy).unwrap();
     let server = template.server(vec![pair.unwrap()], Arc::new(TicketKeys::new().unwrap()));
-    let request = BackendRequest { trust, subject_alt_names: &[], pair: None, alpn: b"http/1.1" };
+    let request =
+        BackendRequest { trust, subject_alt_names: &[], mesh: None, pair: None, alpn: b"http/1.1" };
     let mut client = ClientConfig::clone(&backend_config(&provider, &request));
     client.time_provider = Arc::new(In2020);
     (server, Arc::new(client))

@@ -8,9 +8,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use x509_parser::certificate::X509Certificate;
 
-use super::BackendTrust;
 use super::session::Sessions;
+use super::{BackendTrust, MeshPeer};
 use crate::crypto::certificate;
 use crate::crypto::trust::{self, names, parse};
 
@@ -25,17 +26,48 @@ const NAMES_SHOWN_MAX: usize = 3;
 pub(super) struct BackendVerifier {
     /// `None` takes any certificate.
     trust: Option<Arc<BackendTrust>>,
-    /// It has one of these; none means the name that it was asked for.
-    names: Vec<String>,
+    names: Names,
     algorithms: WebPkiSupportedAlgorithms,
     /// They end with what is checked here.
     sessions: Arc<Sessions>,
 }
 
+/// What it has to be called.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// One of these.
+    pub(super) given: Vec<String>,
+    /// Else this; and if that is `None`, as it was asked for.
+    pub(super) mesh: Option<MeshPeer>,
+}
+
+impl Names {
+    fn are_of(&self, leaf: &X509Certificate<'_>, asked: &str) -> bool {
+        match (&self.given[..], &self.mesh) {
+            ([], Some(peer)) => names::mesh_namespace(leaf)
+                .is_some_and(|own| peer.namespace.as_deref().is_none_or(|wanted| wanted == own)),
+            ([], None) => names::is_any(leaf, &[asked]),
+            (given, _) => names::is_any(leaf, given),
+        }
+    }
+
+    /// In words.
+    fn wanted(&self, asked: &str) -> String {
+        match (&self.given[..], &self.mesh) {
+            ([], Some(MeshPeer { namespace: Some(name) })) => {
+                format!("a workload of namespace {name} in the mesh")
+            }
+            ([], Some(MeshPeer { namespace: None })) => "a workload of the mesh".to_owned(),
+            ([], None) => asked.to_owned(),
+            (given, _) => given.join(", "),
+        }
+    }
+}
+
 impl BackendVerifier {
     pub(super) fn new(
         trust: Option<Arc<BackendTrust>>,
-        names: Vec<String>,
+        names: Names,
         algorithms: WebPkiSupportedAlgorithms,
         sessions: Arc<Sessions>,
     ) -> Self {
@@ -48,17 +80,15 @@ impl BackendVerifier {
         asked: &ServerName<'_>,
     ) -> Result<(), CertificateError> {
         let parsed = parse(leaf)?;
-        let asked = [asked.to_str()];
-        let wanted = if self.names.is_empty() { &asked[..] } else { &[] };
-        if names::is_any(&parsed, wanted) || names::is_any(&parsed, &self.names) {
+        let asked = asked.to_str();
+        if self.names.are_of(&parsed, &asked) {
             return Ok(());
         }
         let mut found = certificate::subject_alt_names(&parsed);
         let more = found.len() > NAMES_SHOWN_MAX;
         found.truncate(NAMES_SHOWN_MAX);
         let found = format!("{}{}", found.join(", "), if more { ", ..." } else { "" });
-        let wanted =
-            if self.names.is_empty() { asked[0].to_string() } else { self.names.join(", ") };
+        let wanted = self.names.wanted(&asked);
         Err(CertificateError::Other(OtherError(Arc::new(WrongName { found, wanted }))))
     }
 }

@@ -529,7 +529,8 @@ fn pair(certificate: &str, key: &str) -> CertifiedPair {
 
 /// A client with `pair`, if any, that takes any server.
 fn client_with(pair: Option<&CertifiedPair>) -> Arc<ClientConfig> {
-    let request = BackendRequest { trust: None, subject_alt_names: &[], pair, alpn: b"http/1.1" };
+    let request =
+        BackendRequest { trust: None, subject_alt_names: &[], mesh: None, pair, alpn: b"http/1.1" };
     backend_config(&Provider::new(Choice::Auto), &request)
 }
 

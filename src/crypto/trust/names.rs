@@ -12,6 +12,21 @@ pub(in crate::crypto) fn is_any(leaf: &X509Certificate<'_>, wanted: &[impl AsRef
     names.any(|name| wanted.iter().any(|wanted| is_name(name, wanted.as_ref())))
 }
 
+/// The namespace in a workload's identity, `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`; `None` if it
+/// has none, or more than one URI (SPIFFE X.509-SVID, section 2).
+pub(in crate::crypto) fn mesh_namespace<'a>(leaf: &'a X509Certificate<'_>) -> Option<&'a str> {
+    let extension = leaf.subject_alternative_name().ok()??;
+    let names = extension.value.general_names.iter();
+    let mut uris =
+        names.filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    let (Some(uri), None) = (uris.next(), uris.next()) else { return None };
+    let mut parts = uri.strip_prefix("spiffe://")?.split('/');
+    let mut part = || parts.next().filter(|part| !part.is_empty());
+    let (_domain, ns, namespace) = (part()?, part()?, part()?);
+    let (sa, _account) = (part()?, part()?);
+    (ns == "ns" && sa == "sa" && parts.next().is_none()).then_some(namespace)
+}
+
 /// What `wanted` looks like says which kind of name it is. Another kind does not count, be its text
 /// the same: a CA that is constrained to some DNS names may write anything into a URI.
 fn is_name(name: &GeneralName<'_>, wanted: &str) -> bool {

@@ -312,3 +312,24 @@ endpoints:
     world.write("pod.yaml", &pod("{v: v1}"));
     assert_eq!(endpoints(&mut world), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
 }
+
+#[test]
+fn a_rule_for_a_mesh_keeps_its_subsets_and_sends_nothing_in_plain_text() {
+    let mut world = routed_to_subset("one");
+    let mesh = "  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}\n  subsets:\n  - {name: one, labels: \
+                {v: v1}}\n";
+    world.write("rule.yaml", &rule("r", "default", mesh));
+    let snapshot = world.compile();
+    let of_subset = cluster(&snapshot).expect("the subset is known");
+    assert_eq!(of_subset.endpoints.len(), 1);
+    assert!(of_subset.tls.as_ref().is_some_and(|tls| tls.config.is_none()));
+    assert!(said(&snapshot).contains("ISTIO_MUTUAL wants the files of the mesh"));
+    for (name, text) in
+        [("cert-chain.pem", "good 1"), ("key.pem", "key 1"), ("root-cert.pem", "good ca")]
+    {
+        world.write_pem(&format!("/etc/certs/{name}"), text);
+    }
+    let snapshot = world.compile();
+    assert!(cluster(&snapshot).unwrap().tls.as_ref().is_some_and(|tls| tls.config.is_some()));
+    assert!(!said(&snapshot).contains("ISTIO_MUTUAL"), "{}", said(&snapshot));
+}

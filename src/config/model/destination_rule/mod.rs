@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::client_tls::{self, ClientTls};
 use super::fields::{Field, Fields, Problems};
-use super::virtual_service::{Export, complete, read_export};
+use super::virtual_service::{CLUSTER_DOMAIN, Export, complete, read_export};
 use crate::snapshot::{HostPattern, OutlierDetection, PoolLimits, ProxyVersion, RetryBudget};
 
 /// Istio's, for a budget that does not say them.
@@ -82,6 +82,22 @@ pub(crate) enum Tls {
 }
 
 impl DestinationRule {
+    /// Says of which namespace the service is, where its endpoints are in a mesh; `own` is the
+    /// rule's.
+    fn name_mesh_peers(&mut self, own: &str) {
+        let namespace = namespace_of(&self.host, own);
+        let subsets = self.subsets.iter_mut().map(|subset| &mut subset.policy);
+        for policy in std::iter::once(&mut self.policy).chain(subsets) {
+            for blocks in std::iter::once(&mut policy.all).chain(policy.ports.values_mut()) {
+                if let Some(Tls::Use(tls)) = &mut blocks.tls
+                    && let Some(peer) = Arc::get_mut(tls).and_then(|tls| tls.mesh.as_mut())
+                {
+                    peer.namespace.clone_from(&namespace);
+                }
+            }
+        }
+    }
+
     /// Each `tls` that is not to be none.
     pub(crate) fn tls(&self) -> impl Iterator<Item = &Arc<ClientTls>> {
         let subsets = self.subsets.iter().map(|subset| &subset.policy);
@@ -116,13 +132,29 @@ pub(super) fn read(
     let policy = spec.take("trafficPolicy").map(|field| read_policy(&field, problems));
     let subsets = spec.take("subsets").map(|field| read_subsets(&field, problems));
     spec.finish(problems);
-    Some(DestinationRule {
+    let mut rule = DestinationRule {
         host: host?,
         export,
         selector: selector.map_or(Some(None), |selector| selector.map(Some))?,
         policy: policy.unwrap_or_else(|| Some(PortPolicy::default()))?,
         subsets: subsets.unwrap_or_default().into(),
-    })
+    };
+    rule.name_mesh_peers(namespace);
+    Some(rule)
+}
+
+/// The namespace of a service of the cluster, or `own` for a host of another kind; `None` where a
+/// wildcard is for several.
+fn namespace_of(host: &HostPattern, own: &str) -> Option<Arc<str>> {
+    let in_cluster = |name: &'_ str| -> Option<String> {
+        let name = name.strip_suffix(CLUSTER_DOMAIN)?.strip_suffix('.')?;
+        Some(name.rsplit('.').next().unwrap_or_default().to_owned())
+    };
+    match host {
+        HostPattern::Exact(name) => Some(in_cluster(name).unwrap_or_else(|| own.to_owned()).into()),
+        HostPattern::Wildcard(suffix) => in_cluster(suffix).map(Into::into),
+        HostPattern::Any => None,
+    }
 }
 
 fn read_host(field: &Field<'_>, namespace: &str, problems: &mut Problems) -> Option<HostPattern> {
@@ -261,4 +293,24 @@ fn read_budget(field: &Field<'_>, problems: &mut Problems) -> Option<RetryBudget
     budget.finish(problems);
     let percent = percent.unwrap_or(Some(BUDGET_PERCENT))?;
     Some(RetryBudget { percent, retries_min: min.unwrap_or(Some(BUDGET_RETRIES_MIN))? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_tells_the_namespace_of_its_service_in_the_cluster() {
+        for (host, namespace) in [
+            ("cart.shop.svc.cluster.local", Some("shop")),
+            ("*.shop.svc.cluster.local", Some("shop")),
+            ("*.svc.cluster.local", None),
+            ("*.local", None),
+            ("*", None),
+            ("cart.test", Some("own")),
+            ("*.cart.test", None),
+        ] {
+            assert_eq!(namespace_of(&host.parse().unwrap(), "own").as_deref(), namespace, "{host}");
+        }
+    }
 }

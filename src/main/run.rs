@@ -371,6 +371,10 @@ fn cure(error: &io::Error) -> &'static str {
              the Gateway's `bind`",
         ),
     ];
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+        return "the process, or the host, may open no more files: raise the hard limit \
+                (`ulimit -n`, `LimitNOFILE=`, the sysctl fs.file-max) and restart";
+    }
     let found = cures.iter().find(|(kind, _)| *kind == error.kind());
     found.map_or("change `listen` in the settings and restart", |(_, cure)| cure)
 }
@@ -475,5 +479,24 @@ fn state(
         reporter: Box::new(move || reporting.reporter.load().as_ref().clone()),
         started: SystemTime::now(),
         version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_bound_has_a_cure_of_its_own() {
+        for (errno, expected) in [
+            (libc::EADDRINUSE, "`ss -ltnp`"),
+            (libc::EACCES, "CAP_NET_BIND_SERVICE"),
+            (libc::EADDRNOTAVAIL, "`listen.address`"),
+            (libc::EMFILE, "LimitNOFILE="),
+            (libc::EIO, "change `listen`"),
+        ] {
+            let cure = cure(&io::Error::from_raw_os_error(errno));
+            assert!(cure.contains(expected), "{errno}: {cure}");
+        }
     }
 }

@@ -31,9 +31,10 @@ use crate::snapshot::PoolLimits;
 
 use super::adapt::{Adapted, Tasks, Timer};
 use super::body::Body;
+use super::endpoint::Active;
 use super::error::{Error, Kind, Retry};
 use super::patience::Patience;
-use super::pool::{Active, Lease, Pools};
+use super::pool::{Lease, Pools};
 use super::tally::{Count, Life};
 use super::transport::Transport;
 use super::{Bounds, Exchange, Reached, To};

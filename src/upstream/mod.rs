@@ -17,6 +17,7 @@
 pub(crate) mod adapt;
 mod balance;
 mod body;
+mod endpoint;
 mod error;
 mod group;
 mod h1;
@@ -27,6 +28,7 @@ mod pool;
 mod proxy_header;
 mod tally;
 mod transport;
+mod view;
 mod warmup;
 #[cfg(test)]
 pub(crate) mod world;
@@ -52,8 +54,9 @@ use crate::io::Net;
 use crate::snapshot::{Cluster, Field, Limits, ProtocolChoice, UpstreamProtocol};
 use crate::telemetry::WorkerTelemetry;
 
+use self::endpoint::Active;
 use self::outlier::Outcome;
-use self::pool::{Active, Lease, Pools};
+use self::pool::{Lease, Pools};
 use self::proxy_header::Client;
 use self::tally::{Held, Life};
 

@@ -15,31 +15,33 @@
 //!                 |        \-> expired, dead, surplus: dropped
 //!                 \-> unclean exchange: dropped
 //! ```
+//!
+//! Deliberately not here: what one endpoint keeps ([`endpoint`](super::endpoint)), and what is
+//! known when one is chosen ([`view`](super::view)).
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io::IoSlice;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ::http::request::Parts;
 
 use crate::address::Address;
-use crate::io::{Connect, Net, Probed as _, Probes, Stream, timeout};
-use crate::snapshot::{Cluster, Group, Grouping, Keepalive, PoolLimits, Traffic, UpstreamProtocol};
+use crate::io::{Net, timeout};
+use crate::snapshot::{Cluster, PoolLimits, Traffic, UpstreamProtocol};
 use crate::telemetry::{Counters, WorkerTelemetry};
 
-use super::balance::{self, Standing};
+use super::balance;
+use super::endpoint::{Active, Endpoint, Idle, Kept};
 use super::error::{Error, Kind};
-use super::group::Standings;
 use super::outlier::Outcome;
-use super::proxy_header::{self, Client};
-use super::tally::{self, Count, Held, Life, Tally};
+use super::proxy_header::Client;
+use super::tally::{Count, Held, Life, Tally};
 use super::transport::{Secured, Transport, host_name, unnamed};
-use super::{Bounds, Reached, To, h2};
+use super::view::View;
+use super::{Bounds, Reached, To};
 
 /// How often idle connections are looked at.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -55,12 +57,9 @@ const NAMES_SPARE: usize = 64;
 const DRAWS_MAX: u32 = 5;
 
 /// Address, protocol, and the number of the TLS policy; 0 without TLS.
-type Key = (Address, UpstreamProtocol, u64);
+pub(super) type Key = (Address, UpstreamProtocol, u64);
 
 type Endpoints<N> = HashMap<Key, Rc<Endpoint<N>>, foldhash::fast::RandomState>;
-
-/// A connection that was kept, and its part in the limits of its cluster.
-type Kept<N> = (Transport<<N as Connect>::Stream>, Option<Box<Life>>);
 
 /// The endpoints that one worker has used lately.
 pub(super) struct Pools<N: Net> {
@@ -77,9 +76,9 @@ pub(super) struct Pools<N: Net> {
 }
 
 /// A cluster with rules.
-struct Own<N: Net> {
-    shelf: Shelf<N>,
-    tally: Rc<Tally>,
+pub(super) struct Own<N: Net> {
+    pub(super) shelf: Shelf<N>,
+    pub(super) tally: Rc<Tally>,
     /// The number of the TLS policy in force.
     policy: Cell<u64>,
 }
@@ -102,41 +101,12 @@ impl<N: Net> Own<N> {
 }
 
 /// Endpoints.
-struct Shelf<N: Net> {
+pub(super) struct Shelf<N: Net> {
     endpoints: RefCell<Endpoints<N>>,
     /// Those that are asked for the name in the request's host, by that.
     named: RefCell<HashMap<Box<str>, Endpoints<N>>>,
     /// Names after the last look.
     names_kept: Cell<usize>,
-}
-
-/// One endpoint.
-pub(super) struct Endpoint<N: Net> {
-    pub(super) remote: Address,
-    /// How its connections are secured.
-    secured: Option<Secured>,
-    active: Cell<usize>,
-    /// Connections, where they are counted.
-    pub(super) open: tally::Own,
-    /// The cluster has it no more, or another TLS policy: nothing is kept.
-    pub(super) is_retired: Cell<bool>,
-    /// Oldest first.
-    idle: RefCell<Vec<Idle<Transport<N::Stream>>>>,
-    pub(super) shared: h2::Connections,
-}
-
-struct Idle<S> {
-    stream: S,
-    life: Option<Box<Life>>,
-    expires: Instant,
-}
-
-/// One request under way at an endpoint: counted as long as this lives.
-#[must_use]
-pub(super) struct Active<N: Net> {
-    endpoint: Rc<Endpoint<N>>,
-    /// In the cluster's count, if it has one.
-    held: Option<Held>,
 }
 
 /// A connection that one exchange has for itself.
@@ -460,148 +430,6 @@ impl<N: Net> balance::Random for Pools<N> {
     }
 }
 
-/// What is known about the endpoints of a cluster with rules.
-struct View<'a, N: Net> {
-    own: &'a Own<N>,
-    traffic: &'a Traffic,
-    to: To<'a>,
-    kind: (UpstreamProtocol, u64),
-    name: Option<&'a str>,
-    now: Instant,
-}
-
-impl<N: Net> View<'_, N> {
-    fn choose(&self, random: &impl balance::Random) -> Option<usize> {
-        match &self.traffic.grouping {
-            Some(grouping) => self.choose_in_group(grouping, random),
-            None if self.panics() => self.choose_of(self.traffic, &All(self), random),
-            None => self.choose_of(self.traffic, self, random),
-        }
-    }
-
-    fn choose_of(
-        &self,
-        traffic: &Traffic,
-        endpoints: &impl balance::Endpoints,
-        random: &impl balance::Random,
-    ) -> Option<usize> {
-        balance::choose(traffic, endpoints, self.to.key, &self.own.tally.turns, random)
-    }
-
-    /// The same in the group that the request is for. Those that are out are looked at, not those
-    /// that are in.
-    fn choose_in_group(&self, grouping: &Grouping, random: &impl balance::Random) -> Option<usize> {
-        let known = Standings::new(grouping, &self.places_out());
-        let panics = !known.suffice() && self.panics();
-        let standings = if panics { Standings::new(grouping, &[]) } else { known };
-        let leave = self.to.leave;
-        let is_left = |group: &Group| {
-            let endpoint = |place: &usize| self.to.cluster.endpoints[*place];
-            !leave.is_empty() && group.places.iter().any(|place| leave.contains(&endpoint(place)))
-        };
-        // The same group for the same key, while the same endpoints are in.
-        let point = |all: u64| self.to.key.map_or_else(|| random.below(all), |key| key % all);
-        let group = standings.choose(is_left, point)?;
-        let place = if panics {
-            self.choose_of(&group.traffic, &Part(&All(self), &group.places), random)
-        } else {
-            self.choose_of(&group.traffic, &Part(self, &group.places), random)
-        };
-        place.map(|place| group.places[place])
-    }
-
-    /// The places of the endpoints that are out.
-    fn places_out(&self) -> Vec<usize> {
-        let outliers = self.own.tally.outliers.borrow();
-        let place = |endpoint| self.to.cluster.endpoints.binary_search(&endpoint).ok();
-        outliers.out(self.now).filter_map(place).collect()
-    }
-
-    /// Whether so few endpoints are in that none is left out.
-    fn panics(&self) -> bool {
-        let (outliers, all) = (&self.own.tally.outliers, self.to.cluster.endpoints.len());
-        self.traffic.policy.outliers.as_ref().is_some_and(|detection| {
-            detection.healthy_percent_min > 0 && outliers.borrow().panics(detection, all, self.now)
-        })
-    }
-
-    fn is_avoided(&self, place: usize) -> bool {
-        self.to.avoid.contains(&self.to.cluster.endpoints[place])
-    }
-}
-
-impl<N: Net> balance::Endpoints for View<'_, N> {
-    fn len(&self) -> usize {
-        self.to.cluster.endpoints.len()
-    }
-
-    fn standing(&self, place: usize) -> Standing {
-        let is_out = self.traffic.policy.outliers.is_some() && {
-            let outliers = self.own.tally.outliers.borrow();
-            outliers.is_out(self.to.cluster.endpoints[place], self.now)
-        };
-        match (is_out, self.is_avoided(place)) {
-            (true, _) => Standing::Out,
-            (false, true) => Standing::Avoided,
-            (false, false) => Standing::Good,
-        }
-    }
-
-    fn load(&self, place: usize) -> usize {
-        let (protocol, policy) = self.kind;
-        let key = (self.to.cluster.endpoints[place], protocol, policy);
-        self.own.shelf.active(&key, self.name)
-    }
-
-    fn warmth(&self, place: usize) -> f64 {
-        let Some(warmup) = &self.traffic.policy.warmup else { return 1.0 };
-        let newcomers = self.own.tally.newcomers.borrow();
-        newcomers.warmth(warmup, self.to.cluster.endpoints[place], self.now)
-    }
-}
-
-/// What is known about some of the endpoints.
-struct Part<'a, E>(&'a E, &'a [usize]);
-
-impl<E: balance::Endpoints> balance::Endpoints for Part<'_, E> {
-    fn len(&self) -> usize {
-        self.1.len()
-    }
-
-    fn standing(&self, place: usize) -> Standing {
-        self.0.standing(self.1[place])
-    }
-
-    fn load(&self, place: usize) -> usize {
-        self.0.load(self.1[place])
-    }
-
-    fn warmth(&self, place: usize) -> f64 {
-        self.0.warmth(self.1[place])
-    }
-}
-
-/// The same where too few are in for any to be left out.
-struct All<'a, 'b, N: Net>(&'a View<'b, N>);
-
-impl<N: Net> balance::Endpoints for All<'_, '_, N> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn standing(&self, place: usize) -> Standing {
-        if self.0.is_avoided(place) { Standing::Avoided } else { Standing::Good }
-    }
-
-    fn load(&self, place: usize) -> usize {
-        self.0.load(place)
-    }
-
-    fn warmth(&self, place: usize) -> f64 {
-        self.0.warmth(place)
-    }
-}
-
 impl<N: Net> Default for Shelf<N> {
     fn default() -> Self {
         Self {
@@ -614,7 +442,7 @@ impl<N: Net> Default for Shelf<N> {
 
 impl<N: Net> Shelf<N> {
     /// Requests under way at the endpoint of `key`, for `name` where it is asked for one.
-    fn active(&self, key: &Key, name: Option<&str>) -> usize {
+    pub(super) fn active(&self, key: &Key, name: Option<&str>) -> usize {
         let active = |endpoints: &Endpoints<N>| {
             endpoints.get(key).map_or(0, |endpoint| endpoint.active.get())
         };
@@ -728,135 +556,5 @@ async fn sweep_until_empty<N: Net>(net: N, pools: Weak<Pools<N>>) {
             pools.sweeping.set(false);
             return;
         }
-    }
-}
-
-impl<N: Net> Endpoint<N> {
-    fn new(remote: Address, secured: Option<Secured>) -> Self {
-        Self {
-            remote,
-            secured,
-            active: Cell::new(0),
-            open: Rc::default(),
-            is_retired: Cell::new(false),
-            idle: RefCell::default(),
-            shared: h2::Connections::default(),
-        }
-    }
-
-    /// Opens a connection.
-    async fn connect(
-        &self,
-        net: &N,
-        cluster: &Cluster,
-        client: Option<Client>,
-    ) -> Result<Transport<N::Stream>, Kind> {
-        let mut stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
-        let traffic = cluster.traffic.as_ref();
-        let keepalive = traffic.and_then(|traffic| traffic.policy.pool.keepalive);
-        // Who is on this host cannot vanish without the kernel's knowing.
-        if let Some(keepalive) = keepalive.filter(|_| self.remote.ip().is_some()) {
-            stream.probe(keepalive.into()).map_err(Kind::Connect)?;
-        }
-        if let Some(version) = traffic.and_then(|traffic| traffic.policy.proxy_protocol) {
-            let header = proxy_header::header(version, client);
-            stream.write(&[IoSlice::new(&header)]).map_err(Kind::Connect)?;
-        }
-        match &self.secured {
-            None => Ok(Transport::Plain(stream)),
-            // Boxed: most connects do not carry the room for it.
-            Some(secured) => Box::pin(secured.shake(stream, self.remote)).await,
-        }
-    }
-
-    /// The newest idle connection that still lives.
-    fn take_idle(&self, now: Instant) -> Option<Kept<N>> {
-        loop {
-            let mut newest = self.idle.borrow_mut().pop()?;
-            if newest.lives(now) {
-                return Some((newest.stream, newest.life));
-            }
-        }
-    }
-
-    /// Drops what is dead or expired; whether the endpoint is worth remembering.
-    fn sweep(&self, now: Instant) -> bool {
-        let dead: Vec<_> = {
-            let mut idle = self.idle.borrow_mut();
-            idle.extract_if(.., |idle| !idle.lives(now)).collect()
-        };
-        // Who waits for a connection is called by this, and looks here.
-        drop(dead);
-        self.shared.sweep(now);
-        self.is_used()
-    }
-
-    /// Whether it is worth remembering.
-    fn is_used(&self) -> bool {
-        self.active.get() > 0 || !self.idle.borrow().is_empty() || !self.shared.is_empty()
-    }
-}
-
-impl<S: Stream> Idle<S> {
-    /// Neither expired nor closed, and the peer said nothing unasked.
-    fn lives(&mut self, now: Instant) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        now < self.expires
-            && self.life.as_ref().is_none_or(|life| !life.is_over(now))
-            && matches!(self.stream.poll_fill(&mut cx), Poll::Pending)
-    }
-}
-
-impl<N: Net> Active<N> {
-    fn new(endpoint: &Rc<Endpoint<N>>, held: Option<Held>) -> Self {
-        endpoint.active.set(endpoint.active.get() + 1);
-        Self { endpoint: Rc::clone(endpoint), held }
-    }
-
-    /// Counts one more at the same endpoint.
-    pub(super) fn again(&self) -> Self {
-        Self::new(&self.endpoint, None)
-    }
-
-    /// Whether somebody waits for a connection to the same endpoint.
-    fn is_awaited(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.tally.is_awaited(&self.open))
-    }
-
-    /// What is counted for its cluster.
-    pub(super) fn tally(&self) -> Option<Rc<Tally>> {
-        self.held.as_ref().map(Held::tally)
-    }
-
-    /// Whether the limits of its cluster leave room for one more connection.
-    pub(super) fn may_open(&self, limits: Option<&PoolLimits>) -> bool {
-        let tally = self.tally().zip(limits);
-        tally.is_none_or(|(tally, limits)| tally.has_room(limits))
-    }
-
-    /// The part of one more connection in the limits of its cluster, whether there is room or not.
-    pub(super) fn life(&self, cluster: &Cluster, now: Instant) -> Option<Box<Life>> {
-        let (tally, traffic) = (self.tally()?, cluster.traffic.as_ref()?);
-        Some(Life::new(&tally, &self.open, &traffic.policy.pool, now))
-    }
-}
-
-impl<N: Net> std::ops::Deref for Active<N> {
-    type Target = Endpoint<N>;
-
-    fn deref(&self) -> &Endpoint<N> {
-        &self.endpoint
-    }
-}
-
-impl<N: Net> Drop for Active<N> {
-    fn drop(&mut self) {
-        self.endpoint.active.set(self.endpoint.active.get() - 1);
-    }
-}
-
-impl From<Keepalive> for Probes {
-    fn from(Keepalive { probes, time, interval }: Keepalive) -> Self {
-        Self { max: probes, after: time, interval }
     }
 }

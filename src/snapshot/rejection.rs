@@ -1,6 +1,6 @@
 //! Rejections: what was wrong with a resource, in words that its author can act on.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,19 +52,45 @@ pub enum Origin {
 }
 
 impl fmt::Display for Rejection {
-    /// `file:line: error: Gateway default/mygateway: spec.servers[0]: what (cause)`, on one line.
+    /// `file:line: error: Gateway default/mygateway: spec.servers[0]: what (cause)`, on one line:
+    /// what a resource says may be anything, and must not pass for another line of a log, nor for
+    /// a command to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.origin, self.severity)?;
+        let mut line = Escaped(f);
+        write!(line, "{}: {}", self.origin, self.severity)?;
         for part in [&self.resource, &self.field, &self.what] {
             if !part.is_empty() {
-                write!(f, ": {part}")?;
+                write!(line, ": {part}")?;
             }
         }
         if !self.cause.is_empty() {
-            write!(f, " ({})", self.cause)?;
+            write!(line, " ({})", self.cause)?;
         }
         Ok(())
     }
+}
+
+/// Writes what is no text as `\n` or `\u{1b}`.
+struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(is_no_text) {
+            let end = part.chars().next_back().filter(|last| is_no_text(*last));
+            self.0.write_str(&part[..part.len() - end.map_or(0, char::len_utf8)])?;
+            if let Some(end) = end {
+                write!(self.0, "{}", end.escape_default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it does something else than to be seen: control characters, separators of lines, and
+/// what turns the direction of writing.
+fn is_no_text(character: char) -> bool {
+    let turns = ['\u{200e}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+    character.is_control() || turns.iter().any(|range| range.contains(&character))
 }
 
 impl fmt::Display for Severity {
@@ -83,5 +109,25 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Object { namespace, name } => write!(f, "{namespace}/{name}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_resource_says_it_is_told_on_one_line() {
+        let rejection = Rejection {
+            severity: Severity::Error,
+            origin: Origin::Object { namespace: "default".to_owned(), name: "web".to_owned() },
+            resource: "Gateway default/web".to_owned(),
+            field: "spec.x".to_owned(),
+            what: "not `5x\n2026-01-01T00:00:00Z ERROR forged\u{1b}[31m\u{202e}é`".to_owned(),
+            cause: "a\tb".to_owned(),
+        };
+        let expected = "default/web: error: Gateway default/web: spec.x: not \
+                        `5x\\n2026-01-01T00:00:00Z ERROR forged\\u{1b}[31m\\u{202e}é` (a\\tb)";
+        assert_eq!(rejection.to_string(), expected);
     }
 }

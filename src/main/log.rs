@@ -86,7 +86,7 @@ struct Backlog {
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let is_full = self.backlog.waiting.fetch_add(1, Relaxed) >= LINES_MAX;
-        if is_full || self.messages.send(Message::Line(line.to_vec())).is_err() {
+        if is_full || self.messages.send(Message::Line(harmless(line))).is_err() {
             self.backlog.waiting.fetch_sub(1, Relaxed);
             self.backlog.lost.fetch_add(1, Relaxed);
         }
@@ -96,6 +96,22 @@ impl Write for Lines {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// `line` as one entry of the log, whatever is quoted in it: further lines are indented, so that
+/// none passes for another entry, and control characters are written as `\x1b`.
+fn harmless(line: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(line.len() + 1);
+    let (body, end) = line.strip_suffix(b"\n").map_or((line, &b""[..]), |body| (body, b"\n"));
+    for byte in body {
+        match byte {
+            b'\n' => text.extend_from_slice(b"\n  "),
+            byte if byte.is_ascii_control() => text.extend(byte.escape_ascii()),
+            byte => text.push(*byte),
+        }
+    }
+    text.extend_from_slice(end);
+    text
 }
 
 fn write_out(received: &Receiver<Message>, backlog: &Backlog, to: &mut impl Write) {
@@ -118,6 +134,13 @@ fn write_out(received: &Receiver<Message>, backlog: &Backlog, to: &mut impl Writ
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quoted_is_no_entry_of_its_own() {
+        let written = |line: &str| String::from_utf8(harmless(line.as_bytes())).unwrap();
+        assert_eq!(written("INFO a café\n"), "INFO a café\n");
+        assert_eq!(written("INFO a\nERROR b\x1b[31m\r\n"), "INFO a\n  ERROR b\\x1b[31m\\r\n");
+    }
 
     #[test]
     fn lines_that_find_no_room_are_counted() {

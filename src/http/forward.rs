@@ -517,10 +517,12 @@ fn take_path(head: &mut Parts, path: Option<PathAndQuery>) {
 /// The protocol that an HTTP/1.1 client asks to switch to, if it is one that is passed on. Any
 /// other is ignored, as a server may (RFC 9110, section 7.8).
 fn wanted_protocol(head: &Parts) -> Option<HeaderValue> {
-    let may_ask = head.version == Version::HTTP_11 && head.method == Method::GET;
-    let asks = may_ask && names_upgrade(&head.headers);
-    let protocol = head.headers.get(UPGRADE).filter(|_| asks)?;
-    protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| protocol.clone())
+    let protocol = head.headers.get(UPGRADE)?;
+    let asks = head.version == Version::HTTP_11
+        && head.method == Method::GET
+        && names_upgrade(&head.headers)
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    asks.then(|| protocol.clone())
 }
 
 fn names_upgrade(headers: &HeaderMap) -> bool {

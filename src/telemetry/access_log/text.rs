@@ -125,20 +125,37 @@ pub(super) fn address(out: &mut Vec<u8>, address: Option<Address>) {
     let mut text = [0; "255.255.255.255:".len()];
     let mut end = 0;
     for octet in ip.octets() {
-        // By hand: copying so few bytes costs more than making them.
-        for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
-            if octet >= least {
-                text[end] = b'0' + octet / unit % 10;
-                end += 1;
-            }
-        }
-        text[end] = b'.';
-        end += 1;
+        let (digits, len) = OCTETS[usize::from(octet)];
+        text[end..end + 4].copy_from_slice(&digits);
+        end += usize::from(len);
     }
     text[end - 1] = b':';
     out.extend_from_slice(&text[..end]);
     number(out, address.port().into());
 }
+
+/// Each octet in decimal with a dot behind it, and how long that is: four are copied in the time
+/// that one takes to be divided.
+static OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet: u8 = 0;
+    loop {
+        let (digits, len) = &mut octets[octet as usize];
+        let mut unit = 100;
+        while unit > 0 {
+            if octet >= unit || unit == 1 {
+                digits[*len as usize] = b'0' + octet / unit % 10;
+                *len += 1;
+            }
+            unit /= 10;
+        }
+        *len += 1;
+        if octet == u8::MAX {
+            break octets;
+        }
+        octet += 1;
+    }
+};
 
 /// A value that the gateway made, so that there is nothing in it to escape.
 fn ours(out: &mut Vec<u8>, value: &[u8]) {
@@ -176,11 +193,15 @@ fn escaped(out: &mut Vec<u8>, value: &[u8], harmful: impl Fn(u64) -> u64) {
 
 /// Whether nothing in `value` is `harmful`. Nearly always so, and eight bytes at a time say it.
 pub(super) fn has_none(value: &[u8], harmful: impl Fn(u64) -> u64) -> bool {
-    let (words, rest) = value.as_chunks();
-    let mut last = [b'a'; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let all = words.iter().chain([&last]);
-    all.fold(0, |found, word| found | harmful(u64::from_ne_bytes(*word))) == 0
+    let look = |found, word: &[u8; 8]| found | harmful(u64::from_ne_bytes(*word));
+    // The last eight may have been looked at in part: cheaper than to copy the rest.
+    if let Some(last) = value.last_chunk() {
+        let (words, _) = value.as_chunks();
+        return words.iter().fold(look(0, last), look) == 0;
+    }
+    let mut few = [b'a'; 8];
+    few.iter_mut().zip(value).for_each(|(place, byte)| *place = *byte);
+    look(0, &few) == 0
 }
 
 fn escape(out: &mut Vec<u8>, value: &[u8], harmful: impl Fn(u64) -> u64) {
@@ -272,6 +293,16 @@ mod tests {
         let expected = "[2024-01-31T12:00:00.123Z] \"- - -\" 0 NR filter_chain_not_found - \"-\" \
             0 0 0 - \"-\" \"-\" \"-\" \"-\" \"-\" - - - - - -\n";
         assert_eq!(line(&record), expected);
+    }
+
+    #[test]
+    fn every_octet_is_written_as_others_write_it() {
+        for octet in 0..=u8::MAX {
+            let end = std::net::SocketAddr::from(([octet, 0, octet, 255], 80));
+            let mut out = Vec::new();
+            address(&mut out, Some(end.into()));
+            assert_eq!(String::from_utf8(out).unwrap(), end.to_string());
+        }
     }
 
     #[test]

@@ -252,6 +252,18 @@ fn a_backend_in_a_mesh_is_shown_an_identity_and_has_one() {
     eventually("a name that is given counts", || get(&gateway, "/name").text() == "a");
 }
 
+#[test]
+fn a_rule_with_an_error_sends_nothing_in_plain_text() {
+    let backend = Backend::start("a");
+    let gateway = builder(backend.port(), "mode: SIMPLE, sni: \"a b\"").start();
+    assert_eq!(get(&gateway, "/name").status, 503);
+    assert!(gateway.logged("`a b` is no host name"));
+    assert!(gateway.logged("503, not sent in plain text (until the error is gone)"));
+    assert_eq!(backend.requests(), 0);
+    gateway.write_resource("rule.yaml", &rule("mode: DISABLE"));
+    eventually("the error is gone", || get(&gateway, "/name").text() == "a");
+}
+
 /// OpenSSL's own server, which answers every request with a page about the handshake.
 struct OpenSsl {
     child: Child,

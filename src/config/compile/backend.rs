@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend_tls::BackendTlsUnits;
+use super::backend_tls::{BackendTlsUnits, CLOSED};
 use super::locality::{self, Groups};
 use super::policy::{self, Rules};
 use super::sources::Resources;
@@ -329,6 +329,7 @@ impl<'a> Backends<'a> {
                 Some(BackendTls::Use(tls)) => {
                     Some(self.secured.find(tls, subject_alt_names, protocol))
                 }
+                Some(BackendTls::Closed) => Some(Arc::clone(&CLOSED)),
                 Some(BackendTls::Disable) | None => None,
             },
             endpoints: endpoints.iter().map(|endpoint| endpoint.address).collect(),

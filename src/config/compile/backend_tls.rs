@@ -6,7 +6,7 @@
 //! - Only what changed is looked at; what comes out the same is the same.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
@@ -25,6 +25,10 @@ use crate::snapshot::{
 
 /// What is shown where the CAs of the system are meant.
 const SYSTEM_CA: &str = "the CAs of the system";
+
+/// Of endpoints that there is no connection to, as their rule has an error.
+pub(super) static CLOSED: LazyLock<Arc<BackendTls>> =
+    LazyLock::new(|| Arc::new(BackendTls::new(None, None)));
 
 /// The TLS of all rules, from one generation to the next.
 #[derive(Default)]

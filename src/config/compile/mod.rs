@@ -512,9 +512,9 @@ impl Compiler {
         self.stale.identities = true;
     }
 
-    /// How many resources are in use.
+    /// How many resources are in use as they are written, or were.
     pub(crate) fn resources(&self) -> usize {
-        self.sources.resources().len()
+        self.sources.good()
     }
 
     /// How many virtual hosts the last generation has.

@@ -127,6 +127,8 @@ pub(super) struct Sources {
     doubles: BTreeMap<Key, Vec<Placed>>,
     /// The keys in use that are defined nowhere: what was good stays while it is broken.
     kept: BTreeSet<Key>,
+    /// What is broken and never was good, and in use in the form that leaves nothing open.
+    closed: BTreeMap<Key, Placed>,
     /// Files that there is something to say about.
     noteworthy: BTreeSet<Arc<PathBuf>>,
     rules: SharedRules,
@@ -150,6 +152,11 @@ impl Sources {
         &self.resources
     }
 
+    /// How many of them are no stand-ins.
+    pub(super) fn good(&self) -> usize {
+        self.resources.len() - self.closed.len()
+    }
+
     /// Reads `changed`; says what that changed.
     pub(super) fn update(
         &mut self,
@@ -158,6 +165,8 @@ impl Sources {
     ) -> Difference {
         let mut difference = Difference::default();
         let mut lost = BTreeMap::new();
+        let closed = std::mem::take(&mut self.closed);
+        closed.keys().for_each(|key| drop(self.resources.0.remove(key)));
         let mut changed = changed.into_iter().peekable();
         while changed.peek().is_some() {
             let batch = batch(&mut changed);
@@ -171,6 +180,7 @@ impl Sources {
             }
         }
         self.keep_good(lost, &mut difference);
+        self.close(&closed, &mut difference);
         difference
     }
 
@@ -188,6 +198,11 @@ impl Sources {
             let what = "what was read before the error stays in use".to_owned();
             let (line, cause) = (placed.resource.line, "until the error is gone");
             out.push(placed.reject(Severity::Warning, line, "", what, cause));
+        }
+        for placed in self.closed.values() {
+            let what = "where it has TLS requests are answered with 503, not sent in plain text";
+            let (line, cause) = (placed.resource.line, "until the error is gone");
+            out.push(placed.reject(Severity::Warning, line, "", what.to_owned(), cause));
         }
     }
 
@@ -295,6 +310,28 @@ impl Sources {
         }
     }
 
+    /// Puts stand-ins in the place of what is broken and not known from before; there were
+    /// `before`.
+    fn close(&mut self, before: &BTreeMap<Key, Placed>, difference: &mut Difference) {
+        let files = self.noteworthy.iter().map(|path| (path, &self.files[path]));
+        let all = files.flat_map(|(path, file)| {
+            file.documents.iter().flat_map(|document| document.stand_ins(path))
+        });
+        for placed in all {
+            let key = &placed.resource.key;
+            if !self.resources.0.contains_key(key) {
+                self.closed.entry(key.clone()).or_insert(placed);
+            }
+        }
+        self.resources.0.extend(self.closed.clone());
+        let is_same = |(old, new): (&Placed, &Placed)| old.is_same(new);
+        let all_same = before.values().zip(self.closed.values()).all(is_same);
+        if before.len() != self.closed.len() || !all_same {
+            before.keys().chain(self.closed.keys()).for_each(|key| difference.note(key));
+            difference.anything = true;
+        }
+    }
+
     /// Whether the file holds something that could not be told apart: it may be any resource.
     fn is_unreadable(&self, path: &Arc<PathBuf>) -> bool {
         let file = self.files.get(path);
@@ -378,11 +415,16 @@ impl Document {
     }
 
     fn placed(&self, path: &Arc<PathBuf>) -> impl Iterator<Item = Placed> {
-        let lines_before = self.lines_before;
-        self.parsed.resources.iter().map(move |resource| {
-            let (path, resource) = (Arc::clone(path), Arc::clone(resource));
-            Placed { path, lines_before, resource }
-        })
+        self.parsed.resources.iter().map(|resource| self.place_of(resource, path))
+    }
+
+    fn stand_ins(&self, path: &Arc<PathBuf>) -> impl Iterator<Item = Placed> {
+        self.parsed.stand_ins.iter().map(|resource| self.place_of(resource, path))
+    }
+
+    fn place_of(&self, resource: &Arc<Resource>, path: &Arc<PathBuf>) -> Placed {
+        let (path, resource) = (Arc::clone(path), Arc::clone(resource));
+        Placed { path, lines_before: self.lines_before, resource }
     }
 }
 

@@ -136,12 +136,23 @@ pub(crate) enum Spec {
     ConfigMap(ConfigMap),
 }
 
+impl Spec {
+    /// What is left of it if it has an error.
+    fn closed(self) -> Option<Self> {
+        let Self::DestinationRule(rule) = self else { return None };
+        rule.closed().map(|rule| Self::DestinationRule(Box::new(rule)))
+    }
+}
+
 /// What one document yields.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Parsed {
     pub(crate) resources: Vec<Arc<Resource>>,
     /// Resources that are there and cannot be used.
     pub(crate) broken: Vec<Key>,
+    /// What stands in the place of a broken one of which nothing good is known, so that it leaves
+    /// nothing open that it was to secure.
+    pub(crate) stand_ins: Vec<Arc<Resource>>,
     /// Whether something in it could not be told apart: it may be any resource.
     pub(crate) unreadable: bool,
     /// With the resource that each is about, or an empty text.
@@ -202,14 +213,18 @@ fn read_resource(
         problems.findings.extend(findings);
         spec
     });
-    match spec.filter(|_| good) {
-        Some(spec) => {
+    let (line, created) = (fields.parent.line, meta.created);
+    match spec {
+        Some(spec) if good => {
             parsed.note(key.to_string(), problems);
-            let line = fields.parent.line;
-            let resource = Resource { key, line, created: meta.created, spec };
-            parsed.resources.push(Arc::new(resource));
+            parsed.resources.push(Arc::new(Resource { key, line, created, spec }));
         }
-        None => parsed.fail(Some(key), problems),
+        spec => {
+            let left = spec.and_then(Spec::closed);
+            let left = left.map(|spec| Resource { key: key.clone(), line, created, spec });
+            parsed.stand_ins.extend(left.map(Arc::new));
+            parsed.fail(Some(key), problems);
+        }
     }
 }
 

@@ -333,3 +333,58 @@ fn a_rule_for_a_mesh_keeps_its_subsets_and_sends_nothing_in_plain_text() {
     assert!(cluster(&snapshot).unwrap().tls.as_ref().is_some_and(|tls| tls.config.is_some()));
     assert!(!said(&snapshot).contains("ISTIO_MUTUAL"), "{}", said(&snapshot));
 }
+
+#[test]
+fn a_rule_with_tls_and_an_error_sends_nothing_in_plain_text() {
+    let mut world = World::page();
+    let bad = |tls: &str| {
+        rule("r", "default", &format!("  trafficPolicy: {{tls: {{{tls}}}, speed: high}}\n"))
+    };
+    let is_closed = |world: &mut World| {
+        let snapshot = world.compile();
+        let tls = cluster(&snapshot).unwrap().tls.clone();
+        let is_said =
+            said(&snapshot).contains("503, not sent in plain text (until the error is gone)");
+        assert_eq!(tls.is_some(), is_said, "{}", said(&snapshot));
+        tls.is_some_and(|tls| tls.config.is_none())
+    };
+    for (tls, expected) in [
+        ("mode: SIMPLE", true),
+        ("mode: DISABLE", false),
+        ("mode: SAFE", true),
+        ("mode: MUTUAL", true),
+    ] {
+        world.write("rule.yaml", &bad(tls));
+        assert_eq!(is_closed(&mut world), expected, "{tls}");
+        assert_eq!(is_closed(&mut world), expected, "{tls}: nothing changed");
+    }
+    world.write("rule.yaml", "");
+    assert!(!is_closed(&mut world));
+    // What was good stays, and what is good again counts.
+    world.write("rule.yaml", &rule("r", "default", &connections(1)));
+    world.compile();
+    world.write("rule.yaml", &bad("mode: SIMPLE"));
+    assert!(!is_closed(&mut world));
+    assert_eq!(connections_max(&mut world), Some(1));
+    world.write("rule.yaml", "");
+    world.compile();
+    world.write("rule.yaml", &bad("mode: SIMPLE"));
+    assert!(is_closed(&mut world));
+    world.write("rule.yaml", &rule("r", "default", &connections(2)));
+    assert!(!is_closed(&mut world));
+    assert_eq!(connections_max(&mut world), Some(2));
+}
+
+#[test]
+fn a_rule_with_an_error_is_closed_only_where_it_has_tls() {
+    let bad = "  trafficPolicy:\n    portLevelSettings: [{port: {number: 443}, tls: {mode: \
+               SIMPLE}}]\n  \
+               subsets:\n  - {name: one, labels: {v: v1}, trafficPolicy: {tls: {mode: SIMPLE}}}\n  \
+               - {name: two, labels: {v: v2}}\n  speed: high\n";
+    for (subset, is_closed) in [("one", true), ("two", false)] {
+        let mut world = routed_to_subset(subset);
+        world.write("rule.yaml", &rule("r", "default", bad));
+        let cluster = cluster(&world.compile()).expect("the subset is known");
+        assert_eq!(cluster.tls.is_some(), is_closed, "{subset}");
+    }
+}

@@ -79,6 +79,8 @@ impl Blocks {
 pub(crate) enum Tls {
     Disable,
     Use(Arc<ClientTls>),
+    /// Of a rule with an error: what was meant is not known, but that it was no plain text.
+    Closed,
 }
 
 impl DestinationRule {
@@ -86,16 +88,34 @@ impl DestinationRule {
     /// rule's.
     fn name_mesh_peers(&mut self, own: &str) {
         let namespace = namespace_of(&self.host, own);
-        let subsets = self.subsets.iter_mut().map(|subset| &mut subset.policy);
-        for policy in std::iter::once(&mut self.policy).chain(subsets) {
-            for blocks in std::iter::once(&mut policy.all).chain(policy.ports.values_mut()) {
-                if let Some(Tls::Use(tls)) = &mut blocks.tls
-                    && let Some(peer) = Arc::get_mut(tls).and_then(|tls| tls.mesh.as_mut())
-                {
-                    peer.namespace.clone_from(&namespace);
-                }
+        for blocks in self.blocks_mut() {
+            if let Some(Tls::Use(tls)) = &mut blocks.tls
+                && let Some(peer) = Arc::get_mut(tls).and_then(|tls| tls.mesh.as_mut())
+            {
+                peer.namespace.clone_from(&namespace);
             }
         }
+    }
+
+    fn blocks_mut(&mut self) -> impl Iterator<Item = &mut Blocks> {
+        let subsets = self.subsets.iter_mut().map(|subset| &mut subset.policy);
+        let policies = std::iter::once(&mut self.policy).chain(subsets);
+        policies
+            .flat_map(|policy| std::iter::once(&mut policy.all).chain(policy.ports.values_mut()))
+    }
+
+    /// What is left of a rule with an error: no connection where it has TLS. `None` if it has none.
+    pub(super) fn closed(mut self) -> Option<Self> {
+        let mut is_secured = false;
+        for blocks in self.blocks_mut() {
+            let tls = match blocks.tls.take() {
+                Some(Tls::Use(_) | Tls::Closed) => Some(Tls::Closed),
+                other @ (Some(Tls::Disable) | None) => other,
+            };
+            is_secured |= tls == Some(Tls::Closed);
+            *blocks = Blocks { tls, ..Blocks::default() };
+        }
+        is_secured.then_some(self)
     }
 
     /// Each `tls` that is not to be none.
@@ -106,7 +126,7 @@ impl DestinationRule {
             policies.flat_map(|policy| std::iter::once(&policy.all).chain(policy.ports.values()));
         blocks.filter_map(|blocks| match &blocks.tls {
             Some(Tls::Use(tls)) => Some(tls),
-            Some(Tls::Disable) | None => None,
+            Some(Tls::Disable | Tls::Closed) | None => None,
         })
     }
 }
@@ -265,17 +285,18 @@ fn read_blocks(policy: &mut Fields<'_>, has_more: bool, problems: &mut Problems)
         balancer: balancer.and_then(|f| balancer::read(&f, outliers.is_some(), problems)),
         pool: pool.and_then(|field| pool::read(&field, problems)),
         outliers: outliers.and_then(|field| outlier::read(&field, problems)),
-        tls: tls.and_then(|field| read_tls(&field, problems)),
+        tls: tls.map(|field| read_tls(&field, problems)),
         retry_budget: None,
         proxy_protocol: None,
     }
 }
 
-fn read_tls(field: &Field<'_>, problems: &mut Problems) -> Option<Tls> {
-    Some(match client_tls::read(field, problems)? {
-        None => Tls::Disable,
-        Some(tls) => Tls::Use(Arc::new(tls)),
-    })
+fn read_tls(field: &Field<'_>, problems: &mut Problems) -> Tls {
+    match client_tls::read(field, problems) {
+        None => Tls::Closed,
+        Some(None) => Tls::Disable,
+        Some(Some(tls)) => Tls::Use(Arc::new(tls)),
+    }
 }
 
 fn read_proxy_protocol(field: &Field<'_>, problems: &mut Problems) -> Option<ProxyVersion> {

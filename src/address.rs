@@ -60,6 +60,15 @@ impl<I: Into<IpAddr>> From<(I, u16)> for Address {
     }
 }
 
+#[cfg(test)]
+impl std::str::FromStr for Address {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self::Ip)
+    }
+}
+
 // As the address alone: pools look one up for each request.
 impl Hash for Address {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -104,6 +113,9 @@ pub enum PipePathError {
 }
 
 impl PipePath {
+    /// That of a socket without a name, as clients have.
+    pub const UNNAMED: Self = Self("");
+
     /// `text` as a path that stays.
     ///
     /// # Errors

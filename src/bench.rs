@@ -41,7 +41,7 @@ impl Headers {
     /// For a connection from `remote`.
     #[must_use]
     pub fn new(remote: SocketAddr) -> Self {
-        Self { peer: Rc::new(Peer::new(remote, None)), policy: Policy::default() }
+        Self { peer: Rc::new(Peer::new(remote.into(), None)), policy: Policy::default() }
     }
 
     /// Those of a request, for the upstream.

@@ -29,9 +29,9 @@
 //! # Words
 //!
 //! *downstream*: towards the client; *upstream*: towards the service; *listener*: an address and
-//! port; *identity*: certificate and key; *route*, *cluster*, *endpoint*: as in Envoy; *worker*: a
-//! thread with its own runtime; *snapshot*: one generation of the configuration; *rejection*: what
-//! was wrong with a resource; *drain*: letting open requests finish.
+//! port, or a Unix socket; *identity*: certificate and key; *route*, *cluster*, *endpoint*: as in
+//! Envoy; *worker*: a thread with its own runtime; *snapshot*: one generation of the configuration;
+//! *rejection*: what was wrong with a resource; *drain*: letting open requests finish.
 //!
 //! # What is deliberately absent
 //!

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &str = "
     bench     > http tls snapshot io
     fuzz      > config http tcp upstream tls crypto io
-    main      > config admin worker snapshot drain telemetry demo tune settings
+    main      > config admin worker snapshot drain telemetry demo tune settings address
     config    > snapshot crypto telemetry settings address
-    admin     > snapshot drain telemetry settings
+    admin     > snapshot drain telemetry settings address
     worker    > http tcp upstream tls snapshot runtime io drain telemetry settings address
     http      > upstream snapshot io drain telemetry address
     tcp       > upstream snapshot io drain telemetry address

@@ -4,13 +4,13 @@
 use ::http::HeaderName;
 use serde_json::{Value, json};
 
-use super::page::{clusters, listener_name};
+use super::page::clusters;
 use super::traffic;
 use crate::snapshot::{
     Abort, Action, Cluster, Condition, Edit, Extras, Fault, Forward, HostMap, Identity, Listener,
-    Mirror, Network, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection, RetryOn,
-    RetryPolicy, Route, RouteTable, Serves, Snapshot, Target, TcpRoute, TcpTable, Template,
-    TextMatch, TlsServer, TlsServes, UpstreamProtocol, VirtualHost,
+    ListenerKey, Mirror, Network, Part, PathMatch, PathRewrite, Redirect, RedirectPort, Rejection,
+    RetryOn, RetryPolicy, Route, RouteTable, Serves, Snapshot, Target, TcpRoute, TcpTable,
+    Template, TextMatch, TlsServer, TlsServes, UpstreamProtocol, VirtualHost,
 };
 
 /// The whole snapshot but its certificates and limits: those have their own pages and settings.
@@ -33,11 +33,15 @@ fn listener(listener: &Listener) -> Value {
             "servers": sorted(servers, |server| tls_server(server)),
         }),
     };
+    let (address, port) = match listener.key {
+        ListenerKey::Ip { address, port } => (address.to_string(), json!(port.number())),
+        ListenerKey::Pipe(path) => (path.to_string(), Value::Null),
+    };
     json!({
-        "name": listener_name(listener.key.address, listener.gateway_port),
-        "address": listener.key.address.to_string(),
+        "name": listener.key.name(listener.gateway_port),
+        "address": address,
         "gateway_port": listener.gateway_port,
-        "bind_port": listener.key.port.number(),
+        "bind_port": port,
         "serves": serves,
     })
 }

@@ -36,6 +36,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::address::Address;
 use crate::snapshot::{ListenerKey, Snapshot};
 use crate::telemetry::prometheus::Reporter;
 use crate::telemetry::{Series, SharedCounters};
@@ -117,7 +118,7 @@ pub struct BoundListener {
     /// The port in the Gateway.
     pub gateway_port: u16,
     /// Never with port 0.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
 /// The administration cannot start.

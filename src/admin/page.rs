@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -140,11 +139,7 @@ impl Pages {
         for bound in (self.state.listeners)() {
             line(
                 &mut text,
-                format_args!(
-                    "{}::{}",
-                    listener_name(bound.key.address, bound.gateway_port),
-                    bound.address
-                ),
+                format_args!("{}::{}", bound.key.name(bound.gateway_port), bound.address),
             );
         }
         text
@@ -154,7 +149,7 @@ impl Pages {
         let listeners = (self.state.listeners)();
         let listener = |bound: &BoundListener| {
             json!({
-                "name": listener_name(bound.key.address, bound.gateway_port),
+                "name": bound.key.name(bound.gateway_port),
                 "gateway_port": bound.gateway_port,
                 "local_address": bound.address.to_string(),
             })
@@ -181,11 +176,6 @@ impl Pages {
             "workers": self.state.workers.iter().map(worker).collect::<Vec<_>>(),
         })
     }
-}
-
-/// Envoy's way to name a listener, `0.0.0.0_443`, with the Gateway's port.
-pub(super) fn listener_name(address: IpAddr, gateway_port: u16) -> String {
-    format!("{address}_{gateway_port}")
 }
 
 /// The clusters that routes lead to, by name.

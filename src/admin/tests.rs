@@ -17,7 +17,7 @@ use crate::telemetry::Counters;
 use crate::telemetry::request::Record;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const KEY: ListenerKey = ListenerKey { address: LOOPBACK, port: BindPort::Fixed(8443) };
+const KEY: ListenerKey = ListenerKey::Ip { address: LOOPBACK, port: BindPort::Fixed(8443) };
 
 fn snapshot() -> Snapshot {
     let cluster = Arc::new(Cluster {

@@ -1,11 +1,10 @@
 //! What leads a request to the same endpoint as others before it.
 
-use std::net::SocketAddr;
-
 use ::http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use ::http::request::Parts;
 
 use super::headers;
+use crate::address::Address;
 use crate::snapshot::{Balance, Cluster, HashCookie, HashKey, stable_hash};
 
 /// What a request is known again by.
@@ -20,7 +19,7 @@ pub(crate) struct Affinity {
 impl Affinity {
     /// That of the request with `head`, whose headers are those for the upstream and that `peer`
     /// sent, towards `cluster`.
-    pub(crate) fn of(cluster: &Cluster, head: &Parts, peer: SocketAddr) -> Self {
+    pub(crate) fn of(cluster: &Cluster, head: &Parts, peer: Address) -> Self {
         let balance = cluster.traffic.as_ref().map(|traffic| &traffic.policy.balance);
         let Some(Balance::Hash(hash)) = balance else { return Self::default() };
         match &hash.key {
@@ -32,8 +31,8 @@ impl Affinity {
             HashKey::Cookie(cookie) => Self::of_cookie(cookie, &head.headers),
             HashKey::SourceAddress => {
                 let address = headers::external_address_of(&head.headers, peer);
-                let address = address.ip().to_canonical().to_string();
-                Self::by(Some(stable_hash(address.as_bytes())))
+                let address = address.ip().map(|address| address.ip().to_canonical().to_string());
+                Self::by(address.map(|address| stable_hash(address.as_bytes())))
             }
             HashKey::QueryParameter(name) => {
                 let value = head.uri.query().and_then(|query| parameter(query, name));
@@ -117,7 +116,7 @@ mod tests {
         let cluster =
             Cluster { traffic, ..crate::upstream::world::cluster(1, UpstreamProtocol::Http1) };
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Affinity::of(&cluster, &head, "10.0.0.9:1234".parse().unwrap())
+        Affinity::of(&cluster, &head, ([10, 0, 0, 9], 1234).into())
     }
 
     fn cookie(ttl: Option<Duration>) -> HashKey {

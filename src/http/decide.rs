@@ -275,7 +275,7 @@ mod tests {
     use std::time::Instant;
 
     const KEY: ListenerKey =
-        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
+        ListenerKey::Ip { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
 
     /// A server for `pattern` with a route for `host`.
     fn server(pattern: &str, host: &str) -> (HostPattern, Arc<TlsServer>) {

@@ -84,11 +84,11 @@ impl Context<'_> {
         let downstream = self.entry.downstream();
         match piece {
             Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Piece::Peer(part) => address(downstream.remote.into(), *part, out),
-            Piece::Local(part) => address(downstream.local.into(), *part, out),
+            Piece::Peer(part) => address(downstream.remote, *part, out),
+            Piece::Local(part) => address(downstream.local, *part, out),
             Piece::Remote(part) => {
                 let client = external_address_of(&request.headers, downstream.remote);
-                address(client.into(), *part, out);
+                address(client, *part, out);
             }
             Piece::Endpoint(part) => {
                 if let Some(endpoint) = self.entry.endpoint() {

@@ -263,7 +263,9 @@ impl Entry {
             bytes_received: self.bytes_received.get(),
             bytes_sent: self.bytes_sent.get(),
             upstream_time: upstream.time,
-            forwarded_for: vouched.map_or(b"", |v| v.x_forwarded_for().as_bytes()),
+            forwarded_for: vouched
+                .and_then(Vouched::x_forwarded_for)
+                .map_or(b"", |value| value.as_bytes()),
             user_agent: self.user_agent.as_ref().map_or(b"", |value| value.as_bytes()),
             request_id: vouched.map_or(b"", |v| v.request_id().as_bytes()),
             authority: self.authority(),
@@ -271,10 +273,8 @@ impl Entry {
             upstream_cluster: self.cluster_name(),
             upstream_service: names.map_or("", Names::service),
             upstream_local: upstream.local.map(Address::from),
-            downstream_local: Some(self.downstream.local.into()),
-            downstream_remote: Some(
-                vouched.map_or(remote, |vouched| vouched.client(remote)).into(),
-            ),
+            downstream_local: Some(self.downstream.local),
+            downstream_remote: Some(vouched.map_or(remote, |vouched| vouched.client(remote))),
             server_name: self.downstream.server_name().unwrap_or_default(),
             route_name: self.route_name(),
             ..Record::new(self.start)

@@ -8,7 +8,7 @@
 //!
 //! Deliberately not here: message framing, which the codec writes anew.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use ::http::uri::PathAndQuery;
 use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 
+use crate::address::Address;
 use crate::snapshot::{Field, Policy};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -43,14 +44,17 @@ const SERVER_NAME: HeaderValue = HeaderValue::from_static("istio-envoy");
 /// What is told of the peer, as header values that are made once for a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    address: HeaderValue,
+    /// `None` of a Unix socket.
+    address: Option<HeaderValue>,
     certificate: Option<HeaderValue>,
 }
 
 impl Peer {
-    pub(crate) fn new(remote: SocketAddr, certificate: Option<HeaderValue>) -> Self {
-        let address = remote.ip().to_canonical().to_string();
-        let address = HeaderValue::try_from(address).expect("an address is visible ASCII");
+    pub(crate) fn new(remote: Address, certificate: Option<HeaderValue>) -> Self {
+        let address = remote.ip().map(|remote| {
+            let address = remote.ip().to_canonical().to_string();
+            HeaderValue::try_from(address).expect("an address is visible ASCII")
+        });
         Self { address, certificate }
     }
 }
@@ -77,8 +81,8 @@ impl Vouched {
         Self { peer, x_forwarded_for: None, external_address: None, scheme, request_id }
     }
 
-    pub(crate) fn x_forwarded_for(&self) -> &HeaderValue {
-        self.x_forwarded_for.as_ref().unwrap_or(&self.peer.address)
+    pub(crate) fn x_forwarded_for(&self) -> Option<&HeaderValue> {
+        self.x_forwarded_for.as_ref().or(self.peer.address.as_ref())
     }
 
     pub(crate) fn request_id(&self) -> &HeaderValue {
@@ -86,7 +90,7 @@ impl Vouched {
     }
 
     /// The client as far as the trusted proxies tell; `peer` is who is connected.
-    pub(crate) fn client(&self, peer: SocketAddr) -> SocketAddr {
+    pub(crate) fn client(&self, peer: Address) -> Address {
         self.external_address.as_ref().map_or(peer, |external| told_or(external, peer))
     }
 
@@ -96,24 +100,20 @@ impl Vouched {
     }
 
     /// All of it, for the first attempt.
-    pub(crate) fn fields(&self) -> [Field<'_>; 5] {
+    pub(crate) fn fields(&self) -> Told<'_> {
         static HTTP: HeaderValue = HeaderValue::from_static("http");
         static HTTPS: HeaderValue = HeaderValue::from_static("https");
         static FIRST: HeaderValue = HeaderValue::from_static("1");
-        let external = self.external_address.as_ref().unwrap_or(&self.peer.address);
-        [
-            (&X_FORWARDED_FOR, self.x_forwarded_for()),
-            (&X_FORWARDED_PROTO, if self.scheme == "https" { &HTTPS } else { &HTTP }),
-            (&X_REQUEST_ID, &self.request_id),
-            (&X_ENVOY_ATTEMPT_COUNT, &FIRST),
-            (&X_ENVOY_EXTERNAL_ADDRESS, external),
-        ]
+        let proto = (&X_FORWARDED_PROTO, if self.scheme == "https" { &HTTPS } else { &HTTP });
+        let others = [proto, (&X_REQUEST_ID, &self.request_id), (&X_ENVOY_ATTEMPT_COUNT, &FIRST)];
+        let external = self.external_address.as_ref().or(self.peer.address.as_ref());
+        Told::new(others, self.x_forwarded_for(), external)
     }
 
     /// Adds it to `headers`, where somebody looks for it there.
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
-        for (name, value) in self.fields() {
-            headers.insert(name, value.clone());
+        for (name, value) in self.fields().iter() {
+            headers.insert(*name, (*value).clone());
         }
     }
 
@@ -124,6 +124,38 @@ impl Vouched {
         if let Some(scheme) = trusted_scheme(headers, policy) {
             self.scheme = scheme;
         }
+    }
+}
+
+/// The fields of a [`Vouched`], of which those with addresses may be missing.
+pub(crate) struct Told<'a> {
+    /// Invariant: as many as `len` are to be told.
+    fields: [Field<'a>; 5],
+    len: usize,
+}
+
+impl<'a> Told<'a> {
+    fn new(
+        [proto, id, attempt]: [Field<'a>; 3],
+        forwarded_for: Option<&'a HeaderValue>,
+        external: Option<&'a HeaderValue>,
+    ) -> Self {
+        let field = |name, value: Option<&'a HeaderValue>| value.map(|value| (name, value));
+        let forwarded_for = field(&X_FORWARDED_FOR, forwarded_for);
+        let external = field(&X_ENVOY_EXTERNAL_ADDRESS, external);
+        let len = 3 + usize::from(forwarded_for.is_some()) + usize::from(external.is_some());
+        // Where there is only one, it is the first of both.
+        let (first, second) = (forwarded_for.or(external), external);
+        let fields = [proto, id, attempt, first.unwrap_or(proto), second.unwrap_or(proto)];
+        Self { fields, len }
+    }
+}
+
+impl<'a> std::ops::Deref for Told<'a> {
+    type Target = [Field<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.fields[..self.len]
     }
 }
 
@@ -337,14 +369,14 @@ fn external_address(headers: &HeaderMap, policy: &Policy) -> Option<HeaderValue>
 
 /// The client of a request with these headers, once they are those for the upstream, as far as the
 /// trusted proxies tell; `peer` is who is connected.
-pub(crate) fn external_address_of(headers: &HeaderMap, peer: SocketAddr) -> SocketAddr {
+pub(crate) fn external_address_of(headers: &HeaderMap, peer: Address) -> Address {
     headers.get(&X_ENVOY_EXTERNAL_ADDRESS).map_or(peer, |external| told_or(external, peer))
 }
 
 /// The address that is told, whose port nobody knows, unless it is that of `peer`.
-fn told_or(external: &HeaderValue, peer: SocketAddr) -> SocketAddr {
+fn told_or(external: &HeaderValue, peer: Address) -> Address {
     match external.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()) {
-        Some(ip) if ip != peer.ip().to_canonical() => SocketAddr::new(ip, 0),
+        Some(ip) if peer.ip().is_none_or(|peer| ip != peer.ip().to_canonical()) => (ip, 0).into(),
         Some(_) | None => peer,
     }
 }
@@ -359,7 +391,10 @@ fn appended(headers: &HeaderMap, peer: &Peer) -> Option<HeaderValue> {
     if joined.is_empty() {
         return None;
     }
-    joined.extend_from_slice(peer.address.as_bytes());
+    match &peer.address {
+        Some(address) => joined.extend_from_slice(address.as_bytes()),
+        None => joined.truncate(joined.len() - 1),
+    }
     HeaderValue::from_maybe_shared(Bytes::from(joined)).ok()
 }
 
@@ -408,6 +443,7 @@ fn hexadecimal(bytes: [u8; 4]) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::PipePath;
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -418,14 +454,14 @@ mod tests {
     }
 
     fn peer() -> Rc<Peer> {
-        Rc::new(Peer::new("10.0.0.9:1234".parse().unwrap(), None))
+        Rc::new(Peer::new(([10, 0, 0, 9], 1234).into(), None))
     }
 
     /// Makes of `headers` all that an upstream gets.
     fn forward(headers: &mut HeaderMap, peer: &Rc<Peer>, is_tls: bool, policy: &Policy) -> Vouched {
         let vouched = to_upstream(headers, peer, is_tls, policy);
-        for (name, _) in vouched.fields() {
-            assert!(!headers.contains_key(name), "{name} would be there twice");
+        for (name, _) in vouched.fields().iter() {
+            assert!(!headers.contains_key(*name), "{name} would be there twice");
         }
         vouched.insert(headers);
         vouched
@@ -471,7 +507,7 @@ mod tests {
             ("x_harmless", "1"),
         ]);
         let vouched = forward(&mut headers, &peer(), false, &trusting(0));
-        assert_eq!(vouched.x_forwarded_for(), "6.6.6.6,10.0.0.9");
+        assert_eq!(vouched.x_forwarded_for().unwrap(), "6.6.6.6,10.0.0.9");
         assert_eq!(headers["x-forwarded-for"], "6.6.6.6,10.0.0.9");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-envoy-external-address"], "10.0.0.9");
@@ -487,9 +523,32 @@ mod tests {
     }
 
     #[test]
+    fn of_a_client_without_an_address_none_is_told() {
+        let peer = || Rc::new(Peer::new(Address::Pipe(PipePath::UNNAMED), None));
+        let mut headers = map(&[]);
+        let vouched = forward(&mut headers, &peer(), true, &trusting(1));
+        assert_eq!(vouched.x_forwarded_for(), None);
+        assert_eq!(vouched.client(Address::Pipe(PipePath::UNNAMED)).ip(), None);
+        for name in ["x-forwarded-for", "x-envoy-external-address"] {
+            assert!(!headers.contains_key(name), "{name}");
+        }
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        // What it says of others passes as it is, and counts as far as it is trusted.
+        for (trusted, external) in [(0, None), (1, Some("2.2.2.2")), (2, Some("1.1.1.1"))] {
+            let mut headers = map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2")]);
+            let vouched = forward(&mut headers, &peer(), true, &trusting(trusted));
+            assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2");
+            let told = headers.get("x-envoy-external-address").map(|value| value.to_str().unwrap());
+            assert_eq!(told, external);
+            let client = vouched.client(Address::Pipe(PipePath::UNNAMED)).ip();
+            assert_eq!(client.map(|client| client.ip().to_string()).as_deref(), external);
+        }
+    }
+
+    #[test]
     fn what_the_client_proved_replaces_what_it_says() {
         let proved = HeaderValue::from_static("Hash=1");
-        let peer = Rc::new(Peer::new("10.0.0.9:1234".parse().unwrap(), Some(proved)));
+        let peer = Rc::new(Peer::new(([10, 0, 0, 9], 1234).into(), Some(proved)));
         let mut headers = map(&[
             ("x-forwarded-client-cert", "Hash=6"),
             ("x-forwarded-client-cert", "Hash=7"),

@@ -48,12 +48,12 @@ pub(crate) use mirror::Mirrors;
 pub(crate) use serve::serve;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use ::http::HeaderValue;
 
+use crate::address::Address;
 use crate::io::Net;
 use crate::snapshot::{ListenerKey, Subscription, TlsPolicy};
 use crate::telemetry::WorkerTelemetry;
@@ -75,8 +75,8 @@ pub(crate) struct Gateway<N: Net> {
 /// What a request has to know of the connection that it came by.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    pub(crate) remote: SocketAddr,
-    pub(crate) local: SocketAddr,
+    pub(crate) remote: Address,
+    pub(crate) local: Address,
     pub(crate) listener: ListenerKey,
     /// Its end of TLS, if it came by that.
     pub(crate) tls: Option<Tls>,
@@ -105,7 +105,7 @@ pub(crate) enum Protocol {
 
 impl Downstream {
     pub(crate) fn new(
-        (remote, local): (SocketAddr, SocketAddr),
+        (remote, local): (Address, Address),
         listener: ListenerKey,
         tls: Option<Tls>,
         now: Instant,

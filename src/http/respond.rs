@@ -178,7 +178,8 @@ pub(crate) fn location(redirect: &Redirect, asked: &Asked<'_>) -> String {
             }
         }
         RedirectPort::ProtocolDefault => None,
-        RedirectPort::Listener => Some(asked.listener_port),
+        // A Unix socket has none.
+        RedirectPort::Listener => Some(asked.listener_port).filter(|port| *port != 0),
         RedirectPort::Fixed(port) => Some(port),
     };
     let is_default = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));

@@ -251,8 +251,8 @@ impl<N: Net> Serving<N> {
             protocol: "HTTP/1.1",
             flags: Flags::DOWNSTREAM_PROTOCOL_ERROR,
             details: "http1.codec_error",
-            downstream_local: Some(self.downstream.local.into()),
-            downstream_remote: Some(self.downstream.remote.into()),
+            downstream_local: Some(self.downstream.local),
+            downstream_remote: Some(self.downstream.remote),
             server_name: self.downstream.server_name().unwrap_or_default(),
             ..Record::new(self.gateway.net.wall())
         });

@@ -31,7 +31,7 @@ use crate::upstream::Upstreams;
 use crate::upstream::adapt::{Adapted, Tasks};
 use crate::upstream::world::{Fed, World, cluster, read, telemetry, write};
 
-const KEY: ListenerKey = ListenerKey {
+const KEY: ListenerKey = ListenerKey::Ip {
     address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
     port: BindPort::Fixed(80),
 };

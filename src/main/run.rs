@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use ringgate::address::Address;
 use ringgate::admin::{Admin, AdminConfig, BoundListener, Command, Readiness, State};
 use ringgate::config::Control;
 use ringgate::settings::{self, Settings, threads};
@@ -290,7 +291,7 @@ impl Gateway {
     }
 
     /// Lets open requests finish, then ends the workers and with them the gateway.
-    fn drain(self, snapshot: &Snapshot) {
+    fn drain(mut self, snapshot: &Snapshot) {
         let limit = snapshot.limits.drain_timeout;
         tracing::info!("draining, for at most {} s", limit.as_secs_f32());
         self.fleet.start_drain(limit);
@@ -335,19 +336,56 @@ fn announce_open_files(workers: usize, connections_max: usize, chosen: bool) {
 }
 
 fn log_applied(applied: &Applied) {
-    for (_, Bound { gateway_port, address }) in &applied.opened {
-        tracing::info!("listening on {address} for Gateway port {gateway_port}");
+    for (_, bound) in &applied.opened {
+        tracing::info!("listening on {}", place(bound));
     }
-    for (_, Bound { gateway_port, address }) in &applied.closed {
-        tracing::info!("no longer on {address} for Gateway port {gateway_port}");
+    for (_, bound) in &applied.closed {
+        tracing::info!("no longer on {}", place(bound));
     }
-    for (Bound { gateway_port: port, address }, error) in &applied.failed {
-        let cure = cure(error);
-        tracing::error!("cannot listen on {address} for Gateway port {port}: {error}; {cure}");
+    for (bound, error) in &applied.failed {
+        let cure = match bound.address {
+            Address::Ip(_) => cure(error),
+            Address::Pipe(_) => cure_of_pipe(error),
+        };
+        tracing::error!("cannot listen on {}: {error}; {cure}", place(bound));
     }
     if applied.stuck > 0 {
         tracing::error!("{} workers did not report in time", applied.stuck);
     }
+}
+
+/// Where a listener is bound, and what for.
+fn place(Bound { gateway_port, address }: &Bound) -> String {
+    match address {
+        Address::Ip(address) => format!("{address} for Gateway port {gateway_port}"),
+        Address::Pipe(path) => path.to_string(),
+    }
+}
+
+/// What an operator can do about a Unix socket that cannot be bound. It is tried again as well.
+fn cure_of_pipe(error: &io::Error) -> &'static str {
+    let cures = [
+        (
+            io::ErrorKind::AddrInUse,
+            "find who listens there with `ss -lxp`, end it and send SIGHUP, or change the \
+             Gateway's `bind`",
+        ),
+        (
+            io::ErrorKind::AlreadyExists,
+            "remove it if nobody needs it and send SIGHUP, or change the Gateway's `bind`",
+        ),
+        (
+            io::ErrorKind::NotFound,
+            "make its directory and send SIGHUP, or change the Gateway's `bind`",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "let the gateway's user write to its directory and send SIGHUP, or change the \
+             Gateway's `bind`",
+        ),
+    ];
+    let found = cures.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or("change the Gateway's `bind`", |(_, cure)| cure)
 }
 
 /// What an operator can do about an address that cannot be bound. It is tried again at each change

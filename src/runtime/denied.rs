@@ -56,7 +56,7 @@ fn denied_as(label: &str, cure: &str) {
         let to = socket.local_addr().unwrap();
         let mut listener = handle.listen(socket).unwrap();
         let peer = StdStream::connect(to).unwrap();
-        assert_eq!(listener.accept().await.unwrap().peer, peer.local_addr().unwrap());
+        assert_eq!(listener.accept().await.unwrap().peer, peer.local_addr().unwrap().into());
     });
 }
 
@@ -76,7 +76,7 @@ fn a_connection_that_cannot_be_set_up_does_not_end_accepting() {
             assert_eq!((&peer).read(&mut [0; 1]).unwrap(), 0, "it is closed");
             let next = StdStream::connect(to).unwrap();
             let accepted = listener.accept().await.unwrap();
-            assert_eq!(accepted.peer, next.local_addr().unwrap());
+            assert_eq!(accepted.peer, next.local_addr().unwrap().into());
         });
     };
     thread::spawn(without_room).join().unwrap();
@@ -135,7 +135,7 @@ async fn accept_without_descriptors(handle: Handle) {
     assert!(counters.turns < 100, "it pauses: {counters:?}");
     drop(fillers);
     for peer in peers {
-        assert_eq!(listener.accept().await.unwrap().peer, peer.local_addr().unwrap());
+        assert_eq!(listener.accept().await.unwrap().peer, peer.local_addr().unwrap().into());
     }
 }
 

@@ -5,13 +5,12 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::address::Address;
+use crate::address::{Address, PipePath};
 use crate::io::{Clock, Connect, Spawn};
 
 use super::counters::Counters;
@@ -32,8 +31,16 @@ impl Handle {
     ///
     /// # Errors
     /// The kernel refused to set its mode or options.
-    pub fn listen(&self, listener: TcpListener) -> io::Result<Listener> {
-        Listener::new(engine::current(), listener)
+    pub fn listen(&self, listener: impl Into<OwnedFd>) -> io::Result<Listener> {
+        Listener::new(engine::current(), listener.into())
+    }
+
+    /// The same with a Unix socket, which is bound to `path`.
+    ///
+    /// # Errors
+    /// The kernel refused to set its mode.
+    pub fn listen_at(&self, path: PipePath, listener: impl Into<OwnedFd>) -> io::Result<Listener> {
+        Listener::of_pipe(engine::current(), listener.into(), path)
     }
 
     /// Takes over a connected socket.

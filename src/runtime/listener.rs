@@ -2,7 +2,7 @@
 //!
 //! - Accepted connections wait in a short queue for [`Listener::accept`]; when it is full, they
 //!   wait in the kernel's.
-//! - TCP_NODELAY is set on the listening socket, from which connections inherit it.
+//! - TCP_NODELAY is set on a listening socket of TCP, from which connections inherit it.
 //! - Closing hands out every connection that the kernel had completed; dropping loses them.
 //! - An [`Accepted`] belongs to no thread: until it is opened, any thread's runtime may have it.
 //!
@@ -12,15 +12,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
+
+use crate::address::{Address, PipePath};
 
 use super::engine::{self, Engine};
 use super::handle::Sleep;
@@ -49,26 +51,30 @@ pub struct Accepted {
     socket: OwnedFd,
     /// The mode that it was accepted with.
     flags: SocketFlags,
-    /// Who connected. IPv4 is never written as IPv6.
-    pub peer: SocketAddr,
+    /// Who connected. IPv4 is never written as IPv6; to a Unix socket nobody has a name: it would
+    /// be one that the client chose.
+    pub peer: Address,
     /// What it connected to.
-    pub local: SocketAddr,
+    pub local: Address,
 }
+
+/// What the kernel accepted, with the peer's address where it is of IP.
+pub(super) type Connection = (OwnedFd, Option<SocketAddr>);
 
 /// A listening socket as the drivers see it.
 #[derive(Debug)]
 pub(super) struct Listening {
-    pub(super) socket: TcpListener,
+    pub(super) socket: OwnedFd,
     pub(super) acceptor: Waiter,
     pub(super) state: RefCell<State>,
     /// `None` when it listens on all addresses, so that each connection has its own.
-    local: Option<SocketAddr>,
+    local: Option<Address>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Accepted and not handed out.
-    pub(super) accepted: VecDeque<(OwnedFd, SocketAddr)>,
+    pub(super) accepted: VecDeque<Connection>,
     /// Accepts that the kernel has (io_uring).
     pub(super) armed: Vec<Key>,
     pub(super) error: Option<Errno>,
@@ -80,21 +86,31 @@ pub(super) struct State {
 }
 
 impl Listener {
-    pub(super) fn new(engine: Rc<Engine>, socket: TcpListener) -> io::Result<Self> {
+    pub(super) fn new(engine: Rc<Engine>, socket: OwnedFd) -> io::Result<Self> {
         rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
-        let local = Some(socket.local_addr()?).filter(|local| !local.ip().is_unspecified());
+        let local = SocketAddr::try_from(getsockname(&socket)?)?;
+        let local = Some(local).filter(|local| !local.ip().is_unspecified());
+        Self::on(engine, socket, local.map(Address::Ip))
+    }
+
+    /// On a Unix socket, at `path`.
+    pub(super) fn of_pipe(engine: Rc<Engine>, socket: OwnedFd, path: PipePath) -> io::Result<Self> {
+        Self::on(engine, socket, Some(Address::Pipe(path)))
+    }
+
+    fn on(engine: Rc<Engine>, socket: OwnedFd, local: Option<Address>) -> io::Result<Self> {
         let (acceptor, state) = (Waiter::default(), RefCell::default());
         let socket = Rc::new(Listening { socket, acceptor, state, local });
         engine.driver.listen(&socket)?;
         Ok(Self { engine, socket, pause: None })
     }
 
-    /// Where it listens.
+    /// The address and port where it listens.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel does not tell, or it is a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.socket.local_addr()
+        Ok(getsockname(&self.socket.socket)?.try_into()?)
     }
 
     /// The next connection. Dropping the future loses none.
@@ -112,7 +128,7 @@ impl Listener {
         poll_fn(|cx| self.poll_stopped(cx)).await;
         self.drain_queue();
         let accepted = std::mem::take(&mut self.socket.state.borrow_mut().accepted);
-        accepted.into_iter().filter_map(|(fd, peer)| self.describe(fd, peer).ok()).collect()
+        accepted.into_iter().filter_map(|connection| self.describe(connection).ok()).collect()
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
@@ -141,8 +157,8 @@ impl Listener {
     /// The connection that waits longest. Those whose address the kernel does not tell are dropped.
     fn take_queued(&self) -> Option<Accepted> {
         loop {
-            let (fd, peer) = self.socket.state.borrow_mut().accepted.pop_front()?;
-            if let Ok(accepted) = self.describe(fd, peer) {
+            let connection = self.socket.state.borrow_mut().accepted.pop_front()?;
+            if let Ok(accepted) = self.describe(connection) {
                 return Some(accepted);
             }
             count_refused(&self.engine);
@@ -155,12 +171,17 @@ impl Listener {
         self.pause = Some(self.engine.sleep(REFUSED_PAUSE));
     }
 
-    fn describe(&self, socket: OwnedFd, peer: SocketAddr) -> io::Result<Accepted> {
+    fn describe(&self, (socket, peer): Connection) -> io::Result<Accepted> {
+        let flags = self.engine.driver.socket_flags();
         let local = match self.socket.local {
-            Some(local) => local,
+            Some(local @ Address::Pipe(_)) => {
+                let peer = Address::Pipe(PipePath::UNNAMED);
+                return Ok(Accepted { socket, flags, peer, local });
+            }
+            Some(Address::Ip(local)) => local,
             None => SocketAddr::try_from(getsockname(&socket)?)?,
         };
-        let flags = self.engine.driver.socket_flags();
+        let peer = peer.ok_or(Errno::AFNOSUPPORT)?;
         Ok(Accepted { socket, flags, peer: canonical(peer), local: canonical(local) })
     }
 
@@ -175,7 +196,7 @@ impl Listener {
     /// Accepts what the kernel has completed.
     fn drain_queue(&self) {
         // Without it the first accept on an empty queue would wait.
-        if self.socket.socket.set_nonblocking(true).is_err() {
+        if ioctl_fionbio(&self.socket.socket, true).is_err() {
             return;
         }
         loop {
@@ -210,7 +231,7 @@ impl Accepted {
         let flags = engine.driver.socket_flags();
         if flags != self.flags {
             // The two threads have different drivers.
-            rustix::io::ioctl_fionbio(&self.socket, flags.contains(SocketFlags::NONBLOCK))?;
+            ioctl_fionbio(&self.socket, flags.contains(SocketFlags::NONBLOCK))?;
         }
         TcpStream::adopt(engine, self.socket)
     }
@@ -229,10 +250,9 @@ impl Drop for Listener {
 
 impl Listening {
     /// Accepts a connection that is already there.
-    pub(super) fn accept_now(&self, flags: SocketFlags) -> Result<(OwnedFd, SocketAddr), Errno> {
+    pub(super) fn accept_now(&self, flags: SocketFlags) -> Result<Connection, Errno> {
         let (fd, peer) = acceptfrom_with(&self.socket, flags)?;
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        Ok((fd, peer.ok_or(Errno::AFNOSUPPORT)?))
+        Ok((fd, peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
     }
 
     /// Whether the driver should accept more.
@@ -242,7 +262,7 @@ impl Listening {
     }
 
     /// Takes the outcome of an accept: a connection, or an error unless it is only a connection's.
-    pub(super) fn settle(&self, outcome: Result<(OwnedFd, SocketAddr), Errno>) {
+    pub(super) fn settle(&self, outcome: Result<Connection, Errno>) {
         let mut state = self.state.borrow_mut();
         match outcome {
             Ok(connection) => state.accepted.push_back(connection),
@@ -285,8 +305,8 @@ fn is_shortage(errno: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM].contains(&errno)
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+fn canonical(address: SocketAddr) -> Address {
+    (address.ip().to_canonical(), address.port()).into()
 }
 
 #[cfg(test)]
@@ -296,8 +316,8 @@ mod tests {
     #[test]
     fn a_mapped_address_is_written_as_ipv4() {
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
-        assert_eq!(canonical(mapped), "192.0.2.1:80".parse().unwrap());
+        assert_eq!(canonical(mapped), ([192, 0, 2, 1], 80).into());
         let other: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
-        assert_eq!(canonical(other), other);
+        assert_eq!(canonical(other), other.into());
     }
 }

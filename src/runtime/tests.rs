@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -320,9 +320,33 @@ on_both! {
             drop(accepting);
             let peer = StdStream::connect(to).unwrap();
             let accepted = listener.accept().await.unwrap();
-            assert_eq!(accepted.peer, peer.local_addr().unwrap());
-            assert_eq!(accepted.local, to);
+            assert_eq!(accepted.peer, peer.local_addr().unwrap().into());
+            assert_eq!(accepted.local, to.into());
         }
+    }
+
+    fn a_unix_socket_is_accepted_on_by_its_path_alone(handle: Handle) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock").display().to_string();
+        let socket = UnixListener::bind(&path).unwrap();
+        let Address::Pipe(at) = pipe(&path) else { unreachable!() };
+        let mut listener = handle.listen_at(at, socket).unwrap();
+        // A client that has a name is not known by it.
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let mut client = client.unwrap();
+        client.bind(&socket2::SockAddr::unix(dir.path().join("client")).unwrap()).unwrap();
+        client.connect(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        let accepted = listener.accept().await.unwrap();
+        let ends = (accepted.peer, accepted.local);
+        assert_eq!(ends, (Address::Pipe(PipePath::UNNAMED), pipe(&path)));
+        let mut stream = accepted.open().unwrap();
+        client.write_all(b"question").unwrap();
+        assert_eq!(fill(&mut stream).await.unwrap(), b"question");
+        drop(stream);
+        // Whoever has connected before it closes is handed out.
+        let clients: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        assert_eq!(listener.close().await.len(), clients.len());
+        assert!(UnixStream::connect(&path).is_err(), "nobody listens any more");
     }
 
     fn the_local_address_is_the_connections_own(handle: Handle) {
@@ -331,8 +355,8 @@ on_both! {
         let mut listener = handle.listen(socket).unwrap();
         let peer = StdStream::connect(("127.0.0.1", port)).unwrap();
         let accepted = listener.accept().await.unwrap();
-        assert_eq!(accepted.local, peer.peer_addr().unwrap(), "IPv4 is written as IPv4");
-        assert_eq!(accepted.peer, peer.local_addr().unwrap());
+        assert_eq!(accepted.local, peer.peer_addr().unwrap().into(), "IPv4 is written as IPv4");
+        assert_eq!(accepted.peer, peer.local_addr().unwrap().into());
     }
 
     fn an_accepted_connection_can_be_opened_on_another_thread(handle: Handle) {
@@ -364,7 +388,8 @@ on_both! {
         let peers: Vec<_> = (0..40).map(|_| StdStream::connect(to).unwrap()).collect();
         let mut handed_out: Vec<_> =
             listener.close().await.iter().map(|accepted| accepted.peer).collect();
-        let mut connected: Vec<_> = peers.iter().map(|peer| peer.local_addr().unwrap()).collect();
+        let mut connected: Vec<Address> =
+            peers.iter().map(|peer| peer.local_addr().unwrap().into()).collect();
         handed_out.sort();
         connected.sort();
         assert_eq!(handed_out, connected);

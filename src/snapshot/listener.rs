@@ -3,35 +3,72 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::{Address, PipePath};
+
 use super::{HostMap, Identity, RouteTable, TcpTable};
 
 /// What stays the same about a listener while its contents change: what is bound, whoever asks for
 /// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerKey {
-    /// The address to bind.
-    pub address: IpAddr,
-    /// The port to bind.
-    pub port: BindPort,
+pub enum ListenerKey {
+    /// A port.
+    Ip {
+        /// The address to bind.
+        address: IpAddr,
+        /// The port to bind.
+        port: BindPort,
+    },
+    /// A Unix socket.
+    Pipe(PipePath),
 }
 
 impl ListenerKey {
     /// What a connection to `local` that it accepted is known by: tomorrow the address may be
     /// another listener's. A free port is never another's.
     #[must_use]
-    pub fn reached_at(self, local: IpAddr) -> Self {
-        let is_open_to_all =
-            self.address.is_unspecified() && matches!(self.port, BindPort::Fixed(_));
-        if is_open_to_all { Self { address: local, ..self } } else { self }
+    pub fn reached_at(self, local: Address) -> Self {
+        match (self, local) {
+            (Self::Ip { address, port: port @ BindPort::Fixed(_) }, Address::Ip(local))
+                if address.is_unspecified() =>
+            {
+                Self::Ip { address: local.ip(), port }
+            }
+            (Self::Ip { .. } | Self::Pipe(_), _) => self,
+        }
+    }
+
+    /// What the kernel is asked to bind.
+    #[must_use]
+    pub fn address(self) -> Address {
+        match self {
+            Self::Ip { address, port } => (address, port.number()).into(),
+            Self::Pipe(path) => Address::Pipe(path),
+        }
+    }
+
+    /// Istio's way to name its listener, `0.0.0.0_443`, with the port in the Gateway.
+    #[must_use]
+    pub fn name(self, gateway_port: u16) -> String {
+        match self {
+            Self::Ip { address, .. } => format!("{address}_{gateway_port}"),
+            Self::Pipe(path) => format!("unix://{path}_{gateway_port}"),
+        }
     }
 
     /// Whether the other is bound to the same port, and one of both to all addresses.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
-        matches!(self.port, BindPort::Fixed(_))
-            && self.port == other.port
-            && self.address != other.address
-            && (self.address.is_unspecified() || other.address.is_unspecified())
+        match (self, other) {
+            (
+                Self::Ip { address, port: BindPort::Fixed(port) },
+                Self::Ip { address: other, port: BindPort::Fixed(others) },
+            ) => {
+                port == others
+                    && address != other
+                    && (address.is_unspecified() || other.is_unspecified())
+            }
+            (Self::Ip { .. } | Self::Pipe(_), _) => false,
+        }
     }
 }
 
@@ -58,13 +95,13 @@ impl BindPort {
     }
 }
 
-/// One address and port, and the servers of all Gateways that share it.
+/// What is bound, and the servers of all Gateways that share it.
 #[derive(Debug)]
 pub struct Listener {
     /// Identifies the listener across generations.
     pub key: ListenerKey,
     /// The port in the Gateway, as clients of the Service know it; of several Gateways with
-    /// different ones, that of the oldest.
+    /// different ones, that of the oldest. 0 of a Unix socket.
     pub gateway_port: u16,
     /// What happens with a connection.
     pub serves: Serves,
@@ -127,7 +164,7 @@ mod tests {
     use crate::snapshot::Snapshot;
 
     fn key(address: &str, port: BindPort) -> ListenerKey {
-        ListenerKey { address: address.parse().unwrap(), port }
+        ListenerKey::Ip { address: address.parse().unwrap(), port }
     }
 
     fn snapshot(keys: &[ListenerKey]) -> Snapshot {
@@ -140,7 +177,7 @@ mod tests {
 
     /// Where it is found now what came to `local` by the listener at `accepted`.
     fn found(now: &[ListenerKey], accepted: ListenerKey, local: &str) -> Option<ListenerKey> {
-        let local = accepted.reached_at(local.parse().unwrap());
+        let local = accepted.reached_at((local.parse::<IpAddr>().unwrap(), 1).into());
         snapshot(now).listener_for(local).map(|listener| listener.key)
     }
 

@@ -98,13 +98,13 @@ impl Snapshot {
     /// [reached]: ListenerKey::reached_at
     #[must_use]
     pub fn listener_for(&self, local: ListenerKey) -> Option<&Arc<Listener>> {
-        if matches!(local.port, BindPort::Free { .. }) {
+        let ListenerKey::Ip { address, port: port @ BindPort::Fixed(_) } = local else {
             return self.listener(local);
-        }
-        let at = |address| self.listener(ListenerKey { address, ..local });
+        };
+        let at = |address| self.listener(ListenerKey::Ip { address, port });
         // Most are bound to all addresses. Those of IPv6 include those of IPv4, not the other way
         // round; there are never two that both are for a connection.
-        let all_of_v4 = || at(Ipv4Addr::UNSPECIFIED.into()).filter(|_| local.address.is_ipv4());
-        all_of_v4().or_else(|| at(Ipv6Addr::UNSPECIFIED.into())).or_else(|| at(local.address))
+        let all_of_v4 = || at(Ipv4Addr::UNSPECIFIED.into()).filter(|_| address.is_ipv4());
+        all_of_v4().or_else(|| at(Ipv6Addr::UNSPECIFIED.into())).or_else(|| at(address))
     }
 }

@@ -32,13 +32,14 @@ pub struct TcpRoute {
 }
 
 impl TcpTable {
-    /// The route for a connection from `source` to `destination` that asks for `name`.
+    /// The route for a connection from `source` to `destination` that asks for `name`. One by a
+    /// Unix socket has no address, which is in no range.
     #[must_use]
     pub fn find(
         &self,
         name: Option<&str>,
-        source: IpAddr,
-        destination: IpAddr,
+        source: Option<IpAddr>,
+        destination: Option<IpAddr>,
     ) -> Option<&TcpRoute> {
         let routes = match name {
             Some(name) => self.hosts.find(name),
@@ -49,9 +50,10 @@ impl TcpTable {
 }
 
 impl TcpRoute {
-    fn takes(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let holds = |ranges: &[Network], address| {
-            ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
+    fn takes(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
+        let holds = |ranges: &[Network], address: Option<IpAddr>| {
+            ranges.is_empty()
+                || address.is_some_and(|address| ranges.iter().any(|r| r.contains(address)))
         };
         holds(&self.sources, source) && holds(&self.destinations, destination)
     }
@@ -102,7 +104,7 @@ mod tests {
             table.hosts.insert(host.parse().unwrap(), Arc::new(TcpRoutes(routes.into())));
         }
         let place = |name, source: &str, destination: &str| {
-            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            let [source, destination] = [source, destination].map(|text| text.parse().ok());
             let found = table.find(name, source, destination)?;
             let find =
                 |routes: &Arc<TcpRoutes>| routes.0.iter().position(|r| std::ptr::eq(r, found));
@@ -115,5 +117,7 @@ mod tests {
         assert_eq!(place(Some("b.test"), "11.1.1.1", "192.0.2.2"), at("*.test", 0));
         assert_eq!(place(Some("b.example"), "11.1.1.1", "192.0.2.2"), None);
         assert_eq!(place(None, "11.1.1.1", "192.0.2.2"), None);
+        assert_eq!(place(Some("a.test"), "unix", "unix"), None, "in no range");
+        assert_eq!(place(Some("b.test"), "unix", "unix"), at("*.test", 0));
     }
 }

@@ -23,8 +23,8 @@ const FOREVER: Duration = Duration::from_hours(24 * 365 * 10);
 pub(super) struct Entry<N: Net> {
     net: N,
     telemetry: Rc<WorkerTelemetry>,
-    remote: SocketAddr,
-    local: SocketAddr,
+    remote: Address,
+    local: Address,
     server_name: Option<Box<str>>,
     start: SystemTime,
     /// The same moment as `start`, on the clock that never jumps.
@@ -52,7 +52,7 @@ impl<N: Net> Entry<N> {
     /// Begins now.
     pub(super) fn new(
         shared: &Shared<N>,
-        (remote, local): (SocketAddr, SocketAddr),
+        (remote, local): (Address, Address),
         server_name: Option<Box<str>>,
     ) -> Self {
         Self {
@@ -112,9 +112,14 @@ impl<N: Net> Entry<N> {
         self.outcome.set(Outcome { flags, details: "", termination });
     }
 
-    /// The client, and what it connected to.
-    pub(super) fn addresses(&self) -> (SocketAddr, SocketAddr) {
-        (self.remote, self.local)
+    /// The client.
+    pub(super) fn remote(&self) -> Address {
+        self.remote
+    }
+
+    /// The addresses of the client and of what it connected to, unless that is a Unix socket.
+    pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.remote.ip().zip(self.local.ip())
     }
 
     /// How long nothing may move: what the cluster says, else `limits`.
@@ -169,8 +174,8 @@ impl<N: Net> Entry<N> {
             upstream_local: self.upstream_local.get().map(Address::from),
             upstream_cluster: self.cluster.get().map_or("", |cluster| &cluster.name),
             upstream_service: self.service(),
-            downstream_local: Some(self.local.into()),
-            downstream_remote: Some(self.remote.into()),
+            downstream_local: Some(self.local),
+            downstream_remote: Some(self.remote),
             server_name: self.server_name.as_deref().unwrap_or_default(),
             ..Record::new(self.start)
         }

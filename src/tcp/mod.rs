@@ -23,12 +23,12 @@ mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::drain::Watch;
 use crate::io::relay::{Broken, relay_active};
 use crate::io::{Net, Stream, linger};
@@ -54,8 +54,8 @@ pub(crate) struct Downstream<S> {
     pub(crate) stream: S,
     /// What was taken from `stream` and belongs before what is left in it.
     pub(crate) taken: Vec<u8>,
-    pub(crate) remote: SocketAddr,
-    pub(crate) local: SocketAddr,
+    pub(crate) remote: Address,
+    pub(crate) local: Address,
     /// The SNI.
     pub(crate) server_name: Option<Box<str>>,
 }
@@ -135,7 +135,7 @@ impl<N: Net> Joining<N> {
     /// was made at one.
     async fn connect(&self, cluster: &Cluster) -> Result<Opened<N>, Error> {
         let mut avoid = Vec::new();
-        let key = hash_key(cluster, self.entry.addresses().0.ip());
+        let key = hash_key(cluster, self.entry.remote());
         let mut failed = None;
         loop {
             let Terms { limits, generation } = &self.terms;
@@ -239,10 +239,10 @@ fn flags(error: &Error) -> Flags {
 
 /// What leads `client` to an endpoint where the cluster hashes addresses, the one thing that can be
 /// hashed here.
-fn hash_key(cluster: &Cluster, client: IpAddr) -> Option<u64> {
+fn hash_key(cluster: &Cluster, client: Address) -> Option<u64> {
     let balance = &cluster.traffic.as_ref()?.policy.balance;
     let Balance::Hash(HashPolicy { key: HashKey::SourceAddress, .. }) = balance else {
         return None;
     };
-    Some(stable_hash(client.to_canonical().to_string().as_bytes()))
+    Some(stable_hash(client.ip()?.ip().to_canonical().to_string().as_bytes()))
 }

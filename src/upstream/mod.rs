@@ -295,12 +295,17 @@ impl<N: Net> Upstreams<N> {
         }
     }
 
-    /// Opens a connection to an endpoint of `to` for `client`, who does not speak HTTP to us. Where
+    /// Opens a connection to an endpoint of `to` for `client`, who does not speak HTTP to us and
+    /// may have no address. Where
     /// its cluster speaks TLS and has no name for that, the endpoint is asked for the service's.
     ///
     /// # Errors
     /// There is no endpoint, or no connection to it.
-    pub(crate) async fn open(&self, to: To<'_>, client: Client) -> Result<Opened<N>, Error> {
+    pub(crate) async fn open(
+        &self,
+        to: To<'_>,
+        client: Option<Client>,
+    ) -> Result<Opened<N>, Error> {
         let cluster = to.cluster;
         // Limits of requests are none of its business; those of connections are.
         let wanted = (cluster.protocol, None);

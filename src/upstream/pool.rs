@@ -323,14 +323,14 @@ impl<N: Net> Pools<N> {
         &self,
         active: Active<N>,
         cluster: &Cluster,
-        client: Client,
+        client: Option<Client>,
     ) -> Result<Lease<N>, Error> {
         let limits = cluster.traffic.as_ref().map(|traffic| &traffic.policy.pool);
         if !active.may_open(limits) {
             return Err(self.overflow(Some(active.remote)));
         }
         let life = active.life(cluster, self.net.now());
-        self.connect_for(Some(client), active, cluster, life).await
+        self.connect_for(client, active, cluster, life).await
     }
 
     /// Opens a connection in the place of that of `lease`, which is dead.

@@ -1,8 +1,9 @@
 //! Which worker serves a fresh connection.
 //!
 //! The kernel spreads connections over the workers by a hash (`SO_REUSEPORT`), so of a few heavy
-//! ones some worker gets most. A worker that is far above the mean hands a fresh connection to the
-//! less loaded of two random others, before anything of it was read. Later it stays where it is.
+//! ones some worker gets most, and those of a Unix socket all come to one. A worker that is far
+//! above the mean hands a fresh connection to the less loaded of two random others, before anything
+//! of it was read. Later it stays where it is.
 //!
 //! - What a worker is loaded with is the share of a CPU that its thread has used lately, which also
 //!   counts the kernel's work for it. For a connection of which that tells nothing yet, it is what

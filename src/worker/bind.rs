@@ -1,15 +1,25 @@
-//! Binds the sockets of a listener, one for each worker, on the control thread.
+//! Binds the sockets of a listener on the control thread: one for each worker, but a Unix socket,
+//! of which the kernel has one for each path.
 //!
 //! The kernel spreads connections over sockets that share an address (`SO_REUSEPORT`). That option
 //! also lets two processes share it silently, so the address is bound once without it first: a port
 //! in use is an error that names it. Beside a listener of our own that is about to close, that
 //! would fail because of ours; there the error comes only if the other does not share, or belongs
 //! to another user.
+//!
+//! Whoever ends without removing the file of its Unix socket leaves a stale one behind, on which
+//! nobody can listen again. So a file is removed where it is a socket and connects to it are
+//! refused, and no other is. Its permissions are left to the umask, as by Envoy.
 
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::address::PipePath;
 
 /// Connections that may wait for one worker to accept them; the kernel caps it by `somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -58,9 +68,80 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The file of a Unix socket that was bound here. It is removed when this is dropped, unless
+/// another has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PipePath,
+    /// Device and number.
+    id: (u64, u64),
+}
+
+/// The one listening socket at `path`, and its file if that is no abstract name.
+///
+/// # Errors
+/// There is a file that is no socket, somebody listens on it, the directory is missing, or nobody
+/// may write to it.
+pub(super) fn bind_pipe(path: PipePath) -> io::Result<(OwnedFd, Option<SocketFile>)> {
+    let name = match path.abstract_name() {
+        Some(name) => SockAddr::unix(format!("\0{name}"))?,
+        None => SockAddr::unix(path.as_str())?,
+    };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if let Err(error) = socket.bind(&name) {
+        if error.kind() != io::ErrorKind::AddrInUse || !is_stale(path, &name)? {
+            return Err(error);
+        }
+        fs::remove_file(path.as_str())?;
+        socket.bind(&name)?;
+    }
+    let file = SocketFile::of(path);
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), file))
+}
+
+/// Whether the file at `path` is a socket on which nobody listens; it is an error if it is none.
+fn is_stale(path: PipePath, name: &SockAddr) -> io::Result<bool> {
+    if path.abstract_name().is_some() {
+        return Ok(false);
+    }
+    if !fs::symlink_metadata(path.as_str())?.file_type().is_socket() {
+        let what = "there is a file that is no socket";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    // It must not wait where the queue of who listens is full.
+    let client = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    Ok(client.connect(name).is_err_and(refused))
+}
+
+impl SocketFile {
+    fn of(path: PipePath) -> Option<Self> {
+        if path.abstract_name().is_some() {
+            return None;
+        }
+        Some(Self { path, id: file_id(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file_id(self.path) == Some(self.id) {
+            // What cannot be removed is taken for stale by whoever comes next.
+            let _: io::Result<()> = fs::remove_file(self.path.as_str());
+        }
+    }
+}
+
+fn file_id(path: PipePath) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path.as_str()).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
     fn every_worker_gets_a_socket_on_the_same_port() {
@@ -68,6 +149,69 @@ mod tests {
         let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert_eq!(ports, [ports[0]; 3]);
         assert_ne!(ports[0], 0);
+    }
+
+    fn pipe(dir: &tempfile::TempDir) -> PipePath {
+        PipePath::new(dir.path().join("a.sock").to_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_socket_is_bound_where_nobody_listens_and_goes_with_its_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = pipe(&dir);
+        let (socket, file) = bind_pipe(path).unwrap();
+        UnixStream::connect(path.as_str()).unwrap();
+        assert_eq!(bind_pipe(path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(file);
+        assert!(!fs::exists(path.as_str()).unwrap());
+        drop(socket);
+        // As a process that was killed leaves it.
+        drop(UnixListener::bind(path.as_str()).unwrap());
+        let (_socket, file) = bind_pipe(path).unwrap();
+        UnixStream::connect(path.as_str()).unwrap();
+        // Somebody else's takes its place.
+        fs::remove_file(path.as_str()).unwrap();
+        let _other = UnixListener::bind(path.as_str()).unwrap();
+        drop(file);
+        UnixStream::connect(path.as_str()).unwrap();
+    }
+
+    #[test]
+    fn a_full_queue_is_no_stale_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = pipe(&dir);
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(path.as_str()).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _queued = UnixStream::connect(path.as_str()).unwrap();
+        assert_eq!(bind_pipe(path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn only_sockets_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = pipe(&dir);
+        let kind = || bind_pipe(path).unwrap_err().kind();
+        fs::write(path.as_str(), "precious").unwrap();
+        assert_eq!(kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(path.as_str()).unwrap(), b"precious");
+        fs::remove_file(path.as_str()).unwrap();
+        // Not even where it leads to a stale one.
+        drop(UnixListener::bind(dir.path().join("stale")).unwrap());
+        std::os::unix::fs::symlink("stale", path.as_str()).unwrap();
+        assert_eq!(kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(path.as_str()).unwrap();
+        dir.close().unwrap();
+        assert_eq!(kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_abstract_name_is_no_file() {
+        let path = format!("@ringgate-test-{}-bind", std::process::id());
+        let path = PipePath::new(&path).unwrap();
+        let (_socket, file) = bind_pipe(path).unwrap();
+        assert!(file.is_none());
+        assert_eq!(bind_pipe(path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

@@ -14,7 +14,6 @@
 //!   is one.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use ::http::HeaderValue;
 
 use super::balance::{Balance, Carried};
 use super::{Fresh, Worker};
+use crate::address::Address;
 use crate::drain::Watch;
 use crate::http::{self, Downstream, Protocol};
 use crate::io::{Elapsed, Net, Stream, linger};
@@ -40,8 +40,8 @@ pub(super) struct Connection<N: Net> {
     pub(super) worker: Rc<Worker<N>>,
     /// Which port it came to, and at which address.
     pub(super) listener: ListenerKey,
-    pub(super) remote: SocketAddr,
-    pub(super) local: SocketAddr,
+    pub(super) remote: Address,
+    pub(super) local: Address,
     pub(super) watch: Watch,
 }
 
@@ -100,9 +100,10 @@ impl<N: Net> Connection<N> {
 
     /// Whether a header of the PROXY protocol is to come first.
     fn is_of_proxy(&self) -> bool {
+        let Address::Ip(remote) = self.remote else { return false };
         let mut snapshots = self.worker.gateway.snapshots.borrow_mut();
         let proxies = &snapshots.current().policy.proxy_protocol;
-        proxies.iter().any(|range| range.contains(self.remote.ip()))
+        proxies.iter().any(|range| range.contains(remote.ip()))
     }
 
     /// Takes the header of the PROXY protocol, and the addresses in it for those of the connection.
@@ -110,7 +111,7 @@ impl<N: Net> Connection<N> {
     async fn hear_of_client<S: Stream>(&mut self, stream: &mut S) -> Option<()> {
         let failure = match self.in_time(proxy_protocol::read(stream)).await {
             Ok(Ok(Header::Proxied { source, destination })) => {
-                (self.remote, self.local) = (source, destination);
+                (self.remote, self.local) = (source.into(), destination.into());
                 return Some(());
             }
             Ok(Ok(Header::Own)) => return Some(()),
@@ -166,7 +167,8 @@ impl<N: Net> Connection<N> {
             tcp::Terms { limits: view.limits.clone(), generation: view.generation }
         };
         // Only where TLS is passed on routes are told apart by name; elsewhere all stand at `*`.
-        let route = table.find(server_name.as_deref(), remote.ip(), local.ip());
+        let [source, destination] = [remote, local].map(|end| end.ip().map(|end| end.ip()));
+        let route = table.find(server_name.as_deref(), source, destination);
         let shared = tcp::Shared {
             net: gateway.net.clone(),
             upstreams: gateway.upstreams.clone(),
@@ -266,8 +268,8 @@ impl<N: Net> Connection<N> {
             flags,
             details,
             server_name: failure.server_name(),
-            downstream_local: Some(self.local.into()),
-            downstream_remote: Some(self.remote.into()),
+            downstream_local: Some(self.local),
+            downstream_remote: Some(self.remote),
             ..Record::new(self.worker.gateway.net.wall())
         });
     }
@@ -458,7 +460,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     const KEY: ListenerKey =
-        ListenerKey { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
+        ListenerKey::Ip { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: BindPort::Fixed(443) };
 
     /// A worker with one TLS listener.
     fn worker(world: &World, limits: Limits) -> Rc<Worker<World>> {

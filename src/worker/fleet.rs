@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crossbeam::channel::{self, RecvTimeoutError};
 
 use super::Fresh;
 use super::balance::{self, Balance, Incoming};
-use super::bind::{bind, bind_beside_ours};
+use super::bind::{SocketFile, bind, bind_beside_ours, bind_pipe};
 use super::thread::{Order, Start};
+use crate::address::Address;
 use crate::runtime;
 use crate::snapshot::{ListenerKey, Snapshot, Source};
 use crate::telemetry::{AccessLog, Counters, Series, SharedCounters};
@@ -38,6 +39,10 @@ pub struct Config {
 pub struct Fleet {
     workers: Vec<Hand>,
     listeners: BTreeMap<ListenerKey, Bound>,
+    /// Those of Unix sockets among the listeners that have one.
+    files: BTreeMap<ListenerKey, SocketFile>,
+    /// Unix sockets that were bound so far: each is the next worker's.
+    turn: usize,
     /// No listener is opened any more.
     is_closed: bool,
     /// Closed when every worker has ended.
@@ -77,13 +82,16 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What a worker is to accept on.
+type Opening = Vec<(ListenerKey, OwnedFd)>;
+
 /// Where a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// The Gateway port that it is for.
+    /// The Gateway port that it is for; 0 of a Unix socket.
     pub gateway_port: u16,
-    /// The address and port.
-    pub address: SocketAddr,
+    /// The address and port, or the path.
+    pub address: Address,
 }
 
 /// What became of a snapshot's listeners.
@@ -111,8 +119,8 @@ impl Fleet {
         log: Option<&AccessLog>,
     ) -> Result<(Self, Vec<runtime::Running>), StartError> {
         let (running, ended) = channel::bounded(0);
-        let listeners = BTreeMap::new();
-        let mut fleet = Self { workers: Vec::new(), listeners, is_closed: false, ended };
+        let (workers, listeners, files) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let mut fleet = Self { workers, listeners, files, turn: 0, is_closed: false, ended };
         let mut drivers = Vec::new();
         let mut balances = balances(config).into_iter();
         for (index, core) in config.cores.iter().enumerate() {
@@ -131,7 +139,7 @@ impl Fleet {
     /// before that closes, so that the port is never without a socket.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Applied {
         let mut applied = Applied::default();
-        let mut orders: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut orders: Vec<Opening> = self.workers.iter().map(|_| Vec::new()).collect();
         let wanted = if self.is_closed { &[][..] } else { &snapshot.listeners };
         for listener in wanted {
             let gateway_port = listener.gateway_port;
@@ -139,21 +147,20 @@ impl Fleet {
                 bound.gateway_port = gateway_port;
                 continue;
             }
-            let address = SocketAddr::new(listener.key.address, listener.key.port.number());
-            match self.bind(listener.key, address) {
-                Ok(sockets) => {
-                    let bound = sockets.first().and_then(|s| s.local_addr().ok());
-                    let address = bound.unwrap_or(address);
+            match self.open(listener.key, &mut orders) {
+                Ok(address) => {
                     applied.opened.push((listener.key, Bound { gateway_port, address }));
-                    for (order, socket) in orders.iter_mut().zip(sockets) {
-                        order.push((listener.key, socket));
-                    }
                 }
-                Err(error) => applied.failed.push((Bound { gateway_port, address }, error)),
+                Err(error) => {
+                    let address = listener.key.address();
+                    applied.failed.push((Bound { gateway_port, address }, error));
+                }
             }
         }
         let gone = |(key, _): &(&ListenerKey, _)| snapshot.listener(**key).is_none();
         applied.closed = self.listeners.iter().filter(gone).map(|(k, a)| (*k, *a)).collect();
+        // Before the sockets: who has connected until then is still served.
+        self.files.retain(|key, _| snapshot.listener(*key).is_some());
         applied.stuck = self.order_listeners(orders, &applied.closed, snapshot.generation);
         self.listeners.extend(applied.opened.iter().copied());
         for (key, _) in &applied.closed {
@@ -162,16 +169,34 @@ impl Fleet {
         applied
     }
 
-    fn bind(&self, key: ListenerKey, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
-        let beside_ours = self.listeners.keys().any(|going| going.overlaps(key));
-        let bind = if beside_ours { bind_beside_ours } else { bind };
-        bind(address, self.workers.len())
+    /// Binds what `key` names and gives the sockets to the workers: each its own of a port, and a
+    /// Unix socket, of which there is only one, to one of them. Tells where that is.
+    fn open(&mut self, key: ListenerKey, orders: &mut [Opening]) -> io::Result<Address> {
+        match key.address() {
+            Address::Ip(address) => {
+                let beside_ours = self.listeners.keys().any(|going| going.overlaps(key));
+                let bind = if beside_ours { bind_beside_ours } else { bind };
+                let sockets = bind(address, self.workers.len())?;
+                let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
+                for (order, socket) in orders.iter_mut().zip(sockets) {
+                    order.push((key, socket.into()));
+                }
+                Ok(bound.unwrap_or(address).into())
+            }
+            Address::Pipe(path) => {
+                let (socket, file) = bind_pipe(path)?;
+                self.files.extend(file.map(|file| (key, file)));
+                orders[self.turn % self.workers.len()].push((key, socket));
+                self.turn += 1;
+                Ok(Address::Pipe(path))
+            }
+        }
     }
 
     /// Sends the orders and waits for the reports; returns how many did not come.
     fn order_listeners(
         &self,
-        orders: Vec<Vec<(ListenerKey, TcpListener)>>,
+        orders: Vec<Opening>,
         closed: &[(ListenerKey, Bound)],
         generation: u64,
     ) -> usize {
@@ -223,11 +248,13 @@ impl Fleet {
     pub fn close(&mut self) {
         self.is_closed = true;
         self.listeners.clear();
+        self.files.clear();
         self.order_drain(None);
     }
 
     /// The same, and the workers end when all is done, at the latest after `limit`.
-    pub fn start_drain(&self, limit: Duration) {
+    pub fn start_drain(&mut self, limit: Duration) {
+        self.files.clear();
         self.order_drain(Some(limit));
     }
 
@@ -357,7 +384,7 @@ mod tests {
             let signal = ExitStatus::signal(&output.status);
             return assert_eq!(signal, Some(libc::SIGABRT), "{output:?}");
         }
-        let fleet = single();
+        let mut fleet = single();
         fleet.scraper().ask(|_, _| panic!("a bug in a worker"));
         // By then the worker has ended, were it not for its panic.
         fleet.start_drain(Duration::ZERO);

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,11 +13,13 @@ use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam::channel;
+use socket2::SockRef;
 
 use super::balance::{Balance, Incoming};
 use super::connection::Connection;
 use super::handshakes::Handshakes;
 use super::{Fresh, Worker};
+use crate::address::Address;
 use crate::drain::Drain;
 use crate::http::{Gateway, Idle, Mirrors};
 use crate::io::{Clock, Spawn, timeout};
@@ -34,7 +36,7 @@ const TICK: Duration = Duration::from_millis(250);
 pub(super) enum Order {
     /// Accept on these sockets, stop accepting on those listeners, then report.
     Listen {
-        open: Vec<(ListenerKey, TcpListener)>,
+        open: Vec<(ListenerKey, OwnedFd)>,
         close: Vec<ListenerKey>,
         generation: u64,
         done: channel::Sender<()>,
@@ -210,15 +212,21 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn apply(&mut self, open: Vec<(ListenerKey, TcpListener)>, close: &[ListenerKey]) {
+    fn apply(&mut self, open: Vec<(ListenerKey, OwnedFd)>, close: &[ListenerKey]) {
         for key in close {
             if let Some(stop) = self.stops.remove(key) {
                 stop.start();
             }
         }
         for (key, socket) in open {
-            let address = shown(socket.local_addr());
-            match self.worker.gateway.net.listen(socket) {
+            let bound = SockRef::from(&socket).local_addr().ok();
+            let address = shown(key, bound.and_then(|bound| bound.as_socket()));
+            let net = &self.worker.gateway.net;
+            let listening = match key {
+                ListenerKey::Ip { .. } => net.listen(socket),
+                ListenerKey::Pipe(path) => net.listen_at(path, socket),
+            };
+            match listening {
                 Ok(listener) => self.open(key, listener),
                 Err(error) => tracing::error!("a worker cannot listen on {address}: {error}"),
             }
@@ -271,7 +279,7 @@ impl Accepting {
         match next {
             Ok(accepted) => Some(accepted),
             Err(error) => {
-                let address = shown(self.listener.local_addr());
+                let address = shown(self.key, self.listener.local_addr().ok());
                 tracing::error!("a worker no longer listens on {address}: {error}");
                 None
             }
@@ -279,9 +287,9 @@ impl Accepting {
     }
 }
 
-fn shown(address: io::Result<SocketAddr>) -> String {
-    address
-        .map_or_else(|error| format!("an address that is not known ({error})"), |a| a.to_string())
+/// Where a listener is, as far as it is known.
+fn shown(key: ListenerKey, bound: Option<SocketAddr>) -> Address {
+    bound.map_or_else(|| key.address(), Address::Ip)
 }
 
 /// Serves a connection here, or has another worker do so.
@@ -301,7 +309,7 @@ fn serve(worker: &Rc<Worker<Handle>>, Fresh { listener, accepted }: Fresh) {
     // What the kernel refuses to set up is closed, and counted by the runtime.
     let Ok(stream) = accepted.open() else { return };
     let watch = worker.drain.watch();
-    let listener = listener.reached_at(local.ip());
+    let listener = listener.reached_at(local);
     let connection = Connection { worker: Rc::clone(worker), listener, remote, local, watch };
     if let Some(serving) = connection.serve(stream) {
         worker.gateway.net.spawn(serving);

@@ -1,8 +1,14 @@
-//! Unix sockets: endpoints that are reached by one.
+//! Unix sockets: endpoints that are reached by one, and servers that are bound to one.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
 
 use crate::harness::backend::Backend;
 use crate::harness::certificate::Authority;
@@ -10,7 +16,7 @@ use crate::harness::client::{Client, Tls};
 use crate::harness::gateway::{Builder, Gateway, on_each_driver};
 use crate::harness::raw::Raw;
 use crate::harness::relay::Relay;
-use crate::harness::{checksum, eventually, outside, pattern, yaml};
+use crate::harness::{PATIENCE, checksum, eventually, outside, pattern, yaml};
 
 const HOST: &str = "web.test";
 
@@ -248,9 +254,7 @@ impl Nginx {
         nginx.arg("-p").arg(directory.path()).args(["-e", "stderr"]);
         let child = nginx.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let nginx = Self { child, directory };
-        eventually("nginx listens", || {
-            std::os::unix::net::UnixStream::connect(nginx.socket("tls.sock")).is_ok()
-        });
+        eventually("nginx listens", || UnixStream::connect(nginx.socket("tls.sock")).is_ok());
         nginx
     }
 
@@ -294,4 +298,306 @@ fn nginx_serves_http1_http2_and_tls_on_unix_sockets() {
             }
         }
     });
+}
+
+/// A server for all hosts that is bound to `path`, an entry for a Gateway.
+fn server(path: &Path, protocol: &str, tls: &str) -> String {
+    let name = path.file_name().unwrap().to_str().unwrap().replace('.', "-");
+    let tls = if tls.is_empty() { String::new() } else { format!("    tls: {tls}\n") };
+    format!(
+        "  - port: {{ number: 0, name: {name}, protocol: {protocol} }}\n    bind: \"{}\"\n{tls}    \
+         hosts: [ \"*\" ]\n",
+        unix(path)
+    )
+}
+
+/// A gateway with `servers`, which route all requests to `backend`.
+fn bound(servers: &str, backend: &Backend) -> Builder {
+    builder(&yaml::backend(HOST, backend.port()))
+        .certificate("web", &[HOST])
+        .resource("gateway.yaml", &yaml::gateway("web", servers))
+}
+
+const TLS: &str = "{ mode: SIMPLE, serverCertificate: /certs/web/tls.crt, privateKey: \
+                   /certs/web/tls.key }";
+
+/// A client of the server that is bound to `path`, and what it needs as long as it asks.
+fn client_at(path: &Path) -> (Client, Relay) {
+    let relay = Relay::to_path(path);
+    (Client::plain(relay.address(), HOST).unwrap(), relay)
+}
+
+/// What the server at `path` answers, if anybody does.
+fn name_at(path: &Path) -> Option<String> {
+    let (mut client, _relay) = client_at(path);
+    client.request("GET", "/name", "", b"").ok().map(|answer| answer.text())
+}
+
+#[test]
+fn a_server_may_be_bound_to_a_unix_socket() {
+    on_each_driver(|driver| {
+        let (directory, backend) = (directory(), Backend::start("a"));
+        let [plain, secure] = ["plain.sock", "secure.sock"].map(|name| directory.path().join(name));
+        let servers = server(&plain, "HTTP", "") + &server(&secure, "HTTPS", TLS);
+        let gateway = bound(&servers, &backend).driver(driver).start();
+        assert!(gateway.logged(&format!("listening on {}", plain.display())));
+        let page = gateway.admin_get("/listeners").text();
+        let line = format!("{0}_0::{1}\n", unix(&plain), plain.display());
+        assert!(page.contains(&line), "{page}");
+        assert!(gateway.admin_get("/config_dump").text().contains(plain.to_str().unwrap()));
+        let (mut client, _relay) = client_at(&plain);
+        let head = client.get("/head").text();
+        for name in ["x-forwarded-for", "x-envoy-external-address"] {
+            assert!(!head.contains(name), "nobody has an address: {head}");
+        }
+        assert!(head.contains("x-forwarded-proto: http\r\n"), "{head}");
+        let log = gateway.access_log(1).remove(0);
+        let ends = format!(" {} - - -", plain.display());
+        assert!(log.ends_with(&ends), "neither client nor SNI: {log}");
+        let said = "x-forwarded-for: 192.0.2.7\r\n";
+        let head = client.request("GET", "/head", said, b"").unwrap().text();
+        assert!(head.contains("x-forwarded-for: 192.0.2.7\r\n"), "{head}");
+        let (down, up) = (client.get("/bytes/1048576").body, pattern(1 << 20));
+        assert_eq!((down.len(), checksum(&down)), (up.len(), checksum(&up)));
+        assert_eq!(client.post("/sum", &up).text(), format!("1048576 {:x} ", checksum(&up)));
+        let relay = Relay::to_path(&secure);
+        let mut client = Client::tls(&gateway.tls(), relay.address(), HOST).unwrap();
+        assert!(client.get("/head").text().contains("x-forwarded-proto: https\r\n"));
+    });
+}
+
+#[test]
+fn curl_and_openssl_are_served_on_unix_sockets() {
+    let (Some(mut curl), Some(mut openssl)) = (outside::tool("curl"), outside::tool("openssl"))
+    else {
+        return;
+    };
+    let (directory, backend) = (directory(), Backend::start("a"));
+    let [plain, secure] = ["plain.sock", "secure.sock"].map(|name| directory.path().join(name));
+    let servers = server(&plain, "HTTP", "") + &server(&secure, "HTTPS", TLS);
+    let gateway = bound(&servers, &backend).start();
+    curl.args(["-sS", "--unix-socket"]).arg(&plain).arg(format!("http://{HOST}/name"));
+    assert_eq!(outside::output(&mut curl), (Some(0), "a".to_owned()));
+    let mut curl = outside::tool("curl").unwrap();
+    curl.args(["-sS", "--http2", "-w", " %{http_version}", "--cacert"]).arg(gateway.path("ca.pem"));
+    curl.arg("--unix-socket").arg(&secure).arg(format!("https://{HOST}/name"));
+    assert_eq!(outside::output(&mut curl), (Some(0), "a 2".to_owned()));
+    openssl.args(["s_client", "-verify_return_error", "-servername", HOST, "-CAfile"]);
+    openssl.arg(gateway.path("ca.pem")).arg("-unix").arg(&secure);
+    let (code, text) = outside::output(&mut openssl);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
+}
+
+#[test]
+fn an_abstract_name_is_bound_and_given_back() {
+    let backend = Backend::start("a");
+    let name = format!("ringgate-test-{}-server", std::process::id());
+    let servers = "  - port: { name: http, protocol: HTTP }\n    hosts: [ \"*\" ]\n".to_owned();
+    let servers = servers + &format!("    bind: \"unix://@{name}\"\n");
+    let gateway = bound(&servers, &backend).start();
+    let Some(mut curl) = outside::tool("curl") else { return };
+    curl.args(["-sS", "--abstract-unix-socket", &name, &format!("http://{HOST}/name")]);
+    assert_eq!(outside::output(&mut curl), (Some(0), "a".to_owned()));
+    assert!(gateway.access_log(1).remove(0).ends_with(&format!(" @{name} - - -")));
+    let address = UnixAddress::from_abstract_name(&name).unwrap();
+    assert!(UnixListener::bind_addr(&address).is_err());
+    gateway.remove_resource("gateway.yaml");
+    eventually("the name is free", || UnixListener::bind_addr(&address).is_ok());
+}
+
+#[test]
+fn trusted_proxies_tell_of_clients_behind_a_unix_socket() {
+    let (directory, backend) = (directory(), Backend::start("a"));
+    let path = directory.path().join("plain.sock");
+    let gateway = bound(&server(&path, "HTTP", ""), &backend)
+        .settings("http: { trusted_proxies: 1 }\n")
+        .start();
+    let (mut client, _relay) = client_at(&path);
+    let said = "x-forwarded-for: 198.51.100.1, 192.0.2.7\r\nx-forwarded-proto: https\r\n";
+    let head = client.request("GET", "/head", said, b"").unwrap().text();
+    for line in ["x-envoy-external-address: 192.0.2.7", "x-forwarded-proto: https"] {
+        assert!(head.contains(line), "{head}");
+    }
+    assert!(gateway.access_log(1).remove(0).ends_with(" 192.0.2.7:0 - -"));
+}
+
+#[test]
+fn tcp_and_tls_come_by_unix_sockets_and_match_no_address() {
+    let (directory, authority) = (directory(), Authority::new());
+    let leaf = authority.leaf(&[HOST]);
+    let (inner, tcp, other) = (Raw::tls("inner", &leaf), Raw::echo("tcp"), Raw::echo("other"));
+    let [pass, plain] = ["pass.sock", "plain.sock"].map(|name| directory.path().join(name));
+    let servers = server(&pass, "TLS", "{ mode: PASSTHROUGH }") + &server(&plain, "TCP", "");
+    let tls = yaml::l4_service("tls", "web", &[HOST], "tls", &yaml::sni_to(HOST, "tls.test"));
+    // Whoever has no address is in none of these networks.
+    let ranges = "  - match: [ { sourceSubnet: 0.0.0.0/0 }, { destinationSubnets: [ \"::/0\" ] } ]\n    \
+                  route: [ { destination: { host: other.test, port: { number: 80 } } } ]\n";
+    let tcp_rules = ranges.to_owned() + &yaml::all_to("tcp.test");
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: tcp }\n\
+                spec: { host: tcp.test, trafficPolicy: { loadBalancer: { consistentHash: { \
+                useSourceIp: true } }, proxyProtocol: { version: V1 } } }\n";
+    let backends = [("tls.test", &inner), ("tcp.test", &tcp), ("other.test", &other)]
+        .map(|(host, raw)| yaml::backend(host, raw.port()));
+    let gateway = Gateway::builder()
+        .resource("gateway.yaml", &yaml::gateway("web", &servers))
+        .resource("tls.yaml", &tls)
+        .resource("tcp.yaml", &yaml::l4_service("tcp", "web", &["*"], "tcp", &tcp_rules))
+        .resource("rule.yaml", rule)
+        .resource("backends.yaml", &yaml::documents(&backends))
+        .start();
+    let relay = Relay::to_path(&pass);
+    let mut client = Client::tls(&Tls::new(authority.roots()), relay.address(), HOST).unwrap();
+    assert_eq!(client.certificate(), leaf.der, "the endpoint's own certificate");
+    assert_eq!(client.request("GET", "/", "", b"").unwrap().text(), "inner");
+    let mut stream = UnixStream::connect(&plain).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "tcp\nPROXY UNKNOWN\r\nhelloend of tcp");
+    eventually("it is logged", || {
+        let ends = format!(" {} - - -", plain.display());
+        gateway.access_log(1).iter().any(|line| line.ends_with(&ends))
+    });
+}
+
+#[test]
+fn connections_of_a_unix_socket_are_spread_over_the_workers() {
+    on_each_driver(|driver| {
+        let (directory, backend) = (directory(), Backend::start("a"));
+        for is_balanced in [true, false] {
+            let path = directory.path().join(format!("{is_balanced}.sock"));
+            let builder = bound(&server(&path, "HTTP", ""), &backend).driver(driver).workers(3);
+            let gateway = if is_balanced { builder } else { builder.unbalanced() }.start();
+            let relay = Relay::to_path(&path);
+            let mut clients: Vec<_> =
+                (0..30).map(|_| Client::plain(relay.address(), HOST).unwrap()).collect();
+            for client in &mut clients {
+                assert_eq!(client.get("/name").text(), "a");
+            }
+            let mut open = gateway.by_worker("ringgate_worker_connections_active");
+            open.sort_unstable();
+            assert_eq!(open.iter().sum::<usize>(), 30, "{open:?}");
+            assert_eq!(open[0] >= 3, is_balanced, "{open:?}");
+            assert_eq!(open == [0, 0, 30], !is_balanced, "{open:?}");
+        }
+    });
+}
+
+#[test]
+fn the_umask_says_who_may_connect() {
+    let (directory, backend) = (directory(), Backend::start("a"));
+    let [ours, plain] = ["ours.sock", "plain.sock"].map(|name| directory.path().join(name));
+    let _gateway = bound(&server(&ours, "HTTP", ""), &backend).start();
+    // This process has the umask that it gave to the gateway.
+    let _other = UnixListener::bind(&plain).unwrap();
+    let [ours, plain] = [ours, plain].map(|path| fs::metadata(path).unwrap().permissions());
+    assert_eq!(ours, plain);
+}
+
+#[test]
+fn a_change_of_bind_cuts_no_connection_and_leaves_no_file() {
+    on_each_driver(|driver| {
+        let (directory, backend) = (directory(), Backend::start("a"));
+        let [first, second] = ["a.sock", "b.sock"].map(|name| directory.path().join(name));
+        let gateway = bound(&server(&first, "HTTP", ""), &backend).driver(driver).start();
+        let (mut client, _relay) = client_at(&first);
+        client.send(format!("GET /hold HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+        backend.wait_requests(1);
+        let servers = server(&first, "HTTP", "") + &server(&second, "HTTP", "");
+        gateway.write_resource("gateway.yaml", &yaml::gateway("web", &servers));
+        eventually("both are bound", || second.exists() && name_at(&second).is_some());
+        assert_eq!(name_at(&first).as_deref(), Some("a"), "what did not change goes on");
+        gateway.write_resource("gateway.yaml", &yaml::gateway("web", &server(&second, "HTTP", "")));
+        eventually("the first is gone", || !first.exists());
+        backend.release();
+        assert_eq!(client.response("GET").unwrap().status, 200, "it began before");
+        let port = yaml::gateway("web", &yaml::http_server(80, &["*"], false));
+        gateway.write_resource("gateway.yaml", &port);
+        eventually("the second is gone", || !second.exists());
+        assert_eq!(Client::plain(gateway.address(80), HOST).unwrap().get("/name").text(), "a");
+        gateway.write_resource("gateway.yaml", &yaml::gateway("web", &server(&first, "HTTP", "")));
+        eventually("it is back", || first.exists() && name_at(&first).is_some());
+    });
+}
+
+#[test]
+fn a_drain_finishes_requests_and_removes_the_file() {
+    on_each_driver(|driver| {
+        let (directory, backend) = (directory(), Backend::start("a"));
+        let path = directory.path().join("a.sock");
+        let mut gateway = bound(&server(&path, "HTTP", ""), &backend).driver(driver).start();
+        let (mut client, _relay) = client_at(&path);
+        client.send(format!("GET /hold HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+        backend.wait_requests(1);
+        gateway.signal(Signal::TERM);
+        eventually("the file is gone", || !path.exists());
+        let status = gateway.status();
+        let ready = || gateway.try_plain_get(status, "/healthz/ready").unwrap();
+        eventually("the workers have begun", || ready().text().contains("draining"));
+        backend.release();
+        let answer = client.response("GET").unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert_eq!(gateway.wait().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let (directory, backend) = (directory(), Backend::start("a"));
+    let path = directory.path().join("a.sock");
+    let mut killed = bound(&server(&path, "HTTP", ""), &backend).start();
+    killed.signal(Signal::KILL);
+    killed.wait();
+    assert!(path.exists(), "nobody could remove it");
+    let first = bound(&server(&path, "HTTP", ""), &backend).spawn();
+    // The kernel lets go of an io_uring, and of the sockets in it, a while after its process.
+    let takes_over = |gateway: &Gateway| {
+        eventually("it takes over", || {
+            gateway.signal(Signal::HUP);
+            name_at(&path).as_deref() == Some("a")
+        });
+    };
+    eventually("it has begun", || first.logged("ready"));
+    takes_over(&first);
+    let second = bound(&server(&path, "HTTP", ""), &backend).spawn();
+    let says = |text: &str| {
+        eventually(text, || second.logged(text));
+    };
+    says(&format!("cannot listen on {}: Address already in use", path.display()));
+    says("find who listens there with `ss -lxp`");
+    says("not ready: cannot listen on ");
+    assert_eq!(name_at(&path).as_deref(), Some("a"), "the first goes on");
+    drop(first);
+    takes_over(&second);
+}
+
+#[test]
+fn what_is_in_the_way_of_a_unix_socket_is_said_and_left_alone() {
+    let (directory, backend) = (directory(), Backend::start("a"));
+    let [file, lost] = ["file.sock", "lost/a.sock"].map(|name| directory.path().join(name));
+    let good = directory.path().join("good.sock");
+    fs::write(&file, "precious").unwrap();
+    let servers =
+        server(&file, "HTTP", "") + &server(&lost, "HTTP", "") + &server(&good, "HTTP", "");
+    let gateway = bound(&servers, &backend).spawn();
+    let says = |text: &str| {
+        eventually(text, || gateway.logged(text));
+    };
+    says(&format!(
+        "cannot listen on {}: there is a file that is no socket; remove it",
+        file.display()
+    ));
+    says(&format!("cannot listen on {}: No such file or directory", lost.display()));
+    says("make its directory and send SIGHUP");
+    eventually("the others are served", || good.exists() && name_at(&good).is_some());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(lost.parent().unwrap()).unwrap();
+    gateway.signal(Signal::HUP);
+    for path in [&file, &lost] {
+        eventually("it is bound now", || path.exists() && name_at(path).is_some());
+    }
 }

@@ -23,6 +23,16 @@ impl Relay {
         Self::start(&SockAddr::unix(format!("\0{name}")).unwrap(), loopback(port))
     }
 
+    /// A port that leads to the Unix socket at `path`.
+    pub fn to_path(path: &Path) -> Self {
+        Self::start(&loopback(0), SockAddr::unix(path).unwrap())
+    }
+
+    /// Where it accepts.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().expect("it accepts on a port")
+    }
+
     fn start(at: &SockAddr, to: SockAddr) -> Self {
         let listener = Arc::new(Socket::new(at.domain(), Type::STREAM, None).unwrap());
         listener.bind(at).unwrap();

@@ -10,7 +10,7 @@ use super::sources::{Placed, Resources};
 use super::tcp::{self, List, TcpPlan};
 use super::{GatewayIdentity, Listen};
 use crate::config::model::{
-    Credential, Gateway, Key, Kind, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
+    Bind, Credential, Gateway, Key, Kind, Located, Server, ServerHost, ServerProtocol, Spec, Tls,
     VirtualService,
 };
 use crate::snapshot::{BindPort, HostPattern, ListenerKey, Origin, Rejection, Severity};
@@ -284,8 +284,7 @@ impl<'a> Planner<'a> {
     }
 
     fn add(&mut self, gateway: &'a Placed, place: usize, server: &'a Server, met: Met) {
-        let address = server.bind.unwrap_or(self.listen.address);
-        let key = ListenerKey { address, port: self.bind_port(server.port) };
+        let key = self.key(server);
         if let Some(other) = self.overlapped(key) {
             let (what, cause) = overlapping(other, key);
             return self.refuse(gateway, server, "port", what, cause);
@@ -299,6 +298,16 @@ impl<'a> Planner<'a> {
             }
             ServerProtocol::Tcp => self.add_tcp(key, gateway, server, met),
         }
+    }
+
+    /// What is bound for a server.
+    fn key(&self, server: &Server) -> ListenerKey {
+        let address = match server.bind {
+            Some(Bind::Pipe(path)) => return ListenerKey::Pipe(path),
+            Some(Bind::Ip(address)) => address,
+            None => self.listen.address,
+        };
+        ListenerKey::Ip { address, port: self.bind_port(server.port) }
     }
 
     /// What is bound for the port of a Gateway.
@@ -354,8 +363,12 @@ impl<'a> Planner<'a> {
     }
 
     fn refuse_port(&mut self, gateway: &Placed, server: &Server, taken: &str) {
-        let what = format!("port {} already serves {taken}", server.port);
-        self.refuse(gateway, server, "port", what, "the older Gateway wins");
+        let (field, what) = match server.bind {
+            Some(Bind::Pipe(path)) => ("bind", path.to_string()),
+            Some(Bind::Ip(_)) | None => ("port", format!("port {}", server.port)),
+        };
+        let what = format!("{what} already serves {taken}");
+        self.refuse(gateway, server, field, what, "the older Gateway wins");
     }
 
     fn add_tls(
@@ -671,11 +684,7 @@ fn unused(
 
 /// Why `key` cannot be bound beside `other`, and what to do about it.
 fn overlapping(other: ListenerKey, key: ListenerKey) -> (String, &'static str) {
-    let what = format!(
-        "port {} of {} overlaps that of {}, where another server is bound",
-        key.port.number(),
-        key.address,
-        other.address
-    );
+    let (key, other) = (key.address(), other.address());
+    let what = format!("{key} overlaps {other}, where another server is bound");
     (what, "write the same `bind` for both, or none, or give one of them another port")
 }

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::fields::{
-    Field, Fields, Finding, Located, Problems, did_you_mean, is_label, not_supported,
-};
+use super::fields::{Field, Fields, Finding, Located, Problems, UNIX, did_you_mean, is_label};
 use super::resource::{Key, is_error};
 use super::server_tls::{self, ServerTls, Tls, TlsReader};
+use crate::address::PipePath;
 use crate::snapshot::HostPattern;
 
 /// A Gateway. A server with a part that is not supported is left out of `servers`.
@@ -25,12 +24,22 @@ pub(crate) struct Server {
     /// Its place in the Gateway, from 0.
     pub(crate) index: usize,
     pub(crate) line: u64,
+    /// 0 where it is bound to a Unix socket.
     pub(crate) port: u16,
     pub(crate) port_name: Arc<str>,
-    pub(crate) bind: Option<IpAddr>,
+    pub(crate) bind: Option<Bind>,
     /// At least one.
     pub(crate) hosts: Box<[Located<ServerHost>]>,
     pub(crate) protocol: ServerProtocol,
+}
+
+/// What a server is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bind {
+    /// An address, and its port.
+    Ip(IpAddr),
+    /// A Unix socket.
+    Pipe(PipePath),
 }
 
 /// What a server speaks.
@@ -87,6 +96,10 @@ fn read_selector(field: &Field<'_>, problems: &mut Problems) -> Box<[(Box<str>, 
     labels.map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+fn is_unix(bind: &Field<'_>, problems: &mut Problems) -> bool {
+    bind.string(problems).is_some_and(|text| text.starts_with(UNIX))
+}
+
 struct ServerReader<'a> {
     key: &'a Key,
     /// The port names seen so far.
@@ -116,8 +129,11 @@ impl ServerReader<'_> {
     fn read(&mut self, index: usize, item: &Field<'_>) -> Option<Server> {
         let before = self.partial.findings.len();
         let mut server = item.fields(self.whole)?;
-        let port = server.require("port", self.whole).and_then(|field| self.read_port(&field));
-        let bind = server.take("bind").map(|field| self.read_bind(&field));
+        let bind = server.take("bind");
+        let is_unix = bind.as_ref().is_some_and(|field| is_unix(field, self.whole));
+        let bind = bind.map(|field| self.read_bind(&field));
+        let port =
+            server.require("port", self.whole).and_then(|field| self.read_port(&field, is_unix));
         let hosts = server.require("hosts", self.whole).map(|field| self.read_hosts(&field));
         let tls = server.take("tls");
         let protocol = port.as_ref().and_then(|port| self.read_protocol(port, item, tls));
@@ -130,7 +146,7 @@ impl ServerReader<'_> {
             line: item.line,
             port: port.number,
             port_name: port.name,
-            bind: bind.unwrap_or(Some(None))?,
+            bind: bind.map_or(Some(None), |bind| bind.map(Some))?,
             hosts: hosts?,
             protocol,
         })
@@ -147,9 +163,13 @@ impl ServerReader<'_> {
         }
     }
 
-    fn read_port(&mut self, field: &Field<'_>) -> Option<Port> {
+    fn read_port(&mut self, field: &Field<'_>, is_unix: bool) -> Option<Port> {
         let mut port = field.fields(self.whole)?;
-        let number = port.require("number", self.whole).and_then(|f| f.port(self.whole));
+        let number = if is_unix {
+            port.take("number").map_or(Some(0), |field| self.read_no_port(&field))
+        } else {
+            port.require("number", self.whole).and_then(|field| field.port(self.whole))
+        };
         let name = port.require("name", self.whole);
         let protocol = port.require("protocol", self.whole);
         if let Some(field) = port.take("targetPort") {
@@ -160,6 +180,16 @@ impl ServerReader<'_> {
         let name = self.read_name(&name?)?;
         let kind = self.read_kind(&protocol?)?;
         Some(Port { number: number?, name, kind })
+    }
+
+    /// The number of a port where there is none.
+    fn read_no_port(&mut self, field: &Field<'_>) -> Option<u16> {
+        let number = field.integer(0..=u16::MAX, self.whole)?;
+        if number != 0 {
+            let what = format!("must be 0 where `bind` is a Unix socket, not {number}");
+            self.whole.error(field, what, "a socket has no port");
+        }
+        Some(0)
     }
 
     fn read_name(&mut self, field: &Field<'_>) -> Option<Arc<str>> {
@@ -193,13 +223,11 @@ impl ServerReader<'_> {
         None
     }
 
-    fn read_bind(&mut self, field: &Field<'_>) -> Option<Option<IpAddr>> {
-        let text = field.string(self.whole)?;
-        if text.starts_with("unix://") {
-            self.partial.error(field, not_supported("a unix socket in `bind`"), "");
-            return None;
+    fn read_bind(&mut self, field: &Field<'_>) -> Option<Bind> {
+        match field.string(self.whole)?.strip_prefix(UNIX) {
+            Some(path) => field.pipe(path, self.whole).map(Bind::Pipe),
+            None => field.address(self.whole).map(Bind::Ip),
         }
-        field.address(self.whole).map(Some)
     }
 
     fn read_hosts(&mut self, field: &Field<'_>) -> Box<[Located<ServerHost>]> {

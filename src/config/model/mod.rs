@@ -30,7 +30,7 @@ pub(crate) use destination_rule::{
 };
 pub(crate) use endpoint_slice::EndpointSlice;
 pub(crate) use fields::{Finding, Located, did_you_mean};
-pub(crate) use gateway::{Gateway, Server, ServerHost, ServerProtocol};
+pub(crate) use gateway::{Bind, Gateway, Server, ServerHost, ServerProtocol};
 pub(crate) use locality::{Distribution, Failover, Locality, LocalityRule};
 pub(crate) use pod::Pod;
 pub(crate) use resource::{Key, Kind, Parsed, Resource, Spec, parse};

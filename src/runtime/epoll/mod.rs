@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrAny};
 
 use super::buffers::Chunk;
@@ -70,7 +70,7 @@ impl Driver {
     }
 
     pub(super) fn listen(&self, listening: &Rc<Listening>) -> io::Result<()> {
-        listening.socket.set_nonblocking(true)?;
+        ioctl_fionbio(&listening.socket, true)?;
         let key = self.register(&listening.socket, Registered::Listening(Rc::clone(listening)))?;
         listening.state.borrow_mut().registration = Some(key);
         Ok(())

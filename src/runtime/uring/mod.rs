@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{Shutdown, SocketAddrAny};
 
 use self::sys::{Operation, PeerAddress, Progress, Ring};
@@ -59,7 +59,7 @@ impl Driver {
 
     pub(super) fn listen(&self, listening: &Rc<Listening>) -> io::Result<()> {
         // On a non-blocking socket an accept would fail instead of waiting.
-        listening.socket.set_nonblocking(false)
+        Ok(ioctl_fionbio(&listening.socket, false)?)
     }
 
     pub(super) fn accept(&self, listening: &Rc<Listening>) {

@@ -14,7 +14,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use rustix::net::SocketAddrAny;
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::super::buffers::{Lease, Pool};
-use super::super::listener::Listening;
+use super::super::listener::{Connection, Listening};
 use super::super::slot::{Key, Slots};
 use super::super::socket::Socket;
 use super::super::start::{Config, Denied, Step};
@@ -88,7 +87,7 @@ pub(super) struct PeerAddress {
 /// What has happened. Except for `Received` with `more`, the operation is over.
 #[derive(Debug)]
 pub(super) enum Progress {
-    Accepted { listening: Rc<Listening>, key: Key, result: Result<(OwnedFd, SocketAddr), Errno> },
+    Accepted { listening: Rc<Listening>, key: Key, result: Result<Connection, Errno> },
     Connected { socket: Rc<Socket>, result: Result<(), Errno> },
     Received { socket: Rc<Socket>, result: Result<Option<Lease>, Errno>, more: bool },
     Sent { socket: Rc<Socket>, bytes: Vec<u8>, sent: usize, result: Result<usize, Errno> },
@@ -226,7 +225,7 @@ impl Ring {
         }
         Some(match self.operations.remove(key)? {
             Operation::Accept { listening, peer } => {
-                let result = result.and_then(|fd| peer.with(accepted(fd)));
+                let result = result.map(|fd| peer.with(accepted(fd)));
                 Progress::Accepted { listening, key, result }
             }
             Operation::Connect { socket, .. } => {
@@ -323,12 +322,12 @@ impl PeerAddress {
     }
 
     /// Joins a connection with its peer's address, which the kernel has written.
-    fn with(self, fd: OwnedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
+    fn with(self, fd: OwnedFd) -> Connection {
         let len = self.len.min(self.storage.size_of());
         // SAFETY: the accept has completed; `storage` holds an address of `len` bytes, and was
         // zeroed before.
         let address = unsafe { SockAddr::new(self.storage, len) };
-        Ok((fd, address.as_socket().ok_or(Errno::AFNOSUPPORT)?))
+        (fd, address.as_socket())
     }
 }
 

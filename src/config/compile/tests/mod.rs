@@ -317,7 +317,8 @@ fn said(snapshot: &Snapshot) -> String {
 
 /// The TLS server for `host` on port 443.
 fn server<'a>(snapshot: &'a Snapshot, host: &str) -> &'a Arc<TlsServer> {
-    let key = ListenerKey { address: Ipv4Addr::UNSPECIFIED.into(), port: BindPort::Fixed(8443) };
+    let key =
+        ListenerKey::Ip { address: Ipv4Addr::UNSPECIFIED.into(), port: BindPort::Fixed(8443) };
     match &snapshot.listener(key).unwrap().serves {
         Serves::Tls(servers) => servers.find(host).unwrap(),
         Serves::Http(_) | Serves::Tcp(_) => panic!("no TLS"),
@@ -1346,7 +1347,8 @@ fn ports_that_lead_to_one_share_its_listener() {
         let snapshot = world.compile();
         assert_eq!(said(&snapshot), "");
         let [listener] = &*snapshot.listeners else { panic!("{:?}", snapshot.listeners) };
-        assert_eq!((listener.gateway_port, listener.key.port), (ports.0, BindPort::Fixed(8080)));
+        let ListenerKey::Ip { port, .. } = listener.key else { panic!("no port") };
+        assert_eq!((listener.gateway_port, port), (ports.0, BindPort::Fixed(8080)));
         let Serves::Http(table) = &listener.serves else { panic!("{listener:?}") };
         for host in ["bookinfo.example.com", "httpbin.example.com"] {
             assert!(table.hosts.find(host).is_some(), "{host}");

@@ -35,6 +35,9 @@ pub(crate) const EXIT_USAGE: u8 = 64;
 /// With files for fewer clients than that, somebody has forgotten to raise the limit.
 const CLIENTS_MIN: u64 = 2000;
 
+/// How long until it is tried again to bind what could not be bound.
+const BIND_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// How long after a change its memory is given back: one seldom comes alone.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 
@@ -114,6 +117,7 @@ pub(crate) async fn serve(
                 worker::give_back_memory();
             }
             () = until(gateway.closing) => gateway.close(),
+            () = until(gateway.binding) => gateway.bind_again(&control.current()),
             asked = orders.next() => match asked {
                 Asked::Reload => gateway.reload(&mut control, reload()),
                 Asked::Close { graceful } => gateway.start_closing(&control.current(), graceful),
@@ -143,6 +147,10 @@ struct Gateway {
     log: Option<AccessLog>,
     /// When the listeners are to be closed.
     closing: Option<Instant>,
+    /// When what could not be bound is tried again.
+    binding: Option<Instant>,
+    /// What was said of that, so that it is said once.
+    unbound: Vec<String>,
     /// The operator had the listeners closed, or will have.
     is_retired: bool,
 }
@@ -198,8 +206,9 @@ impl Gateway {
         let others = log.iter().map(AccessLog::counters).chain([control.counters()]).collect();
         let state = state(&publisher, &fleet, others, &shared, command);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
+        let (closing, binding, unbound, is_retired) = (None, None, Vec::new(), false);
         let mut gateway =
-            Self { publisher, fleet, shared, admin, log, closing: None, is_retired: false };
+            Self { publisher, fleet, shared, admin, log, closing, binding, unbound, is_retired };
         gateway.announce();
         gateway.apply(&first);
         gateway.announce_readiness();
@@ -234,13 +243,27 @@ impl Gateway {
     /// Makes `snapshot` the one that is served.
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         self.publisher.publish(Arc::clone(snapshot));
+        self.unbound.clear();
         self.apply(snapshot);
+    }
+
+    /// Tries to bind what could not be bound: whoever was in the way may be gone. The kernel itself
+    /// needs a while to give back what a process held that was killed.
+    fn bind_again(&mut self, snapshot: &Snapshot) {
+        self.apply(snapshot);
+        if self.binding.is_none() {
+            self.announce_readiness();
+        }
     }
 
     /// Opens and closes listeners as `snapshot` says, and tells what became of it.
     fn apply(&mut self, snapshot: &Snapshot) {
         let applied = self.fleet.apply(snapshot);
-        log_applied(&applied);
+        self.binding = (!applied.failed.is_empty()).then(|| Instant::now() + BIND_AGAIN_AFTER);
+        let before = std::mem::replace(&mut self.unbound, log_applied(&applied));
+        self.unbound.iter().filter(|what| !before.contains(what)).for_each(|what| {
+            tracing::error!("{what}");
+        });
         let listeners = self.fleet.listeners().iter();
         let listeners = listeners.map(|(key, bound)| {
             let Bound { gateway_port, address } = *bound;
@@ -335,23 +358,25 @@ fn announce_open_files(workers: usize, connections_max: usize, chosen: bool) {
     );
 }
 
-fn log_applied(applied: &Applied) {
+/// Logs it, but for what could not be bound, of which it returns what to say.
+fn log_applied(applied: &Applied) -> Vec<String> {
     for (_, bound) in &applied.opened {
         tracing::info!("listening on {}", place(bound));
     }
     for (_, bound) in &applied.closed {
         tracing::info!("no longer on {}", place(bound));
     }
-    for (bound, error) in &applied.failed {
+    if applied.stuck > 0 {
+        tracing::error!("{} workers did not report in time", applied.stuck);
+    }
+    let told = applied.failed.iter().map(|(bound, error)| {
         let cure = match bound.address {
             Address::Ip(_) => cure(error),
             Address::Pipe(_) => cure_of_pipe(error),
         };
-        tracing::error!("cannot listen on {}: {error}; {cure}", place(bound));
-    }
-    if applied.stuck > 0 {
-        tracing::error!("{} workers did not report in time", applied.stuck);
-    }
+        format!("cannot listen on {}: {error}; {cure}", place(bound))
+    });
+    told.collect()
 }
 
 /// Where a listener is bound, and what for.
@@ -362,40 +387,34 @@ fn place(Bound { gateway_port, address }: &Bound) -> String {
     }
 }
 
-/// What an operator can do about a Unix socket that cannot be bound. It is tried again as well.
+/// What an operator can do about a Unix socket that cannot be bound.
 fn cure_of_pipe(error: &io::Error) -> &'static str {
     let cures = [
         (
             io::ErrorKind::AddrInUse,
-            "find who listens there with `ss -lxp`, end it and send SIGHUP, or change the \
-             Gateway's `bind`",
+            "find who listens there with `ss -lxp` and end it, or change the Gateway's `bind`",
         ),
         (
             io::ErrorKind::AlreadyExists,
-            "remove it if nobody needs it and send SIGHUP, or change the Gateway's `bind`",
+            "remove it if nobody needs it, or change the Gateway's `bind`",
         ),
-        (
-            io::ErrorKind::NotFound,
-            "make its directory and send SIGHUP, or change the Gateway's `bind`",
-        ),
+        (io::ErrorKind::NotFound, "make its directory, or change the Gateway's `bind`"),
         (
             io::ErrorKind::PermissionDenied,
-            "let the gateway's user write to its directory and send SIGHUP, or change the \
-             Gateway's `bind`",
+            "let the gateway's user write to its directory, or change the Gateway's `bind`",
         ),
     ];
     let found = cures.iter().find(|(kind, _)| *kind == error.kind());
     found.map_or("change the Gateway's `bind`", |(_, cure)| cure)
 }
 
-/// What an operator can do about an address that cannot be bound. It is tried again at each change
-/// and at SIGHUP.
+/// What an operator can do about an address that cannot be bound.
 fn cure(error: &io::Error) -> &'static str {
     let cures = [
         (
             io::ErrorKind::AddrInUse,
-            "find who listens there with `ss -ltnp`, end it and send SIGHUP, or change \
-             `listen.ports` and restart",
+            "find who listens there with `ss -ltnp` and end it, or change `listen.ports` and \
+             restart",
         ),
         (
             io::ErrorKind::PermissionDenied,

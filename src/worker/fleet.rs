@@ -101,7 +101,7 @@ pub struct Applied {
     pub opened: Vec<(ListenerKey, Bound)>,
     /// No longer accepting.
     pub closed: Vec<(ListenerKey, Bound)>,
-    /// Could not be bound. They are tried again with the next snapshot.
+    /// Could not be bound. They are tried again when this is called again.
     pub failed: Vec<(Bound, io::Error)>,
     /// Workers that did not report in time.
     pub stuck: usize,

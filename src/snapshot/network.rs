@@ -20,7 +20,15 @@ impl Network {
     /// The range; `None` if the address has fewer bits than `prefix`.
     #[must_use]
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
-        (u32::from(prefix) <= bits(address)).then_some(Self { address, prefix })
+        if u32::from(prefix) > bits(address) {
+            return None;
+        }
+        // IPv4 in its IPv6 form has 96 bits before its own.
+        let own = prefix.checked_sub(96).filter(|_| address.is_ipv6());
+        Some(match (address.to_canonical(), own) {
+            (v4 @ IpAddr::V4(_), Some(prefix)) => Self { address: v4, prefix },
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => Self { address, prefix },
+        })
     }
 
     /// Whether `address` lies in it. An IPv4 address in its IPv6 form is the same address.
@@ -97,6 +105,10 @@ mod tests {
             ("0.0.0.0/0", "255.1.2.3", true),
             ("0.0.0.0/0", "::1", false),
             ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.0", false),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("::ffff:0:0/95", "::fffe:0:1", true),
             ("2001:db8::/32", "2001:db8:1::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("::/0", "::1", true),

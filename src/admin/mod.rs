@@ -27,6 +27,7 @@ mod traffic;
 
 pub use command::Command;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -62,6 +63,8 @@ pub struct State {
     pub snapshot: Box<dyn Fn() -> Arc<Snapshot> + Send>,
     /// One per worker, in their order.
     pub workers: Vec<SharedCounters>,
+    /// How many workers run on which driver, with what denied them io_uring, or nothing.
+    pub drivers: BTreeMap<(&'static str, &'static str), usize>,
     /// Of threads that count and are no workers.
     pub others: Vec<SharedCounters>,
     /// Asks every worker for a copy of its series. Each sends its index and the copy; the channel

@@ -1,7 +1,7 @@
 //! Collects the metrics of all workers, and adds what the administration itself knows.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +26,7 @@ pub(super) struct Scraper {
 /// All that a page is made of.
 pub(super) struct Scraped {
     workers: Vec<SharedCounters>,
+    drivers: BTreeMap<(&'static str, &'static str), usize>,
     others: Vec<SharedCounters>,
     /// One for each worker.
     series: Vec<Arc<Series>>,
@@ -49,6 +50,7 @@ impl Scraper {
         let now = SystemTime::now();
         Scraped {
             workers: state.workers.clone(),
+            drivers: state.drivers.clone(),
             others: state.others.clone(),
             series: self.last.borrow().clone(),
             late: state.workers.len().saturating_sub(came),
@@ -88,6 +90,11 @@ impl Scraped {
         let mut page = prometheus::render(&self.workers, &self.others, &merged, &self.reporter);
         let help = "Workers whose copy did not come in time; their last one was used.";
         page.gauge("ringgate_scrape_workers_late", help, [(String::new(), self.late)]);
+        let help = "Workers by their driver, and what denied them io_uring.";
+        let drivers = self.drivers.iter().map(|((driver, denied), workers)| {
+            ([label("driver", driver), label("denied", denied)].join(","), *workers)
+        });
+        page.gauge("ringgate_workers", help, drivers);
         self.add_state(&mut page);
         add_snapshot(&mut page, &self.snapshot, self.now);
         page.into_text()

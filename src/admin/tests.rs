@@ -65,6 +65,7 @@ fn state() -> State {
     State {
         snapshot: Box::new(move || Arc::clone(&snapshot)),
         workers: vec![Counters::shared(), Counters::shared()],
+        drivers: BTreeMap::from([(("epoll", "EPERM"), 1), (("io_uring", ""), 1)]),
         others: Vec::new(),
         scrape: Box::new(|| {
             let (copies, receiver) = mpsc::channel(2);
@@ -242,6 +243,8 @@ fn metrics_tell_of_all_threads_and_who_is_late() {
         "envoy_http_downstream_rq_total: 5",
         "ringgate_scrape_workers_late: 1",
         "ringgate_generation: 7",
+        "ringgate_workers{driver=\"epoll\",denied=\"EPERM\"}: 1",
+        "ringgate_workers{driver=\"io_uring\",denied=\"\"}: 1",
         "pilot_total_rejected_configs{severity=\"warning\"}: 1",
         "istio_build{component=\"proxy\",tag=\"1.2.3\"}: 1",
     ] {

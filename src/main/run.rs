@@ -204,7 +204,7 @@ impl Gateway {
         let shared = Arc::new(Shared::new(settings, orders.fails_health_check()));
         let command = orders.commands(level);
         let others = log.iter().map(AccessLog::counters).chain([control.counters()]).collect();
-        let state = state(&publisher, &fleet, others, &shared, command);
+        let state = state(&publisher, (&fleet, &drivers), others, &shared, command);
         let admin = Admin::start(admin_config(settings), state).map_err(failure)?;
         let (closing, binding, unbound, is_retired) = (None, None, Vec::new(), false);
         let mut gateway =
@@ -326,13 +326,18 @@ impl Gateway {
 
 /// Together those that run on the same driver for the same reason.
 fn announce_workers(drivers: &[Running]) {
-    let mut counts = BTreeMap::new();
-    for driver in drivers {
-        *counts.entry(driver.to_string()).or_insert(0) += 1;
-    }
-    for (driver, count) in counts {
+    for (driver, count) in counted(drivers.iter().map(Running::to_string)) {
         tracing::info!("workers: {count} on {driver}");
     }
+}
+
+/// How often each is among `all`.
+fn counted<T: Ord>(all: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for one in all {
+        *counts.entry(one).or_insert(0) += 1;
+    }
+    counts
 }
 
 /// Each client is a file, and so is each connection to an endpoint. The default of
@@ -510,7 +515,7 @@ fn reporter(gateway: &settings::Gateway) -> Reporter {
 
 fn state(
     publisher: &Publisher,
-    fleet: &Fleet,
+    (fleet, drivers): (&Fleet, &[Running]),
     others: Vec<SharedCounters>,
     shared: &Arc<Shared>,
     command: impl Fn(Command) + Send + 'static,
@@ -521,6 +526,7 @@ fn state(
     State {
         snapshot: Box::new(move || source.current()),
         workers: fleet.counters().cloned().collect(),
+        drivers: counted(drivers.iter().map(Running::labels)),
         others,
         scrape: Box::new(move || {
             let (sender, receiver) = mpsc::channel(scraper.workers().max(1));

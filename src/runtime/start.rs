@@ -65,6 +65,18 @@ pub enum Running {
     IoUring,
 }
 
+impl Running {
+    /// The driver's name, and what denied io_uring, or nothing: for a metric.
+    #[must_use]
+    pub fn labels(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Epoll => ("epoll", ""),
+            Self::EpollInstead(denied) => ("epoll", denied.label()),
+            Self::IoUring => ("io_uring", ""),
+        }
+    }
+}
+
 impl fmt::Display for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,7 +7,7 @@ use regex::Regex;
 
 use crate::harness::backend::Backend;
 use crate::harness::certificate::Leaf;
-use crate::harness::gateway::{Gateway, QUIET};
+use crate::harness::gateway::{Driver, Gateway, QUIET, on_each_driver};
 use crate::harness::h2::H2cBackend;
 use crate::harness::{eventually, outside, within, yaml};
 
@@ -40,6 +40,17 @@ fn serial(gateway: &Gateway) -> String {
     let der = gateway.client(HOST).certificate();
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
     certificate.raw_serial_as_string().replace(':', "").trim_start_matches('0').to_owned()
+}
+
+#[test]
+fn the_metrics_tell_the_driver_of_the_workers() {
+    on_each_driver(|driver| {
+        let gateway = Gateway::builder().driver(driver).workers(2).start();
+        let text = gateway.admin_get("/stats/prometheus").text();
+        let epoll = text.contains("ringgate_workers{driver=\"epoll\",denied=\"\"} 2\n");
+        assert_eq!(epoll, driver == Driver::Epoll, "{text}");
+        assert!(text.contains("ringgate_workers{driver="), "{text}");
+    });
 }
 
 #[test]

@@ -329,7 +329,7 @@ type Served = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Why a connection did not get through its handshake.
 enum Failure {
-    /// `connections_max` others are open.
+    /// `connections_max` others are open, or as many as there are files for, and none is idle.
     TooManyConnections,
     /// `handshakes_max` that came later are under way.
     TooManyHandshakes,
@@ -422,6 +422,7 @@ impl<N: Net> Open<N> {
     fn begin(worker: &Rc<Worker<N>>) -> Option<Self> {
         let connections_max =
             worker.gateway.snapshots.borrow_mut().current().limits.connections_max;
+        let connections_max = connections_max.min(worker.files_max);
         let (counters, idle) = (worker.gateway.telemetry.counters(), &worker.gateway.idle);
         let staying = || counters.connections_active.value() - idle.leaving() as u64;
         while staying() >= connections_max as u64 {
@@ -484,7 +485,7 @@ mod tests {
             telemetry,
         });
         let (drain, handshakes) = (Drain::default(), Handshakes::default());
-        Rc::new(Worker { gateway, drain, handshakes, balance: None })
+        Rc::new(Worker { gateway, drain, handshakes, files_max: usize::MAX, balance: None })
     }
 
     fn open(world: &World, worker: &Rc<Worker<World>>) -> End {

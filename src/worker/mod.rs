@@ -42,6 +42,8 @@ struct Worker<N: Net> {
     /// Every connection holds a watch of it.
     drain: Drain,
     handshakes: Handshakes,
+    /// Its part of the files that the process may have open for clients.
+    files_max: usize,
     /// None when it is the only worker, or they are not balanced.
     balance: Option<Rc<Balance<Fresh>>>,
 }

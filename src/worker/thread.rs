@@ -126,6 +126,7 @@ impl Start {
             gateway: Rc::new(gateway),
             drain: Drain::default(),
             handshakes: Handshakes::default(),
+            files_max: files_max(runtime::open_files_max(), self.workers),
             balance: balance.map(Rc::new),
         });
         if let Some(incoming) = incoming {
@@ -133,6 +134,14 @@ impl Start {
         }
         runtime.block_on(obey(worker, self.orders));
     }
+}
+
+/// How many of the `open_files` of the process each worker may have for clients. The rest is for
+/// endpoints, for the source of the configuration, and for the administration, which nobody could
+/// reach otherwise when it is needed most.
+fn files_max(open_files: u64, workers: usize) -> usize {
+    let for_clients = open_files - open_files / 8;
+    usize::try_from(for_clients / workers as u64).unwrap_or(usize::MAX).max(1)
 }
 
 /// Carries out orders until the drain is over, or the control thread is gone.

@@ -153,6 +153,16 @@ fn for_a_new_connection_the_one_that_is_idle_longest_gives_way() {
 }
 
 #[test]
+fn clients_leave_files_to_the_administration() {
+    let backend = Backend::start("a");
+    let gateway = both_ports(&backend).workers(1).open_files(256).start();
+    let silent = (0..400).map(|_| Client::plain(gateway.address(80), HOST).unwrap());
+    let _silent: Vec<_> = silent.collect();
+    eventually("all were accepted", || gone(&gateway) >= 400 - 256 * 7 / 8);
+    assert_eq!(gateway.client(HOST).get("/name").text(), "a");
+}
+
+#[test]
 fn http2_without_a_stream_gives_way_too() {
     let backend = Backend::start("a");
     let settings = "limits: { connections_max: 1 }\n";

@@ -71,6 +71,10 @@ impl<N: Net> Endpoint<N> {
         cluster: &Cluster,
         client: Option<Client>,
     ) -> Result<Transport<N::Stream>, Kind> {
+        if let Some(secured) = &self.secured {
+            // Without what a handshake takes the endpoint is left in peace.
+            secured.config()?;
+        }
         let mut stream = net.connect(self.remote).await.map_err(Kind::Connect)?;
         let traffic = cluster.traffic.as_ref();
         let keepalive = traffic.and_then(|traffic| traffic.policy.pool.keepalive);

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use ::http::header;
 use ::http::request::Parts;
 use bytes::{Buf, Bytes};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::address::Address;
@@ -49,15 +50,20 @@ impl Secured {
         Ok(Self { tls: Arc::clone(tls), name })
     }
 
+    /// What a handshake is made with.
+    pub(super) fn config(&self) -> Result<&Arc<ClientConfig>, Kind> {
+        let missing = "its certificates are not to be had; see /certs, or /config_dump for an \
+                       error in its DestinationRule";
+        self.tls.config.as_ref().ok_or_else(|| Kind::Tls(missing.into()))
+    }
+
     /// Shakes hands on `stream`, which was connected to `remote`.
     pub(super) async fn shake<S: Stream>(
         &self,
         stream: S,
         remote: Address,
     ) -> Result<Transport<S>, Kind> {
-        let Some(config) = self.tls.config.clone() else {
-            return Err(Kind::Tls("its certificates are not to be had; see /certs".into()));
-        };
+        let config = Arc::clone(self.config()?);
         let shaken = tls::connect(stream, config, self.name.clone()).await;
         let name = self.name.to_str();
         let failed = |error| Kind::Tls(format!("{error} ({name} at {remote})").into());
@@ -502,6 +508,7 @@ mod tests {
         let cluster = Cluster { tls: Some(missing), ..cluster(1, UpstreamProtocol::Http1) };
         let error = client.world.finish(client.send(&cluster, bare("GET"))).err().unwrap();
         assert!(error.to_string().contains("certificates are not to be had"), "{error}");
+        assert_eq!(client.world.connects(), 0);
         let mut request = bare("GET");
         request.headers_mut().insert("host", "a b".parse().unwrap());
         let by_host = site.cluster(None, UpstreamProtocol::Http1);

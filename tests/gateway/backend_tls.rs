@@ -259,7 +259,7 @@ fn a_rule_with_an_error_sends_nothing_in_plain_text() {
     assert_eq!(get(&gateway, "/name").status, 503);
     assert!(gateway.logged("`a b` is no host name"));
     assert!(gateway.logged("503, not sent in plain text (until the error is gone)"));
-    assert_eq!(backend.requests(), 0);
+    assert_eq!(backend.connections(), 0);
     gateway.write_resource("rule.yaml", &rule("mode: DISABLE"));
     eventually("the error is gone", || get(&gateway, "/name").text() == "a");
 }

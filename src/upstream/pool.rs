@@ -270,8 +270,8 @@ impl<N: Net> Pools<N> {
             return Ok(self.reuse(kept, active, to));
         }
         match &to.cluster.traffic {
-            None => self.connect(active, to, None).await,
-            // Boxed: most requests do not carry the room for it.
+            // Boxed, both: most requests do not carry the room for them.
+            None => Box::pin(self.connect(active, to, None)).await,
             Some(traffic) => Box::pin(self.lease_within(active, to, &traffic.policy.pool)).await,
         }
     }

@@ -54,7 +54,7 @@ where
     let upload = Upload::new(body, framing);
     let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: false, bounds };
-    let (lease, head) = attempt.run(pools, lease, to).await?;
+    let (lease, head) = attempt.run(pools, lease, &to).await?;
     let remote = lease.active.remote;
     if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::at(remote, Kind::BadResponse("101 without a request to upgrade")));
@@ -72,7 +72,7 @@ pub(super) async fn upgrade<N: Net>(
     let upload = Upload::new(Nothing, Framing::None);
     let (own, bounds) = (to.own, Bounds::new(to));
     let mut attempt = Attempt { head, own, upload, upgrade: true, bounds };
-    let (lease, head) = attempt.run(pools, lease, to).await?;
+    let (lease, head) = attempt.run(pools, lease, &to).await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let exchange = attempt.into_exchange(pools, lease, head);
         return Ok(Upgraded::Refused(Box::new(exchange)));
@@ -97,21 +97,20 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> Attempt<'_, B> {
         &mut self,
         pools: &Rc<Pools<N>>,
         mut lease: Lease<N>,
-        to: To<'_>,
+        to: &To<'_>,
     ) -> Result<(Lease<N>, Head), Error> {
-        match self.exchange(&pools.net, &mut lease).await {
-            Ok(head) => return Ok((lease, head)),
-            Err(error) if !lease.reused || error.retry == Retry::Never => {
-                return Err(self.last_word(error));
+        loop {
+            match self.exchange(&pools.net, &mut lease).await {
+                Ok(head) => return Ok((lease, head)),
+                Err(error) if !lease.reused || error.retry == Retry::Never => {
+                    return Err(self.last_word(error));
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
-        }
-        pools.counters().upstream_retries.increment();
-        // Drops the dead connection, keeps the request counted.
-        let mut lease = pools.replace(lease, to).await?;
-        match self.exchange(&pools.net, &mut lease).await {
-            Ok(head) => Ok((lease, head)),
-            Err(error) => Err(self.last_word(error)),
+            pools.counters().upstream_retries.increment();
+            // Drops the dead connection, keeps the request counted. Rare and large: not in the
+            // future of every request.
+            lease = Box::pin(pools.replace(lease, *to)).await?;
         }
     }
 

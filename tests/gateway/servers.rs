@@ -52,7 +52,7 @@ fn servers_whose_addresses_overlap_are_told_of_each_other() {
     };
     let both = yaml::documents(&[bound("0.0.0.0"), bound("127.0.0.1")]);
     let gateway = Gateway::builder().resource("all.yaml", &both).start();
-    let what = format!("port {port} of 127.0.0.1 overlaps that of 0.0.0.0");
+    let what = format!("127.0.0.1:{port} overlaps 0.0.0.0:{port}");
     assert!(gateway.logged(&what), "{what}");
     assert_eq!(status(&gateway, port, "a.test"), 404, "one of them is served");
 }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::io::ioctl_fionbio;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, socket_with,
 };
@@ -64,10 +65,18 @@ impl Driver {
 
     /// Connects; `connecting` tells the outcome and the reader is woken.
     pub(super) fn connect(&self, socket: &Rc<Socket>, to: Address) -> io::Result<()> {
-        let to = name(to)?;
-        match self {
-            Self::Epoll(driver) => driver.connect(socket, &to),
-            Self::Uring(driver) => driver.connect(socket, to),
+        let name = name(to)?;
+        match (self, to) {
+            (Self::Epoll(driver), _) => driver.connect(socket, &name),
+            (Self::Uring(driver), Address::Ip(_)) => driver.connect(socket, name),
+            // To a Unix socket it is done at once, or its queue is full. The ring would have a
+            // thread wait for that, which cannot always be told to stop.
+            (Self::Uring(_), Address::Pipe(_)) => {
+                ioctl_fionbio(&socket.fd, true)?;
+                let connected = rustix::net::connect(&socket.fd, &name);
+                ioctl_fionbio(&socket.fd, false)?;
+                Ok(connected?)
+            }
         }
     }
 

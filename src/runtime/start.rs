@@ -16,11 +16,12 @@ pub struct Config {
     /// Completions that fit; more wait in the kernel, at a price. Default 8192: some thousand
     /// connections may each complete a send and several receives in one turn.
     pub completion_entries: u32,
-    /// Receive buffers, rounded up to a power of two from 2 to 32768. Default 256: as many slow
+    /// Receive buffers, rounded up to a power of two from 2 to 32768. Default 128: as many slow
     /// readers may each hold one. Those returned last are used first, so a thread that needs few
     /// touches few.
     pub buffers: u16,
-    /// The size of one. Default 16 KB: most of a full TLS record, and few calls for bulk data.
+    /// The size of one. Default 32 KB: a full TLS record is mostly in one piece, a head and a body
+    /// of 16 KB too, and bulk data takes few calls.
     pub buffer_bytes: u32,
 }
 
@@ -30,8 +31,8 @@ impl Default for Config {
             backend: Backend::Auto,
             submission_entries: 1024,
             completion_entries: 8192,
-            buffers: 256,
-            buffer_bytes: 16 * 1024,
+            buffers: 128,
+            buffer_bytes: 32 * 1024,
         }
     }
 }

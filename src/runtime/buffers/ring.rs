@@ -20,7 +20,7 @@ use super::Memory;
 /// times as much, and needs to: in the same turn it is sealed or opened, gathered and sent.
 const TURN_BYTES: usize = 128 * 1024;
 /// The fewest buffers that are offered.
-const WINDOW_MIN: u16 = 8;
+const WINDOW_MIN: u16 = 4;
 
 /// Entries shared with the kernel, one for each buffer; the first also holds the tail.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Turn {
 mod tests {
     use super::*;
 
-    const FULL: usize = 16 * 1024;
+    const FULL: usize = 32 * 1024;
 
     /// The window after `turns` turns that each took what was on offer and ran out, with `len`
     /// bytes in each buffer.

@@ -32,6 +32,11 @@ use crate::upstream::Upstreams;
 /// How often buffered log lines leave and the heartbeat is shown.
 const TICK: Duration = Duration::from_millis(250);
 
+/// A tick in which a worker computes for less than this is a quiet one.
+const QUIET: Duration = Duration::from_micros(2_500);
+/// After this much work it has freed enough that it pays to give that back.
+const WORTH_TIDYING: Duration = Duration::from_millis(200);
+
 /// An order from the control thread.
 pub(super) enum Order {
     /// Accept on these sockets, stop accepting on those listeners, then report.
@@ -190,11 +195,21 @@ async fn finish(worker: &Worker<Handle>, limit: Duration) {
     let _: Result<(), _> = timeout(&worker.gateway.net, limit, worker.drain.drained()).await;
 }
 
-/// Shows signs of life and lets buffered log lines go, for as long as the worker lives.
+/// Shows signs of life and lets buffered log lines go, for as long as the worker lives. When it has
+/// become quiet it gives memory back: the allocator does that only in the course of further work,
+/// and what handshakes have freed is nearly as much again as idle connections hold.
 async fn tick(worker: Rc<Worker<Handle>>) {
+    let net = &worker.gateway.net;
+    let (mut before, mut tidied) = (net.cpu_time(), net.cpu_time());
     loop {
-        worker.gateway.net.sleep(TICK).await;
+        net.sleep(TICK).await;
         show_life(&worker);
+        let used = net.cpu_time();
+        if used - before < QUIET && used - tidied >= WORTH_TIDYING {
+            runtime::give_back_memory();
+            tidied = net.cpu_time();
+        }
+        before = used;
     }
 }
 

@@ -129,7 +129,7 @@ impl Driver {
     }
 
     pub(super) fn park(&self, timeout: Option<Duration>, turn: u64) {
-        self.feed_starved(turn);
+        let timeout = if self.feed_starved(turn) { Some(Duration::ZERO) } else { timeout };
         let mut progress = self.progress.take();
         {
             let mut ring = self.ring.borrow_mut();
@@ -159,15 +159,21 @@ impl Driver {
         state.sending = Some(self.start(Operation::Send { socket, bytes, sent }));
     }
 
-    /// Offers buffers, and arms the receives that found none as far as there are some now.
-    fn feed_starved(&self, turn: u64) {
+    /// Offers buffers, and arms the receives that found none as far as there are some now. Returns
+    /// whether some are left for the next turn, which must come at once: to be armed takes a buffer
+    /// on offer also where nothing is there to be received, and then nothing may complete for long.
+    fn feed_starved(&self, turn: u64) -> bool {
         let mut left = self.supplies.buffers.publish();
+        if left == 0 {
+            return false;
+        }
         while left > 0 {
-            let Some(socket) = self.starved.borrow_mut().pop_front() else { return };
+            let Some(socket) = self.starved.borrow_mut().pop_front() else { break };
             socket.state.borrow_mut().receiving = Receiving::Idle;
             self.receive(&socket, turn);
             left -= u16::from(socket.state.borrow().receiving != Receiving::Idle);
         }
+        !self.starved.borrow().is_empty()
     }
 
     fn settle(&self, progress: Progress, turn: u64) {
@@ -263,9 +269,10 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
+    use std::time::Instant;
 
     /// A driver without a loop, where the kernel allows one.
     fn driver() -> Option<Driver> {
@@ -284,6 +291,27 @@ mod tests {
     fn write(driver: &Driver, socket: &Rc<Socket>, bytes: &[u8]) {
         socket.state.borrow_mut().gathered.extend_from_slice(bytes);
         driver.flush(socket);
+    }
+
+    #[test]
+    fn a_receive_does_not_wait_behind_silent_ones() {
+        let patience = Duration::from_secs(60);
+        let Some(driver) = driver() else { return };
+        let pairs: Vec<_> = (0..40).map(|_| pair()).collect();
+        for (socket, _) in &pairs {
+            socket.state.borrow_mut().receiving = Receiving::Starved;
+            driver.starved.borrow_mut().push_back(Rc::clone(socket));
+        }
+        let (last, mut peer) = pairs.last().map(|(last, peer)| (last, peer)).unwrap();
+        peer.write_all(b"x").unwrap();
+        let began = Instant::now();
+        for turn in 1.. {
+            driver.park(Some(patience), turn);
+            if last.state.borrow().held() == 1 {
+                break;
+            }
+        }
+        assert!(began.elapsed() < patience, "it waited for an event of others");
     }
 
     #[test]

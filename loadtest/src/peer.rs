@@ -9,6 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -394,9 +395,15 @@ fn stream_module(nginx: &Path) -> Option<String> {
     module.exists().then(|| format!("load_module {};", module.display()))
 }
 
-/// Another process may take it before the gateway does; then the gateway says so and ends.
+/// A port that nobody listens on, below those from which the kernel chooses: the gateway's own
+/// administration or a connection would get such a one now and then.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 16_000).expect("less than 16,000");
+    let ports = || 10_000 + own + NEXT.fetch_add(1, Relaxed) % 4_000;
+    let mut tried = std::iter::repeat_with(ports).take(1_000);
+    let free = tried.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.ok_or_else(|| io::Error::other("no free port below those that the kernel chooses from"))
 }
 
 #[cfg(test)]

@@ -46,6 +46,18 @@ impl Address {
             Self::Pipe(_) => None,
         }
     }
+
+    /// The IP address alone, as [`canonical`] has it.
+    #[must_use]
+    pub fn canonical_ip(self) -> Option<IpAddr> {
+        self.ip().map(|address| address.ip().to_canonical())
+    }
+}
+
+/// `address` as one of IPv4 if it is that in the form of IPv6, as who listens on both gets it.
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl From<SocketAddr> for Address {
@@ -227,6 +239,16 @@ mod tests {
             let longer = PipePath::new(&format!("{longest}a"));
             assert_eq!(longer, Err(PipePathError::TooLong(PATH_BYTES_MAX + 1)));
         }
+    }
+
+    #[test]
+    fn a_mapped_address_is_written_as_ipv4() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        assert_eq!(canonical(mapped), ([192, 0, 2, 1], 80).into());
+        let other: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
+        assert_eq!(canonical(other), other);
+        assert_eq!(Address::Ip(mapped).canonical_ip(), Some([192, 0, 2, 1].into()));
+        assert_eq!(Address::Pipe(PipePath::UNNAMED).canonical_ip(), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use ::http::request::Parts;
 
 use super::headers;
 use crate::address::Address;
-use crate::snapshot::{Balance, Cluster, HashCookie, HashKey, stable_hash};
+use crate::snapshot::{Balance, Cluster, HashCookie, HashKey, client_hash, stable_hash};
 
 /// What a request is known again by.
 #[derive(Debug, Default)]
@@ -30,9 +30,7 @@ impl Affinity {
             }
             HashKey::Cookie(cookie) => Self::of_cookie(cookie, &head.headers),
             HashKey::SourceAddress => {
-                let address = headers::external_address_of(&head.headers, peer);
-                let address = address.ip().map(|address| address.ip().to_canonical().to_string());
-                Self::by(address.map(|address| stable_hash(address.as_bytes())))
+                Self::by(client_hash(headers::external_address_of(&head.headers, peer)))
             }
             HashKey::QueryParameter(name) => {
                 let value = head.uri.query().and_then(|query| parameter(query, name));

@@ -4,7 +4,6 @@
 //! - A value that comes out empty, or would end the header, is left out.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
 use ::http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use ::http::request::Parts;
@@ -12,7 +11,7 @@ use ::http::{StatusCode, Version};
 
 use super::entry::Entry;
 use super::headers::external_address_of;
-use crate::address::Address;
+use crate::address::{Address, canonical};
 use crate::snapshot::{AddressPart, Edit, FieldValue, Piece, RequestPart, Template};
 use crate::telemetry;
 
@@ -170,16 +169,15 @@ fn protocol(version: Version) -> &'static [u8] {
 
 fn address(address: Address, part: AddressPart, out: &mut Vec<u8>) {
     let address = match address {
-        Address::Ip(address) => address,
+        Address::Ip(address) => canonical(address),
         // As by Envoy: the path is all of it, and there is no port.
         Address::Pipe(_) if part == AddressPart::Port => return,
         Address::Pipe(path) => return out.extend_from_slice(path.as_str().as_bytes()),
     };
-    let (ip, port) = (address.ip().to_canonical(), address.port());
     let written = match part {
-        AddressPart::Whole => write!(out, "{}", SocketAddr::new(ip, port)),
-        AddressPart::Host => write!(out, "{ip}"),
-        AddressPart::Port => write!(out, "{port}"),
+        AddressPart::Whole => write!(out, "{address}"),
+        AddressPart::Host => write!(out, "{}", address.ip()),
+        AddressPart::Port => write!(out, "{}", address.port()),
     };
     written.expect("a Vec takes everything");
 }

@@ -51,10 +51,9 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(remote: Address, certificate: Option<HeaderValue>) -> Self {
-        let address = remote.ip().map(|remote| {
-            let address = remote.ip().to_canonical().to_string();
-            HeaderValue::try_from(address).expect("an address is visible ASCII")
-        });
+        let address = remote
+            .canonical_ip()
+            .map(|ip| HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"));
         Self { address, certificate }
     }
 }
@@ -376,7 +375,7 @@ pub(crate) fn external_address_of(headers: &HeaderMap, peer: Address) -> Address
 /// The address that is told, whose port nobody knows, unless it is that of `peer`.
 fn told_or(external: &HeaderValue, peer: Address) -> Address {
     match external.to_str().ok().and_then(|text| text.parse::<IpAddr>().ok()) {
-        Some(ip) if peer.ip().is_none_or(|peer| ip != peer.ip().to_canonical()) => (ip, 0).into(),
+        Some(ip) if peer.canonical_ip() != Some(ip) => (ip, 0).into(),
         Some(_) | None => peer,
     }
 }

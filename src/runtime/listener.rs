@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 
-use crate::address::{Address, PipePath};
+use crate::address::{Address, PipePath, canonical};
 
 use super::engine::{self, Engine};
 use super::handle::Sleep;
@@ -182,7 +182,8 @@ impl Listener {
             None => SocketAddr::try_from(getsockname(&socket)?)?,
         };
         let peer = peer.ok_or(Errno::AFNOSUPPORT)?;
-        Ok(Accepted { socket, flags, peer: canonical(peer), local: canonical(local) })
+        let (peer, local) = (canonical(peer).into(), canonical(local).into());
+        Ok(Accepted { socket, flags, peer, local })
     }
 
     fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
@@ -303,21 +304,4 @@ pub(super) fn is_passing(errno: Errno) -> bool {
 /// again at once would be the same again.
 fn is_shortage(errno: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM].contains(&errno)
-}
-
-fn canonical(address: SocketAddr) -> Address {
-    (address.ip().to_canonical(), address.port()).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mapped_address_is_written_as_ipv4() {
-        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
-        assert_eq!(canonical(mapped), ([192, 0, 2, 1], 80).into());
-        let other: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
-        assert_eq!(canonical(other), other.into());
-    }
 }

@@ -62,6 +62,13 @@ pub fn stable_hash(bytes: &[u8]) -> u64 {
     seeded_hash(bytes, 0)
 }
 
+/// The hash by which a client at `address` is told from others; `None` of one without an IP
+/// address.
+#[must_use]
+pub fn client_hash(address: Address) -> Option<u64> {
+    address.canonical_ip().map(|ip| stable_hash(ip.to_string().as_bytes()))
+}
+
 fn seeded_hash(bytes: &[u8], seed: u64) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
     let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

@@ -38,7 +38,7 @@ pub use cors::Cors;
 pub use edit::{AddressPart, Edit, Edits, FieldValue, Piece, RequestPart, Template};
 pub use fault::{Abort, Fault, Share};
 pub use grouping::{Group, GroupOrder, Grouping};
-pub use hashing::{HashTable, stable_hash};
+pub use hashing::{HashTable, client_hash, stable_hash};
 pub use host::{HostMap, HostPattern, HostPatternError};
 pub use identity::{Certificate, CertificateInfo, CertificateState, ClientCa, Identity, TlsPolicy};
 pub use limits::{Limits, Policy};

@@ -32,7 +32,7 @@ use crate::address::Address;
 use crate::drain::Watch;
 use crate::io::relay::{Broken, relay_active};
 use crate::io::{Net, Stream, linger};
-use crate::snapshot::{Balance, Cluster, HashKey, HashPolicy, Limits, TcpRoute, stable_hash};
+use crate::snapshot::{Balance, Cluster, HashKey, HashPolicy, Limits, TcpRoute, client_hash};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::request::Flags;
 use crate::upstream::{Error, Kind, Opened, To, Upstreams};
@@ -244,5 +244,5 @@ fn hash_key(cluster: &Cluster, client: Address) -> Option<u64> {
     let Balance::Hash(HashPolicy { key: HashKey::SourceAddress, .. }) = balance else {
         return None;
     };
-    Some(stable_hash(client.ip()?.ip().to_canonical().to_string().as_bytes()))
+    client_hash(client)
 }

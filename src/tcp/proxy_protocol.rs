@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, ready};
 
+use crate::address::canonical;
 use crate::io::Stream;
 
 /// How version 1 begins.
@@ -132,14 +133,9 @@ fn addresses_v1(text: &str, is_of_family: fn(&IpAddr) -> bool) -> Result<Header,
         return Err(Malformed);
     };
     let address = |text: &str| text.parse().ok().filter(is_of_family).ok_or(Malformed);
-    let source = canonical(address(source)?, port_v1(source_port)?);
-    let destination = canonical(address(destination)?, port_v1(destination_port)?);
+    let source = canonical((address(source)?, port_v1(source_port)?).into());
+    let destination = canonical((address(destination)?, port_v1(destination_port)?).into());
     Ok(Header::Proxied { source, destination })
-}
-
-/// IPv4 in the form of IPv6 is IPv4, as everywhere else.
-fn canonical(address: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(address.to_canonical(), port)
 }
 
 /// Decimal, without leading zeros.
@@ -190,7 +186,9 @@ where
     let (destination, rest) = rest.split_first_chunk::<N>().ok_or(Malformed)?;
     let (source_port, rest) = rest.split_first_chunk().ok_or(Malformed)?;
     let (destination_port, _) = rest.split_first_chunk().ok_or(Malformed)?;
-    let at = |address: [u8; N], port| canonical(address.into(), u16::from_be_bytes(port));
+    let at = |address: [u8; N], port| {
+        canonical(SocketAddr::new(address.into(), u16::from_be_bytes(port)))
+    };
     Ok(Header::Proxied {
         source: at(*source, *source_port),
         destination: at(*destination, *destination_port),

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::address::canonical;
 use crate::snapshot::ProxyVersion;
 
 /// How version 2 begins.
@@ -68,8 +69,7 @@ fn of_one_family((source, destination): Client) -> Client {
         IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
         IpAddr::V6(_) => address,
     };
-    let narrow = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let (source, destination) = (narrow(source), narrow(destination));
+    let (source, destination) = (canonical(source), canonical(destination));
     if source.is_ipv4() == destination.is_ipv4() {
         (source, destination)
     } else {

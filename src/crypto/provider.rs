@@ -32,8 +32,8 @@ impl Provider {
     pub(crate) fn new(choice: Choice) -> Self {
         Self(Arc::new(match choice {
             Choice::Ring => from_ring(),
-            Choice::Auto => mixed(),
-            Choice::AwsLcRs => from_aws_lc_rs(),
+            Choice::Auto => from_aws_lc_rs(&mixed()),
+            Choice::AwsLcRs => from_aws_lc_rs(aws_lc_rs::ALL_CIPHER_SUITES),
         }))
     }
 
@@ -57,7 +57,8 @@ fn from_ring() -> CryptoProvider {
     }
 }
 
-fn from_aws_lc_rs() -> CryptoProvider {
+/// All of aws-lc-rs, but with these `suites`.
+fn from_aws_lc_rs(suites: &[SupportedCipherSuite]) -> CryptoProvider {
     use aws_lc_rs::kx_group;
     CryptoProvider {
         kx_groups: vec![
@@ -66,16 +67,16 @@ fn from_aws_lc_rs() -> CryptoProvider {
             kx_group::SECP256R1,
             kx_group::SECP384R1,
         ],
-        cipher_suites: in_our_order(aws_lc_rs::ALL_CIPHER_SUITES),
+        cipher_suites: in_our_order(suites),
         ..aws_lc_rs::default_provider()
     }
 }
 
-fn mixed() -> CryptoProvider {
+/// The suites of aws-lc-rs, those of TLS 1.3 mixed.
+fn mixed() -> Vec<SupportedCipherSuite> {
     let suites = aws_lc_rs::ALL_CIPHER_SUITES.iter();
     let tls12 = suites.filter(|suite| suite.tls13().is_none()).copied();
-    let suites: Vec<_> = MIXED.iter().map(SupportedCipherSuite::from).chain(tls12).collect();
-    CryptoProvider { cipher_suites: in_our_order(&suites), ..from_aws_lc_rs() }
+    MIXED.iter().map(SupportedCipherSuite::from).chain(tls12).collect()
 }
 
 /// Suites of TLS 1.3 that seal with aws-lc-rs, and hash and derive keys with ring.

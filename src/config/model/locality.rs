@@ -1,6 +1,6 @@
 //! Where something is, and what a policy says of that.
 
-use super::fields::{Field, Problems};
+use super::fields::{Field, Fields, Problems};
 
 /// Region, zone and subzone; what is not known is empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,8 +70,7 @@ pub(super) fn read_rule(
 ) -> Option<LocalityRule> {
     let mut fields = field.fields(problems)?;
     let enabled = fields.take("enabled").map(|field| field.boolean(problems));
-    // An empty list is none, as in Istio.
-    let mut list = |name| fields.take(name).filter(|list| !list.items(problems).is_empty());
+    let mut list = |name| take_list(&mut fields, name, problems);
     let distribute = list("distribute");
     let (failover, labels) = (list("failover"), list("failoverPriority"));
     fields.finish(problems);
@@ -96,7 +95,7 @@ pub(super) fn read_zone_rule(
 ) -> Option<LocalityRule> {
     let mut fields = field.fields(problems)?;
     let enabled = fields.take("enabled").map(|field| field.boolean(problems));
-    let mut list = |name| fields.take(name).filter(|list| !list.items(problems).is_empty());
+    let mut list = |name| take_list(&mut fields, name, problems);
     let (failover, labels) = (list("failover"), list("failoverPriority"));
     if let Some(size) = fields.take("minClusterSize") {
         size.integer(0..=u32::MAX, problems);
@@ -116,6 +115,15 @@ pub(super) fn read_zone_rule(
                  zones";
     problems.warn(field, "the zones of a region count alike", cause);
     Some(LocalityRule::Regions(Failover { regions, labels }))
+}
+
+/// The list `name`. An empty one is none, as in Istio.
+fn take_list<'d>(
+    fields: &mut Fields<'d>,
+    name: &'static str,
+    problems: &mut Problems,
+) -> Option<Field<'d>> {
+    fields.take(name).filter(|list| !list.items(problems).is_empty())
 }
 
 fn check_together(

@@ -35,7 +35,8 @@
 //!
 //! # What is deliberately absent
 //!
-//! - `config` and the data path never import each other; [`snapshot`] is all they share.
+//! - `config` and the data path never import each other: what one has for the other is in
+//!   [`snapshot`].
 //! - A worker takes no lock, never blocks and never touches a file. Log lines leave it in batches,
 //!   names are resolved on the control thread.
 //! - `http`, `tcp`, `tls` and `upstream` see byte streams and a clock, never a ring: they run in tests

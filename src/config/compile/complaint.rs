@@ -5,7 +5,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::identity::Fault;
 use super::listener::ServerSource;
 use super::{BuiltServer, Part};
 use crate::config::model::{ClientCa, Credential, Server, Tls};
@@ -13,6 +12,14 @@ use crate::snapshot::{CertificateInfo, CertificateState, HostPattern, Rejection,
 
 /// Names of a certificate that a message lists.
 const NAMES_SHOWN_MAX: usize = 3;
+
+/// Why there is no pair, or nothing to check clients with.
+pub(super) struct Fault {
+    pub(super) part: Part,
+    pub(super) reason: String,
+    /// It is not there, as opposed to wrong.
+    pub(super) absent: bool,
+}
 
 /// Why something is not served.
 pub(super) fn complaint(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::complaint::{authority_doubts, complaint, name_doubt, validity_doubt};
+use super::complaint::{Fault, authority_doubts, complaint, name_doubt, validity_doubt};
 use super::listener::ServerSource;
 use super::sources::Resources;
 use super::{
@@ -103,14 +103,6 @@ enum Found {
     Pair(Pair),
     /// The files hold something that is not loaded yet.
     Files(FilePair),
-}
-
-/// Why there is no pair, or nothing to check clients with.
-pub(super) struct Fault {
-    pub(super) part: Part,
-    pub(super) reason: String,
-    /// It is not there, as opposed to wrong.
-    pub(super) absent: bool,
 }
 
 /// Why something is not to be had: the reason, and whether it is not there as opposed to wrong.
